@@ -1,0 +1,113 @@
+"""What ties a concept to a base: the order of its projections, and the base's fingerprints."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from .attention import Projection, find_projections, layout
+from .cache import fingerprint
+from .concept import Concept, layout_hash
+from .families import Family, base_folder, base_name
+from .tuner import get_deltas
+
+log = logging.getLogger(__name__)
+
+
+def collect(
+    models: Mapping[str, nn.Module], targets: Mapping[str, str], family: Family, adapter: str
+) -> dict[str, Any]:
+    """The fields of a Concept that an adapter on these models gives, deltas in float32."""
+    plan = layout(models, targets)
+    deltas = {part: get_deltas(models[part], adapter) for part in targets}
+    ordered = [deltas[p.part][p.local].numpy() for p in plan]
+    ranks = tuple(len(delta) for delta in ordered)
+    return {
+        "deltas": np.concatenate(ordered),
+        "ranks": ranks,
+        "layout": _hash(plan, ranks),
+        "targets": dict(targets),
+        "fingerprints": {part: _fingerprint(models[part], family) for part in targets},
+        "family": family.name,
+    }
+
+
+def split(concept: Concept, plan: list[Projection]) -> dict[str, dict[str, torch.Tensor]]:
+    """Component -> projection (local name) -> delta [r], float32."""
+    deltas = torch.from_numpy(concept.deltas.astype("float32")).split(list(concept.ranks))
+    found: dict[str, dict[str, torch.Tensor]] = {part: {} for part in sorted(concept.targets)}
+    for projection, delta in zip(plan, deltas, strict=True):
+        found[projection.part][projection.local] = delta
+    return found
+
+
+def check_base(
+    pipe: Any, family: Family, concept: Concept, basis_from: str | None
+) -> tuple[dict[str, nn.Module], dict[str, str]]:
+    """The components to edit, and where their basis lies if not with the pipeline itself."""
+    got = base_name(str(getattr(pipe.config, "_name_or_path", "")))
+    if concept.family != family.name:
+        raise ValueError(
+            f"this concept was trained on {concept.base!r} of family {concept.family!r}, but the "
+            f"pipeline is {got!r} of family {family.name!r}; load its own base."
+        )
+    models = family.components(pipe)
+    if missing := sorted(set(concept.targets) - set(models)):
+        raise ValueError(
+            f"this concept edits {missing[0]!r}, which the pipeline {got!r} was loaded without; "
+            "load the whole pipeline."
+        )
+    models = {part: models[part] for part in concept.targets}
+    folders = _basis_folders(basis_from, models)
+    for part, model in models.items():
+        if concept.fingerprints[part] != _fingerprint(model, family, folders.get(part)):
+            raise ValueError(_wrong_base(concept, part, got, basis_from))
+    if basis_from:
+        log.warning("%s is applied to %s with the basis of %s.", concept.trigger, got, basis_from)
+    return models, folders
+
+
+def _wrong_base(concept: Concept, part: str, got: str, basis_from: str | None) -> str:
+    if basis_from:
+        return (
+            f"this concept was trained on {concept.base!r}, and the {part} of {basis_from!r} is "
+            "not that base's; pass the base it was trained on as basis_from."
+        )
+    return (
+        f"this concept was trained on {concept.base!r}, but the {part} of the pipeline {got!r} has "
+        f"other weights; load that base, or, if {got!r} is a fine-tuned version of it, pass "
+        f"basis_from={concept.base!r}."
+    )
+
+
+def _basis_folders(basis_from: str | None, models: Mapping[str, nn.Module]) -> dict[str, str]:
+    """Component -> the folder of its published weights in the base `basis_from`."""
+    if not basis_from:
+        return {}
+    root = base_folder(basis_from, tuple(models))
+    return {part: str(root / part) for part in models}
+
+
+def check_layout(concept: Concept, models: Mapping[str, nn.Module]) -> list[Projection]:
+    """The projections in the file's order; ValueError when they are not those of the file."""
+    plan = layout(models, concept.targets)
+    if len(plan) != len(concept.ranks) or concept.layout != _hash(plan, concept.ranks):
+        raise ValueError(
+            f"this concept's {len(concept.ranks)} projections are not those of the pipeline, which "
+            f"has {len(plan)}; it was trained on {concept.base!r}."
+        )
+    return plan
+
+
+def _hash(plan: list[Projection], ranks: tuple[int, ...]) -> str:
+    sizes = zip(plan, ranks, strict=True)
+    return layout_hash((p.name, p.out_features, p.in_features, r) for p, r in sizes)
+
+
+def _fingerprint(model: nn.Module, family: Family, folder: str | None = None) -> str:
+    return fingerprint(model, find_projections(model), family.dtype, folder)

@@ -1,0 +1,262 @@
+"""Concepts on a diffusers pipeline: load, weigh, swap, fuse, remove.
+
+    load_concept(pipe, "rex.safetensors", strength=0.8)
+    pipe("a photo of sks dog on the beach")
+
+A concept is checked against the pipeline in full before anything of the pipeline is touched.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from . import trigger
+from .attention import layout, patch_attention, unpatch_attention
+from .concept import Concept, read_concept
+from .families import Family, recognise
+from .layer import SVFitLinear
+from .matching import check_base, check_layout, split
+from .tuner import SVFitConfig, layers, set_deltas
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Loaded:
+    """A concept as it is on a pipeline. tokens: names of its trigger's tokens, in order."""
+
+    concept: Concept
+    strength: float
+    token: str
+    tokens: list[str] = field(default_factory=list)
+    ids: dict[str, list[int]] = field(default_factory=dict)
+    basis_from: str | None = None
+
+
+def loaded_concepts(pipe: Any) -> dict[str, Loaded]:
+    """Name -> what is loaded under it; a view to read, not to change."""
+    return pipe.__dict__.setdefault("_svfit_concepts", {})
+
+
+def load_concept(
+    pipe: Any,
+    concept: Concept | str | Path,
+    strength: float = 1.0,
+    name: str | None = None,
+    token: str | None = None,
+    basis_from: str | None = None,
+) -> str:
+    """Put a concept on a pipeline and return its name there.
+
+    strength: 0 is the base, 1 as trained. name: by default the file's. token: another word to
+    call it by, if its own is taken. basis_from: the base it was trained on, for a pipeline that is
+    a fine-tuned derivative of that base: the edit is then that of the original base, as a LoRA's
+    would be. Raises ValueError, with the pipeline untouched, when the two do not fit.
+    """
+    stem = Path(concept).stem if isinstance(concept, str | Path) else ""
+    concept = concept if isinstance(concept, Concept) else read_concept(concept)
+    name = re.sub(r"\W+", "_", name or stem or concept.token or "concept")
+    token = token or concept.token
+    _check_strength(strength)
+    _check_names(pipe, name, token, concept)
+    family = recognise(pipe)
+    models, folders = check_base(pipe, family, concept, basis_from)
+    plan = check_layout(concept, models)
+    entry = Loaded(concept, strength, token, basis_from=basis_from)
+    try:
+        for part, deltas in split(concept, plan).items():
+            config = SVFitConfig(
+                rank_pattern={local: len(delta) for local, delta in deltas.items()},
+                base_dtype=family.dtype,
+                basis_from=folders.get(part),
+                inference_mode=True,
+            )
+            patch_attention(models[part], config, name, concept.targets[part])
+            set_deltas(models[part], name, deltas)
+        if concept.trigger_rows is not None:
+            _add_trigger(pipe, family, entry)
+    except BaseException:
+        _detach(models, name)
+        _apply(pipe)
+        raise
+    loaded_concepts(pipe)[name] = entry
+    _apply(pipe)
+    return name
+
+
+def set_concepts(pipe: Any, strengths: Mapping[str, float]) -> None:
+    """Use the named concepts at these strengths, and no other that is loaded."""
+    held = loaded_concepts(pipe)
+    if unknown := sorted(set(strengths) - set(held)):
+        known = ", ".join(sorted(held)) or "none"
+        raise ValueError(f"no concept named {unknown[0]!r} is loaded; loaded are: {known}.")
+    for value in strengths.values():
+        _check_strength(value)
+    for name, entry in held.items():
+        entry.strength = float(strengths.get(name, 0.0))
+    _apply(pipe)
+
+
+def swap_concept(pipe: Any, name: str, concept: Concept | str | Path, **options: Any) -> str:
+    """Put another concept in the place of a loaded one, under its name and at its strength.
+
+    Where both have the same layout the values are copied in place, and nothing is patched anew.
+    """
+    old = _held(pipe, name)
+    new = concept if isinstance(concept, Concept) else read_concept(concept)
+    same = (new.layout, new.fingerprints) == (old.concept.layout, old.concept.fingerprints)
+    rows = [c.trigger_rows is None for c in (new, old.concept)]
+    if not same or options or not all(rows) or old.basis_from:
+        strength = options.pop("strength", old.strength)
+        check_base(pipe, recognise(pipe), new, options.get("basis_from"))
+        remove_concept(pipe, name)
+        try:
+            return load_concept(pipe, new, strength=strength, name=name, **options)
+        except ValueError:
+            load_concept(pipe, old.concept, old.strength, name, old.token, old.basis_from)
+            raise
+    models = recognise(pipe).components(pipe)
+    for part, deltas in split(new, layout(models, new.targets)).items():
+        set_deltas(models[part], name, deltas)
+    old.concept, old.token = new, new.token
+    return name
+
+
+def remove_concept(pipe: Any, name: str) -> None:
+    """Take a concept off; without any, the pipeline is the base again."""
+    entry, family = _held(pipe, name), recognise(pipe)
+    unfuse_concepts(pipe)
+    models = family.components(pipe)
+    _detach(models, name)
+    for part, ids in entry.ids.items():
+        trigger.remove_rows(models[part], ids)
+    del loaded_concepts(pipe)[name]
+    _apply(pipe)
+
+
+def fuse_concepts(pipe: Any) -> None:
+    """Merge the loaded concepts at their strengths into the weights: generation costs nothing."""
+    done = []
+    try:
+        for layer in _all_layers(pipe):
+            if not layer.merged:
+                layer.merge(safe_merge=True)
+                done.append(layer)
+    except ValueError:
+        for layer in done:
+            layer.unmerge()
+        raise
+
+
+def unfuse_concepts(pipe: Any) -> None:
+    """Take fused concepts out of the weights again (to rounding)."""
+    for layer in _all_layers(pipe):
+        if layer.merged:
+            layer.unmerge()
+
+
+def convert_prompt(pipe: Any, prompt: Any) -> Any:
+    """A prompt, or a list of them, with the triggers of active concepts as their tokens."""
+    if isinstance(prompt, list | tuple):
+        return [convert_prompt(pipe, p) for p in prompt]
+    active = (e for e in loaded_concepts(pipe).values() if e.strength and e.tokens)
+    return trigger.put_tokens(prompt, {e.token: " ".join(e.tokens) for e in active})
+
+
+def _apply(pipe: Any) -> None:
+    """Bring the pipeline in line with the strengths of its concepts."""
+    unfuse_concepts(pipe)
+    held, family = loaded_concepts(pipe), recognise(pipe)
+    active = [name for name, entry in held.items() if entry.strength]
+    for layer in _all_layers(pipe):
+        ours = [name for name in active if name in layer.svfit_delta]
+        layer.set_adapter(ours, inference_mode=True)
+        for name in ours:
+            layer.set_scale(name, held[name].strength)
+    for entry in held.values():
+        for part, ids in entry.ids.items():
+            tokenizer = getattr(pipe, dict(map(reversed, family.encoders))[part])
+            rows = torch.from_numpy(entry.concept.rows()[part]).float()
+            if entry.strength != 1:
+                start = trigger.start_row(tokenizer, getattr(pipe, part), entry.concept.class_word)
+                rows = start + entry.strength * (rows - start)
+            trigger.set_rows(getattr(pipe, part), ids, rows)
+    if any(entry.tokens for entry in held.values()):
+        _hook_prompts(pipe)
+
+
+def _hook_prompts(pipe: Any) -> None:
+    """Let the pipeline's own textual-inversion step see the triggers' tokens."""
+    if "maybe_convert_prompt" in pipe.__dict__:
+        return
+    own = pipe.maybe_convert_prompt
+
+    @functools.wraps(own)
+    def maybe_convert_prompt(prompt: Any, tokenizer: Any) -> Any:
+        return own(convert_prompt(pipe, prompt), tokenizer)
+
+    pipe.maybe_convert_prompt = maybe_convert_prompt
+
+
+def _add_trigger(pipe: Any, family: Family, entry: Loaded) -> None:
+    digest = hashlib.sha256(entry.concept.trigger_rows.tobytes()).hexdigest()[:8]
+    rows = entry.concept.rows()
+    count = {len(r) for r in rows.values()}.pop()
+    entry.tokens = [f"<{entry.token}-{digest}-{i}>" for i in range(count)]
+    for tokenizer, part in family.encoders:
+        if part in rows:
+            ids = trigger.add_tokens(getattr(pipe, tokenizer), entry.tokens)
+            trigger.set_rows(getattr(pipe, part), ids, torch.from_numpy(rows[part]))
+            entry.ids[part] = ids
+
+
+def _held(pipe: Any, name: str) -> Loaded:
+    held = loaded_concepts(pipe)
+    if name not in held:
+        known = ", ".join(sorted(held)) or "none"
+        raise ValueError(f"no concept named {name!r} is loaded; loaded are: {known}.")
+    return held[name]
+
+
+def _all_layers(pipe: Any) -> list[SVFitLinear]:
+    models = recognise(pipe).components(pipe).values()
+    return [layer for model in models for layer in layers(model).values()]
+
+
+def _detach(models: Mapping[str, nn.Module], name: str) -> None:
+    for model in models.values():
+        unpatch_attention(model, name)
+
+
+def _check_strength(strength: float) -> None:
+    if not isinstance(strength, int | float) or not math.isfinite(strength):
+        raise ValueError(
+            f"the strength is {strength!r}, but must be a number: 0 is the base, 1 as trained."
+        )
+
+
+def _check_names(pipe: Any, name: str, token: str, concept: Concept) -> None:
+    held = loaded_concepts(pipe)
+    if name in held:
+        raise ValueError(
+            f"a concept named {name!r} is already loaded; use swap_concept to replace it, or pass "
+            "another name."
+        )
+    for other, entry in held.items():
+        learned = concept.trigger_rows is not None or entry.concept.trigger_rows is not None
+        if learned and token and token == entry.token:
+            raise ValueError(
+                f"{name!r} and {other!r} are both called by {token!r}; load one of them with "
+                "another word, such as token='zwx'."
+            )

@@ -1,0 +1,98 @@
+"""The learned trigger: rows of a text encoder's embedding that stand for the subject.
+
+Textual inversion (arXiv 2208.01618), trained together with the deltas. Each row gets a token of its
+own whose name holds a hash of the row, so it cannot clash with a word or another concept; wherever
+the trigger stands as a whole word in a prompt, the pipeline puts that token in its place.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from tokenizers import AddedToken
+from torch import Tensor, nn
+
+
+class TriggerEmbedding(nn.Embedding):
+    """An embedding [vocabulary, width] with further rows, by token id, beside its table.
+
+    It shares the table with the embedding that it stands in for, which `original` keeps.
+    """
+
+    def __init__(self, original: nn.Embedding) -> None:
+        super().__init__(original.num_embeddings, original.embedding_dim, _weight=original.weight)
+        self.weight = original.weight
+        self.__dict__["original"] = original  # not a submodule: its weight is ours already
+        self.svfit_rows = nn.ParameterDict()
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids [..., length] -> [..., length, width]."""
+        found = F.embedding(ids.clamp(max=self.num_embeddings - 1), self.weight)
+        for token, row in self.svfit_rows.items():
+            found = torch.where((ids == int(token)).unsqueeze(-1), row.to(found), found)
+        return found
+
+
+def add_tokens(tokenizer: Any, names: list[str]) -> list[int]:
+    """Add tokens that match only as they are written; returns their ids."""
+    tokenizer.add_tokens([AddedToken(name, normalized=False, special=False) for name in names])
+    return [tokenizer.convert_tokens_to_ids(name) for name in names]
+
+
+def set_rows(encoder: nn.Module, ids: list[int], rows: Tensor, train: bool = False) -> None:
+    """Give a text encoder the rows [len(ids), width] for token ids, new or to be replaced."""
+    embedding = encoder.get_input_embeddings()
+    if rows.shape != (len(ids), embedding.embedding_dim):
+        raise ValueError(
+            f"the trigger has rows of shape {tuple(rows.shape)}, but this text encoder takes "
+            f"{(len(ids), embedding.embedding_dim)}; the concept belongs to another base."
+        )
+    if not isinstance(embedding, TriggerEmbedding):
+        embedding = TriggerEmbedding(embedding)
+        encoder.set_input_embeddings(embedding)
+    for token, row in zip(ids, rows, strict=True):
+        value = row.detach().to(embedding.weight.device, torch.float32).clone()
+        embedding.svfit_rows[str(token)] = nn.Parameter(value, requires_grad=train)
+
+
+def get_rows(encoder: nn.Module, ids: list[int]) -> Tensor:
+    """The rows [len(ids), width] of token ids, float32 on the CPU."""
+    rows = encoder.get_input_embeddings().svfit_rows
+    return torch.stack([rows[str(token)].detach().cpu().float() for token in ids])
+
+
+def row_parameters(encoder: nn.Module, ids: list[int]) -> list[nn.Parameter]:
+    """The trainable rows of token ids."""
+    return [encoder.get_input_embeddings().svfit_rows[str(token)] for token in ids]
+
+
+def remove_rows(encoder: nn.Module, ids: list[int]) -> None:
+    """Take rows away; with the last one, the encoder's own embedding stands there again."""
+    embedding = encoder.get_input_embeddings()
+    for token in ids:
+        del embedding.svfit_rows[str(token)]
+    if not embedding.svfit_rows:
+        encoder.set_input_embeddings(embedding.original)
+
+
+@torch.no_grad()
+def start_row(tokenizer: Any, encoder: nn.Module, words: str) -> Tensor:
+    """Where a trigger starts: the mean embedding [width] of the class word's tokens, float32."""
+    ids = tokenizer(words, add_special_tokens=False).input_ids
+    if not ids:
+        raise ValueError(
+            f"the class word {words!r} has no tokens; say what the subject is, such as 'dog'."
+        )
+    table = encoder.get_input_embeddings().weight
+    return table[torch.tensor(ids, device=table.device)].float().mean(0).cpu()
+
+
+def put_tokens(prompt: str, tokens: Mapping[str, str]) -> str:
+    """The prompt with each trigger that stands as a whole word replaced by its token's name."""
+    for word, name in tokens.items():
+        prompt = re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", lambda _, n=name: f" {n} ", prompt)
+    return re.sub(r"\s+", " ", prompt).strip() if tokens else prompt

@@ -1,0 +1,149 @@
+"""Fixtures: a tiny Stable Diffusion pipeline with the true classes and random weights."""
+
+import os
+import string
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+torch.set_num_threads(1)  # tiny matrices: more threads only wait for one another
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """Each test has a basis cache of its own."""
+    monkeypatch.setenv("SVFIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+def make_tokenizer() -> CLIPTokenizer:
+    """A CLIP tokenizer of single letters and a few whole words."""
+    letters = string.ascii_lowercase + string.digits + ".,<>-!'"
+    words = ["dog", "sks", "mug", "beach", "photo", "zwx"]
+    merges, pieces = [], []
+    for word in words:
+        left = word[0]
+        for i, letter in enumerate(word[1:], 1):
+            right = letter + ("</w>" if i == len(word) - 1 else "")
+            if (left, right) not in merges:
+                merges.append((left, right))
+            left += right
+            pieces.append(left)
+    base = [c for c in letters] + [c + "</w>" for c in letters] + pieces
+    tokens = list(dict.fromkeys([*base, "<|startoftext|>", "<|endoftext|>"]))
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=16)
+
+
+def make_pipeline(seed: int = 0, width: int = 32) -> StableDiffusionPipeline:
+    """A pipeline of some 300,000 parameters for pictures of 32 px."""
+    torch.manual_seed(seed)
+    tokenizer = make_tokenizer()
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=16,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    unet = UNet2DConditionModel(
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=width,
+        attention_head_dim=8,
+        norm_num_groups=8,
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(8, 16),
+        down_block_types=("DownEncoderBlock2D", "DownEncoderBlock2D"),
+        up_block_types=("UpDecoderBlock2D", "UpDecoderBlock2D"),
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=32,
+    )
+    pipe = StableDiffusionPipeline(
+        unet=unet,
+        vae=vae,
+        text_encoder=CLIPTextModel(text).eval(),
+        tokenizer=tokenizer,
+        scheduler=DDIMScheduler(
+            beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        image_encoder=None,
+        requires_safety_checker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="session")
+def base_folder(tmp_path_factory):
+    """A diffusers folder of the tiny pipeline, published in float16."""
+    folder = tmp_path_factory.mktemp("base") / "tiny"
+    make_pipeline().to(torch.float16).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def pipe(base_folder):
+    """The tiny pipeline, loaded in float32 from its published folder."""
+    return load(base_folder)
+
+
+def load(folder, dtype=torch.float32):
+    """A quiet pipeline from a folder."""
+    loaded = StableDiffusionPipeline.from_pretrained(folder, dtype=dtype)
+    loaded.set_progress_bar_config(disable=True)
+    return loaded
+
+
+def picture(pipe, prompt="a photo of sks dog", seed=0, steps=2, **options):
+    """The latents of a picture: compared, not looked at."""
+    return pipe(
+        prompt,
+        num_inference_steps=steps,
+        generator=torch.Generator().manual_seed(seed),
+        output_type="latent",
+        **options,
+    ).images
+
+
+
+
+def make_concept(pipe, rank=4, seed=0, size=0.5, targets=None, token="sks", trigger=True):
+    """A concept of random deltas (in units of the mean singular value) and a random trigger."""
+    from svfit_diffusion.attention import layout, patch_attention, unpatch_attention
+    from svfit_diffusion.concept import Concept
+    from svfit_diffusion.families import recognise
+    from svfit_diffusion.matching import collect
+    from svfit_diffusion.tuner import SVFitConfig
+
+    family, random = recognise(pipe), np.random.default_rng(seed)
+    targets = targets or {"unet": "both", "text_encoder": "self"}
+    models = {part: getattr(pipe, part) for part in targets}
+    for part, attention in targets.items():
+        patch_attention(models[part], SVFitConfig(r=rank, base_dtype="float16"), "made", attention)
+    fields = collect(models, targets, family, "made")
+    for model in models.values():
+        unpatch_attention(model, "made")
+    assert layout(models, targets)
+    fields["deltas"] = (size * random.standard_normal(fields["deltas"].size)).astype(np.float16)
+    if trigger:
+        width = pipe.text_encoder.config.hidden_size
+        fields["trigger_rows"] = (0.05 * random.standard_normal(width)).astype(np.float16)
+        fields["trigger_shape"] = {"text_encoder": (1, width)}
+    return Concept(rank=str(rank), base="tiny", token=token, class_word="dog", **fields)

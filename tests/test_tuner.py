@@ -1,0 +1,246 @@
+"""layer.py and tuner.py against a dense edit of the weights, through peft and diffusers."""
+
+import warnings
+
+import pytest
+import torch
+from peft import get_peft_model
+from torch import nn
+
+from svfit_diffusion.layer import SVFitLinear
+from svfit_diffusion.tuner import SVFitConfig, get_deltas, layers, set_deltas
+
+RANKS = [3, "full", "energy=0.9"]
+
+
+@pytest.fixture
+def unet(pipe):
+    return pipe.unet
+
+
+def inputs(unet):
+    g = torch.Generator().manual_seed(1)
+    width = unet.config.cross_attention_dim
+    return (
+        torch.randn(2, 4, 16, 16, generator=g),
+        torch.tensor([10, 500]),
+        torch.randn(2, 5, width, generator=g),
+    )
+
+
+@torch.no_grad()
+def run(unet):
+    return unet(*inputs(unet)).sample
+
+
+def randomise(unet, adapter, size=0.5, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    deltas = {
+        n: size * torch.randn(d.shape, generator=g) for n, d in get_deltas(unet, adapter).items()
+    }
+    set_deltas(unet, adapter, deltas)
+
+
+def densely_edited(unet, strengths):
+    """The base's output with W + U diag(delta) V^T in place of W, by dense algebra."""
+    for layer in layers(unet).values():
+        w = layer.base_layer.weight
+        u, _, vt = torch.linalg.svd(w.data.half().double(), full_matrices=False)
+        for adapter, strength in strengths.items():
+            delta = layer.svfit_delta[adapter].double()
+            r = len(delta)
+            w.data = (w.data.double() + strength * (u[:, :r] * delta) @ vt[:r]).float()
+    unet.disable_adapters()
+    out = run(unet)
+    unet.enable_adapters()
+    return out
+
+
+def distance(a, b):
+    return ((a - b).norm() / b.norm()).item()
+
+
+@pytest.mark.parametrize("rank", RANKS)
+def test_zero_deltas_are_the_base_bit_for_bit(unet, rank):
+    base = run(unet)
+    unet.add_adapter(SVFitConfig(r=rank))
+    assert torch.equal(run(unet), base)
+
+
+@pytest.mark.parametrize("rank", RANKS)
+def test_forward_is_merged_is_a_dense_edit(unet, rank):
+    unet.add_adapter(SVFitConfig(r=rank, base_dtype="float16"), "a")
+    base = run(unet)
+    randomise(unet, "a")
+    forward = run(unet)
+    unet.fuse_lora()
+    merged = run(unet)
+    unet.unfuse_lora()
+    assert distance(forward, base) > 1e-2
+    assert distance(merged, forward) < 1e-5
+    assert distance(run(unet), forward) < 1e-5
+    assert distance(densely_edited(unet, {"a": 1}), forward) < 1e-5
+
+
+def test_strength_scales_the_edit(unet):
+    unet.add_adapter(SVFitConfig(r=3, base_dtype="float16"), "a")
+    randomise(unet, "a")
+    unet.set_adapters(["a"], [0.3])
+    weak = run(unet)
+    assert distance(densely_edited(unet, {"a": 0.3}), weak) < 1e-5
+
+
+def test_two_concepts_add(unet):
+    for i, name in enumerate("ab"):
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+        unet.add_adapter(SVFitConfig(r=3 + i, base_dtype="float16"), name)
+        randomise(unet, name, seed=i)
+    layer = next(iter(layers(unet).values()))
+    assert len(layer.svfit_U) == 1  # one basis for both
+    unet.set_adapters(["a", "b"], [0.5, 0.8])
+    both = run(unet)
+    assert distance(densely_edited(unet, {"a": 0.5, "b": 0.8}), both) < 1e-5
+
+
+def test_disable_delete_and_unmerge_give_the_base(unet):
+    base = run(unet)
+    unet.add_adapter(SVFitConfig(r=3), "a")
+    randomise(unet, "a")
+    unet.disable_adapters()
+    assert torch.equal(run(unet), base)
+    unet.enable_adapters()
+    unet.delete_adapters("a")
+    assert torch.equal(run(unet), base)
+    assert not next(iter(layers(unet).values())).svfit_U
+
+
+def test_only_deltas_train_and_gradients_are_those_of_the_dense_edit(unet):
+    unet.add_adapter(SVFitConfig(r=3), "a")
+    randomise(unet, "a")
+    trained = [n for n, p in unet.named_parameters() if p.requires_grad]
+    assert trained and all(".svfit_delta.a" in n for n in trained)
+    layer = next(iter(layers(unet).values()))
+    x = torch.randn(7, layer.in_features)
+    layer(x).square().sum().backward()
+    delta = layer.svfit_delta["a"]
+    dense = delta.detach().clone().requires_grad_()
+    edit = (layer.svfit_U["|"] * dense) @ layer.svfit_V["|"].T
+    nn.functional.linear(x, layer.weight + edit, layer.bias).square().sum().backward()
+    assert torch.allclose(delta.grad, dense.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_autograd_keeps_r_numbers_a_row():
+    layer = nn.Linear(64, 64).requires_grad_(False)
+    model = get_peft_model(nn.Sequential(layer), SVFitConfig(r=4, target_modules=["0"]))
+    x, saved = torch.randn(1000, 64, requires_grad=True), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        model(x)
+    assert max(t.numel() for t in saved if t.shape[:1] == (1000,)) == 4 * 1000
+
+
+def test_half_precision_base_keeps_float32_deltas(unet):
+    unet.half().add_adapter(SVFitConfig(r=3), "a")
+    layer = next(iter(layers(unet).values()))
+    assert layer.svfit_delta["a"].dtype == torch.float32
+    assert layer(torch.randn(2, layer.in_features).half()).dtype == torch.float16
+
+
+def test_safe_merge_refuses_nan_and_leaves_the_weight():
+    model = get_peft_model(nn.Sequential(nn.Linear(8, 8)), SVFitConfig(r=2, target_modules=["0"]))
+    layer = model.base_model.model[0]
+    before = layer.weight.clone()
+    layer.svfit_delta["default"].data[0] = float("nan")
+    with pytest.raises(ValueError, match="NaN"):
+        model.merge_adapter(safe_merge=True)
+    assert torch.equal(layer.weight, before)
+
+
+def test_save_and_load_through_peft(tmp_path):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2))
+    config = SVFitConfig(r=3, target_modules=["0", "2"], init_weights=False)
+    model = get_peft_model(net, config)
+    x = torch.randn(4, 8)
+    want = model(x)
+    model.save_pretrained(tmp_path)
+    from peft import PeftModel
+
+    plain = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2))
+    plain.load_state_dict(model.unload().state_dict())
+    again = PeftModel.from_pretrained(plain, tmp_path)
+    assert torch.allclose(again(x), want, atol=1e-6)
+    assert (tmp_path / "adapter_model.safetensors").stat().st_size < 1000
+    assert torch.allclose(again.merge_and_unload()(x), want, atol=1e-5)
+
+
+class Quantised(nn.Module):
+    """Stands for a Linear of a quantisation library: integers and a scale for each row."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.in_features, self.out_features, self.bias = (
+            linear.in_features,
+            linear.out_features,
+            None,
+        )
+        self.scale = linear.weight.data.abs().amax(1, keepdim=True) / 127
+        self.weight = nn.Parameter((linear.weight.data / self.scale).round().to(torch.int8), False)
+
+    def forward(self, x):
+        return x @ (self.weight * self.scale).T
+
+
+class QuantisedBackend:
+    supports_merge, backend_name, layer_type = True, "int8", "linear"
+
+    def get_base_weight(self, base):
+        return base.weight * base.scale
+
+    def set_base_weight(self, layer, weight):
+        base = layer.get_base_layer()
+        base.scale = weight.abs().amax(1, keepdim=True) / 127
+        base.weight.data = (weight / base.scale).round().to(torch.int8)
+
+    def maybe_clone_base_result(self, x):
+        return x.clone()
+
+
+def test_a_quantised_linear_through_pefts_interface(monkeypatch):
+    def resolve(module, **_):
+        return QuantisedBackend() if isinstance(module, Quantised) else None
+
+    for module in ("svfit_diffusion.layer", "svfit_diffusion.tuner", "peft.utils"):
+        monkeypatch.setattr(f"{module}.resolve_quantization_backend", resolve)
+    net = nn.Sequential(Quantised(nn.Linear(12, 10)))
+    dense = (net[0].weight * net[0].scale).double()
+    model = get_peft_model(net, SVFitConfig(r=2, target_modules=["0"]))
+    layer = model.base_model.model[0]
+    layer.svfit_delta["default"].data = torch.tensor([0.4, -0.3])
+    u, _, vt = torch.linalg.svd(dense, full_matrices=False)
+    x = torch.randn(5, 12)
+    want = x.double() @ (dense + (u[:, :2] * torch.tensor([0.4, -0.3])) @ vt[:2]).T
+    assert torch.allclose(model(x).double(), want, atol=1e-5)
+    model.merge_adapter()
+    assert torch.allclose(model(x).double(), want, atol=0.1)
+    layer.quantization_backend.supports_merge = False
+    layer.merged_adapters.clear()
+    with pytest.raises(ValueError, match="int8"):
+        model.merge_adapter()
+
+
+def test_wrong_settings_are_told():
+    with pytest.raises(ValueError, match="base_dtype"):
+        SVFitConfig(base_dtype="float99")
+    with pytest.raises(ValueError, match="LayerNorm"):
+        get_peft_model(nn.Sequential(nn.LayerNorm(4)), SVFitConfig(target_modules=["0"]))
+    with pytest.raises(TypeError, match="ranks"):
+        SVFitConfig(ranks=3)
+
+
+def test_set_deltas_wants_all_names(unet):
+    unet.add_adapter(SVFitConfig(r=2), "a")
+    deltas = get_deltas(unet, "a")
+    deltas.popitem()
+    with pytest.raises(ValueError, match="different projections"):
+        set_deltas(unet, "a", deltas)
+    assert all(isinstance(layer, SVFitLinear) for layer in layers(unet).values())
