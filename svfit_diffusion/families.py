@@ -120,15 +120,13 @@ def load_base(base: str, dtype: torch.dtype = torch.float32, **options: Any) -> 
     Raises ValueError when the base cannot be had.
     """
     if base == TOYBOX:
-        return toybox.load(dtype=dtype)
+        return toybox.load(dtype)
     from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
     quiet = {"safety_checker": None, "requires_safety_checker": False}
     try:
         if Path(base).is_file():
-            return StableDiffusionPipeline.from_single_file(
-                base, dtype=dtype, **quiet, **options
-            )
+            return StableDiffusionPipeline.from_single_file(base, dtype=dtype, **quiet, **options)
         return DiffusionPipeline.from_pretrained(
             base, dtype=dtype, use_safetensors=True, **quiet, **options
         )

@@ -1,0 +1,198 @@
+"""The `svfit` command. What a command needs is imported when it runs: --help and info are quick."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+
+from . import __version__
+from .settings import add_arguments, from_arguments
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; returns the exit status. A user's mistake is one sentence and status 2."""
+    parser = _parser()
+    parsed = parser.parse_args(arguments)
+    try:
+        return parsed.run(parsed)
+    except (ValueError, OSError) as error:
+        print(f"svfit: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("svfit: interrupted.", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="svfit", description="Teach a diffusion model a subject; share a file of a few KB."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    demo = commands.add_parser("demo", help="learn the sample subject and draw it, offline")
+    demo.add_argument("--output_dir", default="svfit-demo", help="folder of all that is made")
+    demo.add_argument("--max_train_steps", type=int, help="optimizer steps, for a quick look")
+    demo.set_defaults(run=_demo)
+
+    train = commands.add_parser(
+        "train",
+        help="learn a subject from photos",
+        description="Learn a subject from a folder of photos; without arguments, the sample.",
+    )
+    add_arguments(train)
+    train.set_defaults(run=_train)
+
+    draw = commands.add_parser("generate", help="draw pictures with concepts")
+    draw.add_argument("--prompt", required=True, help="what to draw, with the concepts' triggers")
+    draw.add_argument(
+        "--concept",
+        action="append",
+        default=[],
+        metavar="FILE[:STRENGTH]",
+        help="a concept file and its strength (default: 1); may be given several times",
+    )
+    draw.add_argument("--base", default="toybox", help="base of the concepts (default: toybox)")
+    draw.add_argument("--basis_from", help="the original base, where --base is fine-tuned from it")
+    draw.add_argument("--negative_prompt", default="", help="what not to draw")
+    draw.add_argument("--num", type=int, default=4, help="pictures (default: 4)")
+    draw.add_argument("--seed", type=int, default=0, help="of the first picture (default: 0)")
+    draw.add_argument("--steps", type=int, help="denoising steps (default: 25)")
+    draw.add_argument("--guidance", type=float, help="how closely the prompt is followed")
+    draw.add_argument("--width", type=int, help="pixels (default: the base's)")
+    draw.add_argument("--height", type=int, help="pixels (default: the base's)")
+    draw.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="of the base")
+    draw.add_argument("--output_dir", default="svfit-pictures", help="folder of the PNGs")
+    draw.set_defaults(run=_generate)
+
+    info = commands.add_parser("info", help="say what a concept file is, without its base")
+    info.add_argument("file", help="a concept's .safetensors file")
+    info.set_defaults(run=_info)
+    return parser
+
+
+def _quiet() -> None:
+    """Show our own messages and errors, not the libraries' remarks on one another."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.basicConfig(format="%(message)s", level=logging.ERROR)
+    logging.getLogger("svfit_diffusion").setLevel(logging.INFO)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=UserWarning, module="peft|torch|diffusers")
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for library in (diffusers_logging, transformers_logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    _quiet()
+    from .demo import run_demo
+
+    return _report(run_demo(arguments.output_dir, arguments.max_train_steps).trained)
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    config = from_arguments(arguments)
+    _quiet()
+    from .training import train
+
+    return _report(train(config))
+
+
+def _report(trained) -> int:
+    """Say how a training went; returns 130 where Ctrl-C ended it."""
+    from .pictures import size_text
+
+    if int(os.environ.get("RANK", "0")) == 0:
+        size = size_text(trained.path.stat().st_size)
+        print(
+            f"{trained.path}: {size}, {trained.concept.values:,} values, {trained.steps} steps; "
+            f"loss on held-out noise {trained.loss_before:.4f} -> {trained.loss_after:.4f}"
+        )
+        if trained.stopped:
+            print(f"stopped early: {trained.stopped}", file=sys.stderr)
+        elif trained.loss_after >= trained.loss_before:
+            print(
+                "nothing was learned: the loss did not fall. Try more steps (--max_train_steps) or "
+                "another --learning_rate.",
+                file=sys.stderr,
+            )
+    return trained.exit_status
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    concepts = [_concept_argument(text) for text in arguments.concept]
+    from .concept import read_concept
+
+    for path, _ in concepts:
+        read_concept(path)  # refuse a bad file before minutes of loading
+    _quiet()
+    import torch
+
+    from .families import load_base
+    from .generation import generate, pick_device
+    from .pictures import grid, save_png
+    from .pipeline import load_concept
+
+    device = pick_device()
+    dtype = arguments.dtype or ("float32" if device == "cpu" else "float16")
+    pipe = load_base(arguments.base, getattr(torch, dtype)).to(device)
+    for path, strength in concepts:
+        load_concept(pipe, path, strength, basis_from=arguments.basis_from)
+    given = ("num", "seed", "steps", "guidance", "width", "height", "negative_prompt")
+    folder, images = Path(arguments.output_dir), []
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = generate(pipe, arguments.prompt, **{key: getattr(arguments, key) for key in given})
+    for image, parameters in pictures:
+        path = folder / f"{parameters.seed:08d}.png"
+        save_png(image, path, parameters)
+        print(path)
+        images.append(image)
+    if len(images) > 1:
+        save_png(grid(images), folder / "grid.png")
+        print(folder / "grid.png")
+    return 0
+
+
+def _concept_argument(text: str) -> tuple[str, float]:
+    """ "a.safetensors:0.8" -> the path and the strength; a bare path has strength 1."""
+    path, colon, strength = text.rpartition(":")
+    try:
+        return (path, float(strength)) if colon else (text, 1.0)
+    except ValueError:
+        return text, 1.0  # a colon of the path's own, as in C:\\
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    from .concept import read_concept
+
+    concept = read_concept(arguments.file)
+    ranks = sorted(set(concept.ranks))
+    span = f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
+    learned = 0 if concept.trigger_rows is None else concept.trigger_rows.size
+    lines = {
+        "file": f"{arguments.file} ({Path(arguments.file).stat().st_size:,} bytes)",
+        "trigger": f"{concept.trigger} ({'learned' if learned else 'not learned'})",
+        "base": f"{concept.base} (family {concept.family})",
+        "values": f"{concept.values:,}: {concept.deltas.size:,} singular values of "
+        f"{len(concept.ranks)} projections, {learned:,} of the trigger",
+        "rank": f"{concept.rank} ({span} per projection)",
+        "attention": ", ".join(f"{part}: {kind}" for part, kind in sorted(concept.targets.items())),
+        "training": ", ".join(f"{key} {value}" for key, value in sorted(concept.training.items())),
+        "licence": concept.license or "not stated",
+        "created": concept.created or "not stated",
+    }
+    for key, value in lines.items():
+        print(_printable(f"{key:<10} {value}"))
+    return 0
+
+
+def _printable(text: str) -> str:
+    """Text of a stranger's file without what could steer a terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -1,0 +1,80 @@
+"""Pictures from a pipeline with concepts, each with the parameters that made it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from PIL import Image
+
+from . import toybox
+from .families import base_name
+from .pictures import Parameters
+from .pipeline import loaded_concepts
+
+STEPS, GUIDANCE = 25, 7.5
+
+
+def pick_device() -> str:
+    """The fastest device here: cuda, mps or cpu."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def parameters(pipe: Any, prompt: str, seed: int = 0, **given: Any) -> Parameters:
+    """Complete parameters of one picture; what is None or left out takes the base's own value.
+
+    given: negative_prompt, steps, guidance, width, height. Raises ValueError for impossible ones.
+    """
+    base = base_name(str(getattr(pipe.config, "_name_or_path", "")))
+    small = base == "toybox"
+    size = pipe.unet.config.sample_size * pipe.vae_scale_factor
+    values = {
+        "negative_prompt": "",
+        "steps": toybox.STEPS if small else STEPS,
+        "guidance": toybox.GUIDANCE if small else GUIDANCE,
+        "width": size,
+        "height": size,
+    } | {key: value for key, value in given.items() if value is not None}
+    for key in ("width", "height"):
+        if values[key] < 8 or values[key] % 8:
+            raise ValueError(f"{key} is {values[key]}, but must be a multiple of 8.")
+    if values["steps"] < 1 or values["guidance"] < 0:
+        raise ValueError("steps must be at least 1, and guidance must not be below 0.")
+    held = loaded_concepts(pipe)
+    return Parameters(
+        prompt=prompt,
+        seed=seed,
+        sampler=type(pipe.scheduler).__name__.removesuffix("Scheduler"),
+        base=base,
+        concepts=tuple((name, entry.strength) for name, entry in held.items() if entry.strength),
+        **values,
+    )
+
+
+@torch.no_grad()
+def generate(
+    pipe: Any, prompt: str, num: int = 1, seed: int = 0, **given: Any
+) -> Iterator[tuple[Image.Image, Parameters]]:
+    """Draw `num` pictures, one after the other, with the seeds seed, seed + 1, ...
+
+    A picture depends on its own seed only, not on `num`. given: as for parameters().
+    """
+    if num < 1:
+        raise ValueError(f"num is {num}, but must be at least 1.")
+    first = parameters(pipe, prompt, seed, **given)
+    for i in range(num):
+        made = replace(first, seed=seed + i)
+        image = pipe(
+            made.prompt,
+            negative_prompt=made.negative_prompt or None,
+            num_inference_steps=made.steps,
+            guidance_scale=made.guidance,
+            width=made.width,
+            height=made.height,
+            generator=torch.Generator().manual_seed(made.seed),
+        ).images[0]
+        yield image, made

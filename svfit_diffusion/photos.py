@@ -1,0 +1,220 @@
+"""Photos of a subject -> training examples.
+
+A photo is decoded once, the way a viewer shows it: upright (EXIF orientation), 8-bit sRGB, first
+frame, transparency on white. A file that cannot be shown that way is refused with the reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+if TYPE_CHECKING:
+    import torch
+
+with contextlib.suppress(ImportError):  # optional: photos as iPhones store them
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+
+MAX_PIXELS = 100_000_000
+"""Largest photo that is decoded, in pixels (width times height)."""
+
+# A closed list: Pillow would also hand a file to Ghostscript (EPS) or to rarely tested decoders.
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "HEIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
+
+# Pillow scales these PNG samples to 8 bits but leaves the transparent colour as it was.
+_PNG_KEY = {
+    "L;2": lambda value: value * 85,
+    "L;4": lambda value: value * 17,
+    "I;16B": lambda value: value >> 8,
+    "RGB;16B": lambda value: tuple(channel >> 8 for channel in value),
+}
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One usable photo: where it came from, its pixels (RGB, upright) and its caption."""
+
+    path: Path
+    image: Image.Image
+    caption: str | None
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """One file that is no usable photo, and why (one sentence that names the file)."""
+
+    path: Path
+    reason: str
+
+
+class _Refused(ValueError):
+    """A file that is in order but that we do not use; the message says why and what to do."""
+
+
+def read_photo(path: str | Path) -> Photo:
+    """Decode one photo and read its caption from `<stem>.txt` beside it (None if absent or empty).
+
+    Raises ValueError, naming the file and the reason, when there is no such file, it is no
+    picture, is damaged, has more than MAX_PIXELS pixels or holds 32-bit samples, or when its
+    caption is not UTF-8.
+    """
+    path = Path(path)
+    try:
+        return Photo(path, _decode(path), _caption(path))
+    except Exception as error:  # decoders raise nearly anything on a damaged file
+        raise ValueError(f"{path.name} cannot be used: {_reason(path, error)}.") from error
+
+
+def read_folder(folder: str | Path) -> tuple[list[Photo], list[Skipped]]:
+    """Read every photo directly in `folder`, sorted by file name, and list what was skipped.
+
+    Sub-folders, hidden files and `.txt` captions are passed over in silence. Raises ValueError
+    when `folder` is no folder or holds not one usable photo.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise ValueError(f"{folder} {what}: expected a folder of photos; check the path.")
+    photos: list[Photo] = []
+    skipped: list[Skipped] = []
+    for path in sorted(folder.iterdir(), key=lambda path: path.name):
+        if path.name.startswith(".") or path.suffix.lower() == ".txt" or path.is_dir():
+            continue
+        try:
+            photos.append(read_photo(path))
+        except ValueError as error:
+            skipped.append(Skipped(path, str(error)))
+    if not photos:
+        reasons = "; ".join(item.reason.rstrip(".") for item in skipped[:3])
+        raise ValueError(
+            f"{folder} holds no usable photo: expected at least one JPEG or PNG; "
+            f"{reasons or 'put the photos directly into this folder'}."
+        )
+    return photos, skipped
+
+
+def crop(
+    image: Image.Image, resolution: int, center: bool = True, x: float = 0.5, y: float = 0.5
+) -> Image.Image:
+    """Cut the largest square and scale it (Lanczos) to `resolution` x `resolution` pixels.
+
+    image: RGB, any size. resolution: pixels, a positive multiple of 8. x, y: 0..1, where the
+    square lies along the longer side (0 left or top, 1 right or bottom); `center` stands for
+    x = y = 0.5 and overrides them. Raises ValueError for numbers outside these ranges.
+    """
+    if not isinstance(resolution, int) or resolution <= 0 or resolution % 8:
+        raise ValueError(
+            f"resolution is {resolution!r}: expected a positive multiple of 8, such as 512."
+        )
+    if not (0 <= x <= 1 and 0 <= y <= 1):
+        raise ValueError(f"the crop lies at x = {x}, y = {y}: expected two numbers from 0 to 1.")
+    if center:
+        x = y = 0.5
+    side = min(image.size)
+    left, top = x * (image.width - side), y * (image.height - side)
+    # One step: scaling the whole of a 1 x 10,000 strip first would fill the memory.
+    return image.resize(
+        (resolution, resolution), Image.Resampling.LANCZOS, (left, top, left + side, top + side)
+    )
+
+
+def to_tensor(image: Image.Image) -> torch.Tensor:
+    """RGB image of H x W pixels -> float32 tensor [3, H, W]; 0 becomes -1 and 255 becomes 1."""
+    import torch  # here, so that looking at photos needs no torch
+
+    pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
+    return torch.from_numpy(pixels / 127.5 - 1).permute(2, 0, 1).contiguous()
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """What `error` says about the file, and what to do, as the rest of a sentence."""
+    if isinstance(error, _Refused):
+        return str(error)
+    if isinstance(error, Image.DecompressionBombError):
+        return f"it has more than {MAX_PIXELS:,} pixels; scale it down first"
+    if isinstance(error, UnidentifiedImageError):
+        if path.suffix.lower() in (".heic", ".heif") and "HEIF" not in Image.OPEN:
+            return "it needs the HEIC reader; run `pip install pillow-heif` or export it as JPEG"
+        return "it is no picture in a known format; save it as JPEG or PNG"
+    problem = str(error).rstrip(".") or type(error).__name__
+    return f"its content is damaged or unknown ({problem}); export it again or leave it out"
+
+
+def _caption(path: Path) -> str | None:
+    sidecar = path.with_name(path.stem + ".txt")
+    if not sidecar.is_file():
+        return None
+    try:
+        return sidecar.read_text(encoding="utf-8-sig").strip() or None
+    except UnicodeDecodeError as error:
+        raise _Refused(f"its caption {sidecar.name} is not UTF-8; save it as UTF-8") from error
+
+
+def _decode(path: Path) -> Image.Image:
+    """First frame of a file as an upright RGB image on white, free of metadata."""
+    if not path.is_file():
+        raise _Refused("there is no such file; check the path")
+    Image.init()
+    formats = [name for name in FORMATS if name in Image.OPEN]
+    with warnings.catch_warnings():  # our limit speaks below, as an error
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        opened = Image.open(path, formats=formats)
+    with opened as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise Image.DecompressionBombError
+        if image.format == "PNG" and "transparency" in image.info:
+            key = _PNG_KEY.get(image.tile[0][3], lambda value: value)
+            image.info["transparency"] = key(image.info["transparency"])
+        image = _to_rgb(ImageOps.exif_transpose(image))
+    image.info = {}  # the pixels are sRGB now; place and time of the shot are nobody's business
+    return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode -> RGB: 16 bits to 8, colours to sRGB, transparent parts to white."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = _to_8_bit(image)
+    profile = image.info.get("icc_profile")
+    alpha = None
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        alpha = image.getchannel("A")
+    if profile:
+        image = _to_srgb(image, profile)
+    image = image.convert("RGB")
+    if alpha is None:
+        return image
+    white = Image.new("RGB", image.size, "white")
+    white.paste(image, mask=alpha)
+    return white
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    """16-bit grey (modes I;16, I;16B, and I with values up to 65,535) -> L, by its high byte."""
+    values = np.asarray(image)
+    if image.mode == "F" or values.min() < 0 or values.max() > 65_535:
+        raise _Refused("its samples have 32 bits; save it with 8 or 16 bits")
+    grey = Image.fromarray((values >> 8).astype(np.uint8))
+    grey.info = image.info
+    return grey
+
+
+def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    """Apply a colour profile; an unreadable or unfitting one is ignored, as viewers do."""
+    if image.mode not in ("L", "CMYK", "LAB"):
+        image = image.convert("RGB")
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        target = ImageCms.createProfile("sRGB")
+        return ImageCms.profileToProfile(image, source, target, outputMode="RGB")
+    except (ImageCms.PyCMSError, ImportError, OSError, TypeError, ValueError):
+        return image

@@ -1,0 +1,178 @@
+"""TrainConfig: what a training is told, and the command line made from it.
+
+Flags carry the names of diffusers' train_dreambooth_lora.py where they mean the same. This module
+imports nothing heavy, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+PRESETS = {
+    "tiny": {},
+    "paper": {"rank": "energy=0.99", "train_token": False},
+}
+RARE_WORDS = ("sks", "zwx", "ohwx", "TOK")
+SCHEDULERS = (
+    *("linear", "cosine", "cosine_with_restarts", "polynomial"),
+    *("constant", "constant_with_warmup"),
+)
+
+
+def option(default: Any, help: str, **more: Any) -> Any:
+    """A field of TrainConfig with the help text (and choices) of its flag."""
+    return field(default=default, metadata={"help": help, **more})
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of one training. ValueError names the setting that cannot be."""
+
+    pretrained_model_name_or_path: str = option(
+        "toybox", "the base: 'toybox', a Hub id, a diffusers folder or a .safetensors checkpoint"
+    )
+    revision: str | None = option(None, "revision of the base on the Hub")
+    variant: str | None = option(None, "variant of the base's files, such as fp16")
+    instance_data_dir: str | None = option(None, "folder of photos; default: the sample subject")
+    instance_prompt: str | None = option(None, "default: 'a photo of {token} {class word}'")
+    class_data_dir: str | None = option(None, "folder of class images, filled up by the base")
+    class_prompt: str | None = option(None, "default: 'a photo of a {class word}'")
+    placeholder_token: str | None = option(None, "the rare word that calls the subject: sks")
+    initializer_token: str | None = option(None, "the class word, such as dog")
+    train_token: bool = option(True, "learn an embedding for the placeholder token")
+    num_vectors: int = option(1, "embedding rows of the placeholder token")
+    train_text_encoder: bool = option(True, "adapt the text encoder as well as the UNet")
+    attention: str = option("both", "UNet attention to adapt", choices=("both", "self", "cross"))
+    rank: str = option("16", "singular values trained: a number, full or energy=0.99")
+    with_prior_preservation: bool = option(False, "train on class images too")
+    prior_loss_weight: float = option(1.0, "weight of the class images' loss")
+    num_class_images: int = option(100, "class images to have in class_data_dir")
+    output_dir: str = option("svfit-model", "where the concept is written, named like the folder")
+    seed: int = option(0, "decides noise, order and generated pictures")
+    resolution: int | None = option(None, "pixels of the square training pictures; default: base's")
+    center_crop: bool = option(False, "crop only the middle, not three places, of long photos")
+    random_flip: bool = option(False, "mirror half of the pictures")
+    train_batch_size: int = option(4, "pictures a step and process")
+    sample_batch_size: int = option(4, "class images generated at a time")
+    max_train_steps: int = option(400, "optimizer steps")
+    gradient_accumulation_steps: int = option(1, "batches added up for one optimizer step")
+    gradient_checkpointing: bool = option(False, "less memory for slower steps")
+    learning_rate: float = option(5e-3, "of the UNet's deltas")
+    text_encoder_lr: float | None = option(None, "of the text encoder's deltas; default: the same")
+    token_lr: float = option(1e-2, "of the placeholder token's embedding")
+    lr_scheduler: str = option("constant", "how rates change", choices=SCHEDULERS)
+    lr_warmup_steps: int = option(0, "steps of rising rates")
+    lr_num_cycles: int = option(1, "restarts of cosine_with_restarts")
+    lr_power: float = option(1.0, "power of polynomial")
+    snr_gamma: float | None = option(None, "min-SNR weighting (5.0 is usual); default: none")
+    noise_offset: float = option(0.0, "scale of a constant added to each channel's noise")
+    adam_beta1: float = option(0.9, "of AdamW")
+    adam_beta2: float = option(0.999, "of AdamW")
+    adam_weight_decay: float = option(0.0, "of AdamW")
+    adam_epsilon: float = option(1e-8, "of AdamW")
+    max_grad_norm: float = option(1.0, "gradients are clipped to this norm")
+    mixed_precision: str = option("no", "of the frozen base", choices=("no", "fp16", "bf16"))
+    allow_tf32: bool = option(False, "faster float32 products on NVIDIA cards")
+    validation_prompt: str | None = option(None, "drawn during training, with the trigger in it")
+    num_validation_images: int = option(4, "pictures per validation")
+    validation_steps: int = option(100, "steps between validations")
+    checkpointing_steps: int = option(100, "steps between checkpoints")
+    checkpoints_total_limit: int | None = option(2, "checkpoints kept")
+    resume_from_checkpoint: str | None = option(None, "a checkpoint's folder, or 'latest'")
+    report_to: str | None = option(None, "where to log", choices=("tensorboard",))
+    logging_dir: str = option("logs", "folder of the log, below output_dir")
+    license: str = option("", "licence of the concept file, such as CC-BY-4.0")
+
+    def __post_init__(self) -> None:
+        for name in _POSITIVE:
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} is {value}, but must be above 0.")
+        for name in _NOT_NEGATIVE:
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must not be below 0.")
+        for item in fields(self):
+            choices, value = item.metadata.get("choices"), getattr(self, item.name)
+            if choices and value not in (*choices, item.default):
+                raise ValueError(f"{item.name} is {value!r}, but must be one of {choices}.")
+        if self.resolution and self.resolution % 8:
+            raise ValueError(f"resolution is {self.resolution}, but must be a multiple of 8.")
+        if self.with_prior_preservation and not self.class_data_dir:
+            raise ValueError("with_prior_preservation needs class_data_dir, a folder to fill.")
+
+    @property
+    def name(self) -> str:
+        """The concept's name: its folder's."""
+        return Path(self.output_dir).resolve().name
+
+    @property
+    def concept_path(self) -> Path:
+        """Where the concept file is written."""
+        return Path(self.output_dir) / f"{self.name}.safetensors"
+
+    def words(self) -> tuple[str, str, str]:
+        """(token, class word, instance prompt), completed from one another.
+
+        "a photo of sks dog" alone gives the token sks and the class word dog.
+        """
+        token, noun, prompt = self.placeholder_token, self.initializer_token, self.instance_prompt
+        if prompt and not token:
+            token = next((w for w in RARE_WORDS if re.search(rf"\b{w}\b", prompt)), None)
+        if prompt and token and not noun:
+            found = re.search(rf"\b{re.escape(token)}\s+(\w+)", prompt)
+            noun = found and found[1]
+        token = token or RARE_WORDS[0]
+        if not noun:
+            raise ValueError(
+                "what the photos show is not said; pass --instance_prompt 'a photo of sks dog', or "
+                "--initializer_token dog."
+            )
+        prompt = prompt or f"a photo of {token} {noun}"
+        if not re.search(rf"(?<!\w){re.escape(token)}(?!\w)", prompt):
+            raise ValueError(
+                f"the instance prompt {prompt!r} lacks the placeholder token {token!r}; write it "
+                "where the subject is meant."
+            )
+        return token, noun, prompt
+
+
+_POSITIVE = (
+    *("num_vectors", "num_class_images", "resolution", "train_batch_size", "sample_batch_size"),
+    *("max_train_steps", "gradient_accumulation_steps", "learning_rate", "text_encoder_lr"),
+    *("token_lr", "snr_gamma", "max_grad_norm", "num_validation_images", "validation_steps"),
+    *("checkpointing_steps", "checkpoints_total_limit"),
+)
+_NOT_NEGATIVE = ("seed", "prior_loss_weight", "lr_warmup_steps", "noise_offset")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """A flag for each field of TrainConfig, and --preset."""
+    parser.add_argument(
+        "--preset",
+        choices=tuple(PRESETS),
+        default="tiny",
+        help="tiny: rank 16 and a learned token; paper: rank by 99 %% of the energy, no token",
+    )
+    for item in fields(TrainConfig):
+        kind = str(item.type).removesuffix(" | None")
+        options = {"default": None, "help": item.metadata["help"].replace("%", "%%")}
+        if item.default is not None and kind != "bool":
+            options["help"] += f" (default: {item.default})"
+        if kind == "bool":
+            options["action"] = argparse.BooleanOptionalAction
+            options["help"] += f" (default: {'yes' if item.default else 'no'})"
+        else:
+            options["type"] = {"int": int, "float": float, "str": str}[kind]
+            options["choices"] = item.metadata.get("choices")
+        parser.add_argument(f"--{item.name}", **options)
+
+
+def from_arguments(arguments: argparse.Namespace) -> TrainConfig:
+    """The TrainConfig of parsed arguments; flags that were given win over the preset."""
+    names = {item.name for item in fields(TrainConfig)}
+    given = {k: v for k, v in vars(arguments).items() if k in names and v is not None}
+    return TrainConfig(**(PRESETS[arguments.preset] | given))

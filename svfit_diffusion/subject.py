@@ -1,0 +1,199 @@
+"""What a training starts from: the base, patched, the photos encoded, the trigger's token."""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from . import trigger
+from .attention import patch_attention
+from .examples import Examples, encode, views
+from .families import Family, load_base, recognise
+from .photos import read_folder
+from .pictures import save_png
+from .settings import TrainConfig
+from .svd import parse_rank
+from .tuner import SVFitConfig, layers
+
+log = logging.getLogger(__name__)
+ADAPTER = "training"
+SAMPLE = "robot"
+DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass
+class Subject:
+    """A patched base and a subject's encoded photos, on the accelerator's device."""
+
+    pipe: Any
+    family: Family
+    targets: dict[str, str]
+    token: str
+    class_word: str
+    examples: Examples
+    class_examples: Examples | None
+    resolution: int
+    tokens: list[str] = field(default_factory=list)
+    ids: dict[str, list[int]] = field(default_factory=dict)
+    cached: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+
+    def put_tokens(self, prompt: str) -> str:
+        """The prompt as the text encoder is to read it."""
+        return trigger.put_tokens(
+            prompt, {self.token: " ".join(self.tokens)} if self.tokens else {}
+        )
+
+    def encode_prompts(self, prompts: list[str], device: torch.device) -> dict[str, Tensor]:
+        """Conditioning of the prompts; computed once each where no text encoder is trained."""
+        if not self.trains_text:
+            for prompt in set(prompts) - set(self.cached):
+                self.cached[prompt] = self._encode([prompt], device)
+            found = [self.cached[prompt] for prompt in prompts]
+            return {key: torch.cat([text[key] for text in found]) for key in found[0]}
+        return self._encode(prompts, device)
+
+    @property
+    def trains_text(self) -> bool:
+        """Whether anything of the text encoders changes in training."""
+        return bool(self.ids) or set(self.targets) != {self.family.denoiser}
+
+    def _encode(self, prompts: list[str], device: torch.device) -> dict[str, Tensor]:
+        ids = self.family.tokenize(self.pipe, [self.put_tokens(p) for p in prompts])
+        return self.family.encode_text(self.pipe, tuple(i.to(device) for i in ids))
+
+    def parameters(self) -> dict[str, dict[str, nn.Parameter]]:
+        """What is trained: "denoiser", "text" and "token", name -> parameter."""
+        deltas = {"denoiser": {}, "text": {}, "token": {}}
+        for part in self.targets:
+            group = deltas["denoiser" if part == self.family.denoiser else "text"]
+            for name, layer in layers(getattr(self.pipe, part)).items():
+                group[f"{part}.{name}"] = layer.svfit_delta[ADAPTER]
+        for part, ids in self.ids.items():
+            rows = trigger.row_parameters(getattr(self.pipe, part), ids)
+            deltas["token"] |= {f"{part}.token.{i}": row for i, row in enumerate(rows)}
+        return deltas
+
+
+def prepare_subject(config: TrainConfig, accelerator: Accelerator, progress: bool) -> Subject:
+    """Load, check and encode all that a training needs; ValueError before anything is trained."""
+    parse_rank(config.rank)
+    folder, config_words = _photos_folder(config)
+    token, noun, prompt = config_words
+    photos, skipped = read_folder(folder)
+    for item in skipped if accelerator.is_main_process else ():
+        log.warning("skipped: %s", item.reason)
+    options = {"revision": config.revision, "variant": config.variant}
+    pipe = load_base(
+        config.pretrained_model_name_or_path,
+        DTYPES[config.mixed_precision],
+        **{key: value for key, value in options.items() if value},
+    )
+    family = recognise(pipe)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.vae.to(torch.float32)  # its half precision overflows on some bases
+    pipe.to(accelerator.device)
+    for model in (*family.components(pipe).values(), pipe.vae):
+        model.requires_grad_(False)
+    size = config.resolution or pipe.unet.config.sample_size * pipe.vae_scale_factor
+    view = _viewer(size, config)
+    encoder = _image_encoder(family, pipe)
+    examples = encode(photos, prompt, view, encoder)
+    class_examples = None
+    if config.with_prior_preservation:
+        class_prompt = config.class_prompt or f"a photo of a {noun}"
+        _fill_class_images(config, accelerator, pipe, class_prompt, size, progress)
+        images, _ = read_folder(config.class_data_dir)
+        class_examples = encode(images[: config.num_class_images], class_prompt, view, encoder)
+    targets = {family.denoiser: config.attention}
+    if config.train_text_encoder:
+        targets |= {encoder: "self" for _, encoder in family.encoders}
+    subject = Subject(pipe, family, targets, token, noun, examples, class_examples, resolution=size)
+    _patch(subject, config, accelerator.is_main_process)
+    return subject
+
+
+def sample_folder(name: str = SAMPLE) -> Path:
+    """The photos of a subject that comes with the package."""
+    installed = Path(str(files(__package__))) / "samples"
+    root = installed if installed.is_dir() else installed.parents[1] / "samples"
+    return root / name / "photos"
+
+
+def _photos_folder(config: TrainConfig) -> tuple[Path, tuple[str, str, str]]:
+    if config.instance_data_dir:
+        return Path(config.instance_data_dir), config.words()
+    named = {k: getattr(config, k) for k in ("instance_prompt", "initializer_token")}
+    if any(named.values()):
+        raise ValueError(
+            "a prompt is given but no photos; pass --instance_data_dir, the folder they are in."
+        )
+    token = config.placeholder_token or "sks"
+    return sample_folder(), (token, "toy", f"a photo of {token} toy")
+
+
+def _viewer(size: int, config: TrainConfig) -> Callable:
+    return lambda photo: views(photo, size, config.center_crop, config.random_flip)
+
+
+def _image_encoder(family: Family, pipe: Any) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    return lambda pixels: family.encode_images(pipe.vae, pixels.to(pipe.vae.device))
+
+
+def _patch(subject: Subject, config: TrainConfig, announce: bool) -> None:
+    """Put the adapters and the trigger's rows on the base."""
+    pipe, family = subject.pipe, subject.family
+    for part, attention in subject.targets.items():
+        settings = SVFitConfig(r=config.rank, base_dtype=family.dtype)
+        patched = patch_attention(getattr(pipe, part), settings, ADAPTER, attention)
+        if announce:
+            log.info("%s", patched)
+    if config.train_token:
+        word = re.sub(r"\W", "", subject.token) or "token"
+        subject.tokens = [f"<{word}-training-{i}>" for i in range(config.num_vectors)]
+        for tokenizer, part in family.encoders:
+            reader, encoder = getattr(pipe, tokenizer), getattr(pipe, part)
+            ids = trigger.add_tokens(reader, subject.tokens)
+            start = trigger.start_row(reader, encoder, subject.class_word)
+            trigger.set_rows(encoder, ids, start.repeat(len(ids), 1), train=True)
+            subject.ids[part] = ids
+    if config.gradient_checkpointing:
+        for part, model in family.components(pipe).items():
+            trained = part in subject.targets or part in subject.ids
+            enable = getattr(model, "enable_gradient_checkpointing", None)
+            (enable or model.gradient_checkpointing_enable)()
+            model.train(trained)
+
+
+@torch.no_grad()
+def _fill_class_images(
+    config: TrainConfig, accelerator: Accelerator, pipe: Any, prompt: str, size: int, progress: bool
+) -> None:
+    """Draw class images with the base until their folder holds as many as are wanted."""
+    folder = Path(config.class_data_dir)
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = sum(p.suffix.lower() in (".png", ".jpg", ".jpeg") for p in folder.iterdir())
+        todo = range(held, config.num_class_images)
+        bar = tqdm(total=len(todo), desc="class images", disable=not (progress and todo))
+        for start in todo[:: config.sample_batch_size]:
+            count = min(config.sample_batch_size, config.num_class_images - start)
+            seeds = [torch.Generator().manual_seed(config.seed + start + i) for i in range(count)]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)
+                images = pipe([prompt] * count, height=size, width=size, generator=seeds).images
+            for i, image in enumerate(images, start):
+                save_png(image, folder / f"class-{i:05d}.png")
+            bar.update(count)
+        bar.close()
+    accelerator.wait_for_everyone()

@@ -1,0 +1,334 @@
+"""Training a concept, DreamBooth's way (arXiv 2208.12242): a subject from a few photos.
+
+Trained are the deltas of the attention projections and the trigger's embedding rows, with AdamW;
+the base stays as it is. What is returned is what the file holds, rounded as the file is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
+from diffusers.optimization import get_scheduler
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from tqdm.auto import tqdm
+
+from . import checkpoints, trigger
+from .concept import Concept, write_concept
+from .families import base_name
+from .matching import collect
+from .objective import Denoiser, Objective
+from .pictures import grid
+from .settings import TrainConfig
+from .subject import ADAPTER, prepare_subject
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A training's result: the concept, its file, and how the training went.
+
+    loss_before, loss_after: denoising loss of the photos on held-out noise, by the base and with
+    the concept as it was written. steps: those done. stopped: why it ended early, or None.
+    exit_status: for a shell; 130 after Ctrl-C, 1 after a loss that was no number.
+    """
+
+    concept: Concept
+    path: Path
+    steps: int
+    loss_before: float
+    loss_after: float
+    stopped: str | None
+    exit_status: int = 0
+
+
+def train(config: TrainConfig, progress: bool = True) -> Trained:
+    """Train a concept and write its file. Raises ValueError for settings that cannot be used.
+
+    Ctrl-C or SIGTERM ends it after the step under way, with the concept written.
+    """
+    return Training(config, _accelerator(config), progress).run()
+
+
+class Training:
+    """One run: the loop, and what it reports and saves on the way."""
+
+    def __init__(self, config: TrainConfig, accelerator: Accelerator, progress: bool) -> None:
+        self.config, self.accelerator, self.progress = config, accelerator, progress
+        self.folder = Path(config.output_dir)
+        self.subject = prepare_subject(config, accelerator, progress)
+        self.objective = Objective(config, accelerator, self.subject)
+        groups = self.subject.parameters()
+        self.named = {name: p for group in groups.values() for name, p in group.items()}
+        optimizer, self.schedule = _optimizer(config, groups)
+        self.model, self.optimizer = accelerator.prepare(Denoiser(self.subject), optimizer)
+        self.step, self.stopped, self.exit_status = 0, None, 0
+        self.good = _copy(self.named)
+
+    def run(self) -> Trained:
+        """Train to the last step, or until stopped, and write the concept."""
+        before = self.objective.held_out_loss(self.model)
+        self._resume()
+        bar = tqdm(
+            total=self.config.max_train_steps,
+            initial=self.step,
+            desc="training",
+            disable=not (self.progress and self.accelerator.is_main_process),
+        )
+        with bar, _interruptible(self), _fast_attention(self.accelerator.device):
+            while self.step < self.config.max_train_steps and not self._asked_to_stop():
+                loss = self._optimize()
+                if not math.isfinite(loss):
+                    self._give_up()
+                    break
+                self.step += 1
+                bar.update()
+                bar.set_postfix(loss=f"{loss:.4f}")
+                self._after_step(loss)
+        if self.stopped:
+            self._checkpoint()
+        return self._finish(before)
+
+    def _optimize(self) -> float:
+        """One optimizer step over all accumulated batches; returns its mean loss."""
+        batches, total = self.config.gradient_accumulation_steps, 0.0
+        for i in range(batches):
+            syncs = i == batches - 1
+            with contextlib.nullcontext() if syncs else self.accelerator.no_sync(self.model):
+                loss = self.objective.loss(self.model, self.step * batches + i) / batches
+                self.accelerator.backward(loss)
+            total += self.accelerator.reduce(loss.detach(), "mean").item()
+        if math.isfinite(total):
+            self.good = _copy(self.named)
+            self.accelerator.clip_grad_norm_(list(self.named.values()), self.config.max_grad_norm)
+            self.optimizer.step()
+            self.schedule.step()
+        self.optimizer.zero_grad()
+        return total
+
+    def _give_up(self) -> None:
+        """Go back to the last parameters that gave a finite loss."""
+        _restore(self.named, self.good)
+        self.exit_status = 1
+        self.stopped = (
+            f"the loss of step {self.step + 1} was not a finite number; what was learned before "
+            "was kept. Try a lower learning rate, or --mixed_precision bf16 or no."
+        )
+
+    def _asked_to_stop(self) -> bool:
+        """Whether any process was told to stop; all of them learn it together."""
+        flag = torch.tensor(float(self.stopped is not None), device=self.accelerator.device)
+        if self.accelerator.reduce(flag, "sum").item() and not self.stopped:
+            self.stopped = "another process was interrupted"
+        return self.stopped is not None
+
+    def _after_step(self, loss: float) -> None:
+        config, rates = self.config, self.schedule.get_last_lr()
+        self.accelerator.log({"loss": loss, "lr": rates[0]}, step=self.step)
+        last = self.step == config.max_train_steps
+        if self.step % config.checkpointing_steps == 0 or last:
+            self._checkpoint()
+        if config.validation_prompt and (self.step % config.validation_steps == 0 or last):
+            self._validate()
+
+    def _checkpoint(self) -> None:
+        self.accelerator.wait_for_everyone()
+        if not self.accelerator.is_main_process:
+            return
+        scaler = self.accelerator.scaler
+        settings = {
+            "step": self.step,
+            "settings": self._binding(),
+            "scaler": scaler.state_dict() if scaler else {},
+        }
+        tensors = dict(self.named) | checkpoints.pack_optimizer(self.optimizer)
+        limit = self.config.checkpoints_total_limit
+        checkpoints.save_checkpoint(self.folder, self.step, tensors, settings, limit)
+
+    def _binding(self) -> dict[str, Any]:
+        """The settings that a resumed training must share with its checkpoint."""
+        names = ("rank", "attention", "train_text_encoder", "train_token", "num_vectors", "seed")
+        return {name: getattr(self.config, name) for name in names}
+
+    def _resume(self) -> None:
+        if not (wanted := self.config.resume_from_checkpoint):
+            return
+        path = checkpoints.find_checkpoint(self.folder, wanted)
+        if path is None:
+            log.warning("%s holds no checkpoint yet; training starts anew.", self.folder)
+            return
+        tensors, settings = checkpoints.load_checkpoint(path)
+        for name, value in self._binding().items():
+            if settings["settings"].get(name) != value:
+                raise ValueError(
+                    f"{path.name} was trained with --{name} {settings['settings'].get(name)}, not "
+                    f"{value}; resume with the same, or train into another folder."
+                )
+        _restore(self.named, tensors)
+        checkpoints.unpack_optimizer(self.optimizer, tensors)
+        if self.accelerator.scaler and settings["scaler"]:
+            self.accelerator.scaler.load_state_dict(settings["scaler"])
+        self.step = settings["step"]
+        self.schedule.last_epoch = self.step - 1
+        self.schedule.step()
+
+    @torch.no_grad()
+    def _validate(self) -> None:
+        """Draw the validation prompt and keep a grid of it, by the main process."""
+        if not self.accelerator.is_main_process:
+            return
+        config, subject = self.config, self.subject
+        size, prompt = subject.resolution, subject.put_tokens(config.validation_prompt)
+        seeds = range(config.seed, config.seed + config.num_validation_images)
+        with self.accelerator.autocast():
+            images = [
+                subject.pipe(
+                    prompt, height=size, width=size, generator=torch.Generator().manual_seed(seed)
+                ).images[0]
+                for seed in seeds
+            ]
+        folder = self.folder / "validation"
+        folder.mkdir(parents=True, exist_ok=True)
+        grid(images, captions=[f"seed {s}" for s in seeds]).save(folder / f"{self.step:06d}.png")
+        for tracker in self.accelerator.trackers:
+            stack = np.stack([np.asarray(image) for image in images])
+            tracker.writer.add_images("validation", stack, self.step, dataformats="NHWC")
+
+    def _finish(self, before: float) -> Trained:
+        """Round what was learned as the file does, measure that, and write it."""
+        rounded = {name: p.detach().half().float() for name, p in self.named.items()}
+        _restore(self.named, rounded)
+        after = self.objective.held_out_loss(self.model)
+        concept = self._concept()
+        if self.accelerator.is_main_process:
+            write_concept(concept, self.config.concept_path)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.end_training()
+        path = self.config.concept_path
+        return Trained(concept, path, self.step, before, after, self.stopped, self.exit_status)
+
+    def _concept(self) -> Concept:
+        """The concept as the models now hold it."""
+        config, subject = self.config, self.subject
+        models = {part: getattr(subject.pipe, part) for part in subject.targets}
+        fields = collect(models, subject.targets, subject.family, ADAPTER)
+        fields["deltas"] = fields["deltas"].astype(np.float16)
+        if subject.ids:
+            rows = {
+                part: trigger.get_rows(getattr(subject.pipe, part), ids).half().numpy()
+                for part, ids in sorted(subject.ids.items())
+            }
+            fields["trigger_rows"] = np.concatenate([r.ravel() for r in rows.values()])
+            fields["trigger_shape"] = {part: r.shape for part, r in rows.items()}
+        return Concept(
+            rank=str(config.rank),
+            base=base_name(config.pretrained_model_name_or_path),
+            token=subject.token,
+            class_word=subject.class_word,
+            license=config.license,
+            created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            training={
+                "steps": self.step,
+                "batch": config.train_batch_size * self.accelerator.num_processes,
+                "lr": config.learning_rate,
+                "photos": len(subject.examples),
+                "px": subject.resolution,
+                "seed": config.seed,
+            },
+            **fields,
+        )
+
+
+def _accelerator(config: TrainConfig) -> Accelerator:
+    if config.allow_tf32 and torch.cuda.is_available():
+        torch.backends.cuda.matmul.allow_tf32 = True
+    project = ProjectConfiguration(
+        config.output_dir, str(Path(config.output_dir, config.logging_dir))
+    )
+    accelerator = Accelerator(
+        mixed_precision=config.mixed_precision,
+        gradient_accumulation_steps=1,  # the loop adds up itself: its batches are numbered
+        log_with=config.report_to,
+        project_config=project,
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=True)
+        ],
+    )
+    if config.report_to:
+        accelerator.init_trackers("train_dreambooth_svfit")
+    return accelerator
+
+
+def _optimizer(config: TrainConfig, groups: dict[str, dict]) -> tuple[torch.optim.Optimizer, Any]:
+    """AdamW with a rate for each group of parameters, and its schedule."""
+    rates = {
+        "denoiser": config.learning_rate,
+        "text": config.text_encoder_lr or config.learning_rate,
+        "token": config.token_lr,
+    }
+    optimizer = torch.optim.AdamW(
+        [{"params": list(g.values()), "lr": rates[k]} for k, g in groups.items() if g],
+        betas=(config.adam_beta1, config.adam_beta2),
+        weight_decay=config.adam_weight_decay,
+        eps=config.adam_epsilon,
+    )
+    schedule = get_scheduler(
+        config.lr_scheduler,
+        optimizer,
+        num_warmup_steps=config.lr_warmup_steps,
+        num_training_steps=config.max_train_steps,
+        num_cycles=config.lr_num_cycles,
+        power=config.lr_power,
+    )
+    return optimizer, schedule
+
+
+def _copy(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in parameters.items()}
+
+
+@torch.no_grad()
+def _restore(parameters: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+    for name, parameter in parameters.items():
+        parameter.copy_(values[name])
+
+
+@contextlib.contextmanager
+def _interruptible(training: Training) -> Iterator[None]:
+    """Ctrl-C and SIGTERM ask the training to stop; a second one ends it at once."""
+
+    def ask(number: int, _: Any) -> None:
+        training.stopped = "interrupted"
+        training.exit_status = 130 if number == signal.SIGINT else 0
+        signal.signal(number, old[number])
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    old = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in old:
+        signal.signal(number, ask)
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _fast_attention(device: torch.device) -> contextlib.AbstractContextManager:
+    """On a CPU, plain products: the backward of flash attention is a step's largest cost there."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()
