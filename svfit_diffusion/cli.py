@@ -196,3 +196,7 @@ def _info(arguments: argparse.Namespace) -> int:
 def _printable(text: str) -> str:
     """Text of a stranger's file without what could steer a terminal."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

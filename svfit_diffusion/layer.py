@@ -55,6 +55,8 @@ class SVFitLinear(nn.Module, BaseTunerLayer):
         inference_mode: bool = False,
     ) -> None:
         """Add an adapter whose deltas start at zero, or near it unless `init_weights`."""
+        if adapter_name not in self.svfit_delta and hasattr(self.svfit_delta, adapter_name):
+            raise ValueError(f"{adapter_name!r} is a word of PyTorch's own; choose another name.")
         rank, base = basis.s.numel(), self.get_base_layer()
         bias = getattr(base, "bias", None)
         weight = base.weight if self.quantization_backend is None or bias is None else bias

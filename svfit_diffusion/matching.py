@@ -1,8 +1,10 @@
-"""What ties a concept to a base: the order of its projections, and the base's fingerprints."""
+"""Whether a concept fits a pipeline: base, projections, names; and how its deltas are laid out."""
 
 from __future__ import annotations
 
 import logging
+import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -111,3 +113,33 @@ def _hash(plan: list[Projection], ranks: tuple[int, ...]) -> str:
 
 def _fingerprint(model: nn.Module, family: Family, folder: str | None = None) -> str:
     return fingerprint(model, find_projections(model), family.dtype, folder)
+
+
+def adapter_name(name: str) -> str:
+    """A name that peft and PyTorch take: no dots, and no attribute of the modules it goes into."""
+    name = re.sub(r"\W+", "_", name)
+    return f"{name}_" if hasattr(nn.ParameterDict, name) or name == "training" else name
+
+
+def check_strength(strength: float) -> None:
+    """Refuse what is no finite number."""
+    if not isinstance(strength, int | float) or not math.isfinite(strength):
+        raise ValueError(
+            f"the strength is {strength!r}, but must be a number: 0 is the base, 1 as trained."
+        )
+
+
+def check_names(held: Mapping[str, Any], name: str, token: str, concept: Concept) -> None:
+    """Refuse a name that is taken, or a learned token that two concepts would share."""
+    if name in held:
+        raise ValueError(
+            f"a concept named {name!r} is already loaded; use swap_concept to replace it, or pass "
+            "another name."
+        )
+    for other, entry in held.items():
+        learned = concept.trigger_rows is not None or entry.concept.trigger_rows is not None
+        if learned and token and token == entry.token:
+            raise ValueError(
+                f"{name!r} and {other!r} are both called by {token!r}; load one of them with "
+                "another word, such as token='zwx'."
+            )

@@ -11,8 +11,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
-import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +24,7 @@ from .attention import layout, patch_attention, unpatch_attention
 from .concept import Concept, read_concept
 from .families import Family, recognise
 from .layer import SVFitLinear
-from .matching import check_base, check_layout, split
+from .matching import adapter_name, check_base, check_layout, check_names, check_strength, split
 from .tuner import SVFitConfig, layers, set_deltas
 
 log = logging.getLogger(__name__)
@@ -66,10 +64,10 @@ def load_concept(
     """
     stem = Path(concept).stem if isinstance(concept, str | Path) else ""
     concept = concept if isinstance(concept, Concept) else read_concept(concept)
-    name = re.sub(r"\W+", "_", name or stem or concept.token or "concept")
+    name = adapter_name(name or stem or concept.token or "concept")
     token = token or concept.token
-    _check_strength(strength)
-    _check_names(pipe, name, token, concept)
+    check_strength(strength)
+    check_names(loaded_concepts(pipe), name, token, concept)
     family = recognise(pipe)
     models, folders = check_base(pipe, family, concept, basis_from)
     plan = check_layout(concept, models)
@@ -102,7 +100,7 @@ def set_concepts(pipe: Any, strengths: Mapping[str, float]) -> None:
         known = ", ".join(sorted(held)) or "none"
         raise ValueError(f"no concept named {unknown[0]!r} is loaded; loaded are: {known}.")
     for value in strengths.values():
-        _check_strength(value)
+        check_strength(value)
     for name, entry in held.items():
         entry.strength = float(strengths.get(name, 0.0))
     _apply(pipe)
@@ -237,26 +235,3 @@ def _all_layers(pipe: Any) -> list[SVFitLinear]:
 def _detach(models: Mapping[str, nn.Module], name: str) -> None:
     for model in models.values():
         unpatch_attention(model, name)
-
-
-def _check_strength(strength: float) -> None:
-    if not isinstance(strength, int | float) or not math.isfinite(strength):
-        raise ValueError(
-            f"the strength is {strength!r}, but must be a number: 0 is the base, 1 as trained."
-        )
-
-
-def _check_names(pipe: Any, name: str, token: str, concept: Concept) -> None:
-    held = loaded_concepts(pipe)
-    if name in held:
-        raise ValueError(
-            f"a concept named {name!r} is already loaded; use swap_concept to replace it, or pass "
-            "another name."
-        )
-    for other, entry in held.items():
-        learned = concept.trigger_rows is not None or entry.concept.trigger_rows is not None
-        if learned and token and token == entry.token:
-            raise ValueError(
-                f"{name!r} and {other!r} are both called by {token!r}; load one of them with "
-                "another word, such as token='zwx'."
-            )

@@ -27,7 +27,7 @@ from .svd import parse_rank
 from .tuner import SVFitConfig, layers
 
 log = logging.getLogger(__name__)
-ADAPTER = "training"
+ADAPTER = "subject"
 SAMPLE = "robot"
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -101,7 +101,8 @@ def prepare_subject(config: TrainConfig, accelerator: Accelerator, progress: boo
     )
     family = recognise(pipe)
     pipe.set_progress_bar_config(disable=True)
-    pipe.vae.to(torch.float32)  # its half precision overflows on some bases
+    if config.mixed_precision != "no":
+        pipe.vae.to(torch.float32)  # its half precision overflows on some bases
     pipe.to(accelerator.device)
     for model in (*family.components(pipe).values(), pipe.vae):
         model.requires_grad_(False)

@@ -9,9 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import signal
-import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,10 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
-from diffusers.optimization import get_scheduler
-from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 
 from . import checkpoints, trigger
@@ -32,6 +25,15 @@ from .families import base_name
 from .matching import collect
 from .objective import Denoiser, Objective
 from .pictures import grid
+from .runtime import (
+    copied,
+    fast_attention,
+    interruptible,
+    make_accelerator,
+    make_optimizer,
+    restore,
+    resume_schedule,
+)
 from .settings import TrainConfig
 from .subject import ADAPTER, prepare_subject
 
@@ -61,7 +63,7 @@ def train(config: TrainConfig, progress: bool = True) -> Trained:
 
     Ctrl-C or SIGTERM ends it after the step under way, with the concept written.
     """
-    return Training(config, _accelerator(config), progress).run()
+    return Training(config, make_accelerator(config), progress).run()
 
 
 class Training:
@@ -74,10 +76,10 @@ class Training:
         self.objective = Objective(config, accelerator, self.subject)
         groups = self.subject.parameters()
         self.named = {name: p for group in groups.values() for name, p in group.items()}
-        optimizer, self.schedule = _optimizer(config, groups)
+        optimizer, self.schedule = make_optimizer(config, groups)
         self.model, self.optimizer = accelerator.prepare(Denoiser(self.subject), optimizer)
         self.step, self.stopped, self.exit_status = 0, None, 0
-        self.good = _copy(self.named)
+        self.good = copied(self.named)
 
     def run(self) -> Trained:
         """Train to the last step, or until stopped, and write the concept."""
@@ -89,7 +91,7 @@ class Training:
             desc="training",
             disable=not (self.progress and self.accelerator.is_main_process),
         )
-        with bar, _interruptible(self), _fast_attention(self.accelerator.device):
+        with bar, interruptible(self), fast_attention(self.accelerator.device):
             while self.step < self.config.max_train_steps and not self._asked_to_stop():
                 loss = self._optimize()
                 if not math.isfinite(loss):
@@ -113,7 +115,7 @@ class Training:
                 self.accelerator.backward(loss)
             total += self.accelerator.reduce(loss.detach(), "mean").item()
         if math.isfinite(total):
-            self.good = _copy(self.named)
+            self.good = copied(self.named)
             self.accelerator.clip_grad_norm_(list(self.named.values()), self.config.max_grad_norm)
             self.optimizer.step()
             self.schedule.step()
@@ -122,7 +124,7 @@ class Training:
 
     def _give_up(self) -> None:
         """Go back to the last parameters that gave a finite loss."""
-        _restore(self.named, self.good)
+        restore(self.named, self.good)
         self.exit_status = 1
         self.stopped = (
             f"the loss of step {self.step + 1} was not a finite number; what was learned before "
@@ -178,13 +180,12 @@ class Training:
                     f"{path.name} was trained with --{name} {settings['settings'].get(name)}, not "
                     f"{value}; resume with the same, or train into another folder."
                 )
-        _restore(self.named, tensors)
+        restore(self.named, tensors)
         checkpoints.unpack_optimizer(self.optimizer, tensors)
         if self.accelerator.scaler and settings["scaler"]:
             self.accelerator.scaler.load_state_dict(settings["scaler"])
         self.step = settings["step"]
-        self.schedule.last_epoch = self.step - 1
-        self.schedule.step()
+        resume_schedule(self.schedule, self.optimizer, self.step)
 
     @torch.no_grad()
     def _validate(self) -> None:
@@ -211,7 +212,7 @@ class Training:
     def _finish(self, before: float) -> Trained:
         """Round what was learned as the file does, measure that, and write it."""
         rounded = {name: p.detach().half().float() for name, p in self.named.items()}
-        _restore(self.named, rounded)
+        restore(self.named, rounded)
         after = self.objective.held_out_loss(self.model)
         concept = self._concept()
         if self.accelerator.is_main_process:
@@ -251,84 +252,3 @@ class Training:
             },
             **fields,
         )
-
-
-def _accelerator(config: TrainConfig) -> Accelerator:
-    if config.allow_tf32 and torch.cuda.is_available():
-        torch.backends.cuda.matmul.allow_tf32 = True
-    project = ProjectConfiguration(
-        config.output_dir, str(Path(config.output_dir, config.logging_dir))
-    )
-    accelerator = Accelerator(
-        mixed_precision=config.mixed_precision,
-        gradient_accumulation_steps=1,  # the loop adds up itself: its batches are numbered
-        log_with=config.report_to,
-        project_config=project,
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=True)
-        ],
-    )
-    if config.report_to:
-        accelerator.init_trackers("train_dreambooth_svfit")
-    return accelerator
-
-
-def _optimizer(config: TrainConfig, groups: dict[str, dict]) -> tuple[torch.optim.Optimizer, Any]:
-    """AdamW with a rate for each group of parameters, and its schedule."""
-    rates = {
-        "denoiser": config.learning_rate,
-        "text": config.text_encoder_lr or config.learning_rate,
-        "token": config.token_lr,
-    }
-    optimizer = torch.optim.AdamW(
-        [{"params": list(g.values()), "lr": rates[k]} for k, g in groups.items() if g],
-        betas=(config.adam_beta1, config.adam_beta2),
-        weight_decay=config.adam_weight_decay,
-        eps=config.adam_epsilon,
-    )
-    schedule = get_scheduler(
-        config.lr_scheduler,
-        optimizer,
-        num_warmup_steps=config.lr_warmup_steps,
-        num_training_steps=config.max_train_steps,
-        num_cycles=config.lr_num_cycles,
-        power=config.lr_power,
-    )
-    return optimizer, schedule
-
-
-def _copy(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: p.detach().clone() for name, p in parameters.items()}
-
-
-@torch.no_grad()
-def _restore(parameters: dict[str, Tensor], values: dict[str, Tensor]) -> None:
-    for name, parameter in parameters.items():
-        parameter.copy_(values[name])
-
-
-@contextlib.contextmanager
-def _interruptible(training: Training) -> Iterator[None]:
-    """Ctrl-C and SIGTERM ask the training to stop; a second one ends it at once."""
-
-    def ask(number: int, _: Any) -> None:
-        training.stopped = "interrupted"
-        training.exit_status = 130 if number == signal.SIGINT else 0
-        signal.signal(number, old[number])
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    old = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in old:
-        signal.signal(number, ask)
-    try:
-        yield
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
-
-
-def _fast_attention(device: torch.device) -> contextlib.AbstractContextManager:
-    """On a CPU, plain products: the backward of flash attention is a step's largest cost there."""
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()

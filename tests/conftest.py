@@ -78,9 +78,7 @@ def make_pipeline(seed: int = 0, width: int = 32) -> StableDiffusionPipeline:
         vae=vae,
         text_encoder=CLIPTextModel(text).eval(),
         tokenizer=tokenizer,
-        scheduler=DDIMScheduler(
-            beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
-        ),
+        scheduler=DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False, steps_offset=1),
         safety_checker=None,
         feature_extractor=None,
         image_encoder=None,
@@ -120,8 +118,6 @@ def picture(pipe, prompt="a photo of sks dog", seed=0, steps=2, **options):
         output_type="latent",
         **options,
     ).images
-
-
 
 
 def make_concept(pipe, rank=4, seed=0, size=0.5, targets=None, token="sks", trigger=True):

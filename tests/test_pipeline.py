@@ -130,6 +130,13 @@ def test_a_name_taken_is_refused(pipe):
         load_concept(pipe, make_concept(pipe), name="rex")
 
 
+@pytest.mark.parametrize("name", ["training", "forward", "my.best-dog v2", "keys"])
+def test_any_file_name_will_do(pipe, name):
+    held = load_concept(pipe, make_concept(pipe), name=name)
+    set_concepts(pipe, {held: 0.5})
+    remove_concept(pipe, held)
+
+
 def untouched(pipe, before):
     plain = all("svfit" not in n for n, _ in pipe.unet.named_modules())
     return plain and torch.equal(picture(pipe), before)

@@ -1,0 +1,116 @@
+"""What a training runs in: accelerate, optimizer, signals, attention kernels."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
+from diffusers.optimization import get_scheduler
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from .settings import TrainConfig
+
+
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """Devices, processes, precision and logs, as configured."""
+    if config.allow_tf32 and torch.cuda.is_available():
+        torch.backends.cuda.matmul.allow_tf32 = True
+    project = ProjectConfiguration(
+        config.output_dir, str(Path(config.output_dir, config.logging_dir))
+    )
+    AcceleratorState._reset_state()  # a process may train again with another precision
+    accelerator = Accelerator(
+        mixed_precision=config.mixed_precision,
+        gradient_accumulation_steps=1,  # the loop adds up itself: its batches are numbered
+        log_with=config.report_to,
+        project_config=project,
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=True)
+        ],
+    )
+    if config.report_to:
+        accelerator.init_trackers("train_dreambooth_svfit")
+    return accelerator
+
+
+def make_optimizer(
+    config: TrainConfig, groups: dict[str, dict]
+) -> tuple[torch.optim.Optimizer, Any]:
+    """AdamW with a rate for each group of parameters, and its schedule."""
+    rates = {
+        "denoiser": config.learning_rate,
+        "text": config.text_encoder_lr or config.learning_rate,
+        "token": config.token_lr,
+    }
+    optimizer = torch.optim.AdamW(
+        [{"params": list(g.values()), "lr": rates[k]} for k, g in groups.items() if g],
+        betas=(config.adam_beta1, config.adam_beta2),
+        weight_decay=config.adam_weight_decay,
+        eps=config.adam_epsilon,
+    )
+    schedule = get_scheduler(
+        config.lr_scheduler,
+        optimizer,
+        num_warmup_steps=config.lr_warmup_steps,
+        num_training_steps=config.max_train_steps,
+        num_cycles=config.lr_num_cycles,
+        power=config.lr_power,
+    )
+    return optimizer, schedule
+
+
+def resume_schedule(schedule: Any, optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Put a schedule, and the optimizer's rates, where they stand after `step` steps."""
+    schedule.last_epoch = step
+    rates = [f(step) * rate for f, rate in zip(schedule.lr_lambdas, schedule.base_lrs, strict=True)]
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    schedule._last_lr = rates
+
+
+def copied(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A copy of named parameters."""
+    return {name: p.detach().clone() for name, p in parameters.items()}
+
+
+@torch.no_grad()
+def restore(parameters: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+    """Write values into named parameters."""
+    for name, parameter in parameters.items():
+        parameter.copy_(values[name])
+
+
+@contextlib.contextmanager
+def interruptible(training: Any) -> Iterator[None]:
+    """Ctrl-C and SIGTERM ask the training to stop; a second one ends it at once."""
+
+    def ask(number: int, _: Any) -> None:
+        training.stopped = "interrupted"
+        training.exit_status = 130 if number == signal.SIGINT else 0
+        signal.signal(number, old[number])
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    old = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in old:
+        signal.signal(number, ask)
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def fast_attention(device: torch.device) -> contextlib.AbstractContextManager:
+    """On a CPU, plain products: the backward of flash attention is a step's largest cost there."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()

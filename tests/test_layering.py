@@ -1,0 +1,50 @@
+"""The one direction of imports: no module imports one that stands to its right."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "svfit_diffusion"
+ORDER = (
+    *("toybox", "settings", "svd", "cache", "layer", "tuner", "attention", "header", "concept"),
+    *(
+        "trigger",
+        "families",
+        "matching",
+        "pipeline",
+        "photos",
+        "pictures",
+        "examples",
+        "checkpoints",
+    ),
+    *("generation", "subject", "objective", "runtime", "training", "demo", "cli"),
+)
+
+
+def imported(path):
+    """Names of our own modules that a file imports anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            yield from (name.split(".")[0] for name in names)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("svfit_diffusion"):
+            yield from node.module.split(".")[1:2]
+
+
+def test_the_order_names_every_module():
+    held = {p.stem for p in PACKAGE.glob("*.py")} | {p.parent.name for p in PACKAGE.glob("*/*.py")}
+    assert held - {"__init__", "svfit_diffusion"} == set(ORDER)
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_no_module_imports_to_its_right(name):
+    file = PACKAGE / f"{name}.py"
+    file = file if file.is_file() else PACKAGE / name / "__init__.py"
+    for other in set(imported(file)) - {"__version__"}:
+        assert ORDER.index(other) < ORDER.index(name), f"{name} imports {other}"
+
+
+@pytest.mark.parametrize("file", sorted(PACKAGE.glob("*.py")), ids=lambda p: p.stem)
+def test_files_are_short(file):
+    assert len(file.read_text().splitlines()) <= 260

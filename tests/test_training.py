@@ -1,0 +1,314 @@
+"""training.py and what it stands on, on a tiny pipeline; every part is the real one."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import load, picture
+from PIL import Image
+
+from svfit_diffusion.concept import read_concept
+from svfit_diffusion.objective import Objective
+from svfit_diffusion.pipeline import load_concept
+from svfit_diffusion.runtime import make_accelerator
+from svfit_diffusion.settings import TrainConfig
+from svfit_diffusion.training import Training, train
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """Three pictures of a red square on different grounds."""
+    folder = tmp_path_factory.mktemp("photos")
+    for i, ground in enumerate(("white", "blue", "black")):
+        image = Image.new("RGB", (40, 32), ground)
+        image.paste((255, 0, 0), (8 + 4 * i, 8, 24 + 4 * i, 24))
+        image.save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def config(base_folder, photos, tmp_path):
+    return TrainConfig(
+        pretrained_model_name_or_path=str(base_folder),
+        instance_data_dir=str(photos),
+        instance_prompt="a photo of sks dog",
+        output_dir=str(tmp_path / "rex"),
+        rank="4",
+        max_train_steps=4,
+        train_batch_size=2,
+    )
+
+
+def run(config, **changes):
+    return train(replace(config, **changes), progress=False)
+
+
+def same(a, b):
+    rows = (a.trigger_rows is None) == (b.trigger_rows is None)
+    rows = rows and (a.trigger_rows is None or np.array_equal(a.trigger_rows, b.trigger_rows))
+    return rows and np.array_equal(a.deltas, b.deltas)
+
+
+def test_the_loss_on_held_out_noise_falls_and_the_file_is_what_is_returned(config):
+    result = run(config, max_train_steps=30, train_batch_size=4)
+    assert result.loss_after < result.loss_before and not result.stopped
+    concept = read_concept(result.path)
+    assert result.path.name == "rex.safetensors" and same(concept, result.concept)
+    assert (concept.trigger, concept.base, concept.rank) == ("sks dog", "tiny", "4")
+    assert concept.training["steps"] == 30 and np.abs(concept.deltas).min() > 0
+
+
+@pytest.mark.parametrize("train_token", [True, False])
+def test_a_fresh_pipeline_draws_the_same_to_the_last_bit(config, base_folder, train_token):
+    config = replace(config, train_token=train_token)
+    training = Training(config, make_accelerator(config), progress=False)
+    result = training.run()
+    trained = training.subject
+    prompt = "a photo of sks dog"
+    with torch.no_grad():
+        mine = picture(trained.pipe, trained.put_tokens(prompt))
+    fresh = load(base_folder)
+    before = picture(fresh, prompt)
+    load_concept(fresh, result.path)
+    assert torch.equal(picture(fresh, prompt), mine) and not torch.equal(before, mine)
+
+
+def test_the_loss_is_the_published_one(config, base_folder):
+    """With deltas at zero: |noise - unet(sqrt(a) x + sqrt(1 - a) noise)|^2, by hand."""
+    config = replace(config, train_token=False)
+    training = Training(config, make_accelerator(config), progress=False)
+    objective = training.objective
+    loss = objective.loss(training.model, 3).item()
+    from svfit_diffusion.examples import draw
+
+    batch = draw(training.subject.examples, 0, range(6, 8), 1000)
+    pipe = load(base_folder)
+    betas = torch.linspace(0.0001**0.5, 0.02**0.5, 1000, dtype=torch.float64) ** 2
+    kept = torch.cumprod(1 - betas, 0)[batch.steps].view(-1, 1, 1, 1)
+    noisy = (kept.sqrt() * batch.latents + (1 - kept).sqrt() * batch.noise).float()
+    ids = pipe.tokenizer(
+        ["a photo of sks dog"] * 2, padding="max_length", max_length=16, return_tensors="pt"
+    ).input_ids
+    with torch.no_grad():
+        text = pipe.text_encoder(ids)[0]
+        predicted = pipe.unet(noisy, batch.steps, text).sample
+    by_hand = (predicted - batch.noise).square().mean().item()
+    assert loss == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_latents_are_the_vaes(config, base_folder):
+    training = Training(config, make_accelerator(config), progress=False)
+    examples, pipe = training.subject.examples, load(base_folder)
+    image = Image.open(os.path.join(config.instance_data_dir, "1.png")).crop((4, 0, 36, 32))
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 127.5 - 1
+    with torch.no_grad():
+        mean = pipe.vae.encode(pixels).latent_dist.mean * pipe.vae.config.scaling_factor
+    middle = examples.variants[1][1]  # of three places along the longer side
+    assert torch.allclose(examples.mean[middle], mean[0], atol=1e-4)
+
+
+def test_stop_and_resume_is_as_if_never_stopped(config, tmp_path):
+    whole = run(config, max_train_steps=6, lr_scheduler="cosine", lr_warmup_steps=2)
+    other = replace(
+        config,
+        output_dir=str(tmp_path / "other" / "rex"),
+        lr_scheduler="cosine",
+        lr_warmup_steps=2,
+        max_train_steps=6,
+        checkpointing_steps=3,
+    )
+    training = Training(other, make_accelerator(other), progress=False)
+    step = training._after_step
+
+    def stop_after_three(loss):
+        step(loss)
+        if training.step == 3:
+            training.stopped = "interrupted"
+
+    training._after_step = stop_after_three
+    assert training.run().steps == 3
+    again = train(replace(other, resume_from_checkpoint="latest"), progress=False)
+    assert again.steps == 6 and same(again.concept, whole.concept)
+
+
+def test_resuming_what_is_not_there_or_not_the_same_is_an_error(config):
+    run(config, max_train_steps=1)
+    with pytest.raises(ValueError, match="no checkpoint 'checkpoint-7'"):
+        run(config, resume_from_checkpoint="checkpoint-7")
+    with pytest.raises(ValueError, match="--rank 4, not 3"):
+        run(config, resume_from_checkpoint="latest", rank="3")
+
+
+def test_accumulation_is_a_larger_batch(config):
+    large = run(config, train_batch_size=4)
+    small = run(config, train_batch_size=2, gradient_accumulation_steps=2)
+    assert np.allclose(large.concept.deltas, small.concept.deltas, atol=1e-3)
+
+
+def test_two_processes_are_one_with_twice_the_batch(config, tmp_path):
+    one = run(config, train_batch_size=4, max_train_steps=3)
+    two = replace(config, output_dir=str(tmp_path / "two" / "rex"), max_train_steps=3)
+    code = (
+        "import json, sys, torch; torch.set_num_threads(1)\n"
+        "from accelerate import PartialState\n"
+        "from svfit_diffusion import TrainConfig, train\n"
+        "train(TrainConfig(**json.loads(sys.argv[1])), progress=False)\n"
+        "assert PartialState().num_processes == 2\n"
+    )
+    script = tmp_path / "two.py"
+    script.write_text(code)
+    import json
+
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    command += ["--master_port", "29577", str(script), json.dumps(asdict(two))]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    concept = read_concept(two.concept_path)
+    assert concept.training["batch"] == 4
+    assert np.allclose(concept.deltas, one.concept.deltas, atol=1e-3)
+    assert np.allclose(concept.trigger_rows, one.concept.trigger_rows, atol=1e-3)
+
+
+def test_ctrl_c_ends_cleanly_with_a_concept_and_a_checkpoint(config):
+    command = [sys.executable, "-m", "svfit_diffusion.cli", "train"]
+    given = {**asdict(config), "max_train_steps": 100_000}
+    for key in ("pretrained_model_name_or_path", "instance_data_dir", "instance_prompt"):
+        command += [f"--{key}", str(given[key])]
+    command += ["--output_dir", config.output_dir, "--max_train_steps", "100000", "--rank", "4"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    seen = b""
+    while b"loss=" not in seen:  # the bar shows that steps are being done
+        seen += process.stderr.read1()
+        assert process.poll() is None, seen
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert b"Traceback" not in err and b"interrupted" in err
+    steps = read_concept(config.concept_path).training["steps"]
+    assert 0 < steps < 100_000
+    assert (config.concept_path.parent / f"checkpoint-{steps}").is_dir()
+
+
+def test_a_loss_that_is_no_number_keeps_the_last_good_state(config, monkeypatch):
+    good = run(config, max_train_steps=2)
+    loss = Objective.loss
+
+    def broken(self, model, number):
+        value = loss(self, model, number)
+        return value * float("nan") if number == 3 else value
+
+    monkeypatch.setattr(Objective, "loss", broken)
+    result = run(config, max_train_steps=9)
+    assert result.steps == 3 and result.exit_status == 1
+    assert "step 4 was not a finite number" in result.stopped
+    assert same(result.concept, good.concept)  # the parameters of the last finite loss
+
+
+def test_prior_preservation_draws_what_is_missing(config, tmp_path):
+    folder = tmp_path / "class"
+    prior = {"with_prior_preservation": True, "class_data_dir": str(folder)}
+    with_prior = run(config, **prior, num_class_images=3, sample_batch_size=2)
+    assert len(list(folder.glob("*.png"))) == 3
+    times = {p: p.stat().st_mtime_ns for p in folder.glob("*.png")}
+    run(config, **prior, num_class_images=4)
+    assert len(list(folder.glob("*.png"))) == 4
+    assert all(p.stat().st_mtime_ns == t for p, t in times.items())
+    assert not same(with_prior.concept, run(config).concept)
+
+
+def test_what_is_frozen_is_not_in_the_file_and_text_is_encoded_once(config, monkeypatch):
+    calls = []
+    from svfit_diffusion.families import StableDiffusion
+
+    inner = StableDiffusion.encode_text
+
+    def counted(self, pipe, ids):
+        calls.append(1)
+        return inner(self, pipe, ids)
+
+    monkeypatch.setattr(StableDiffusion, "encode_text", counted)
+    result = run(config, train_text_encoder=False, train_token=False, attention="cross")
+    assert result.concept.targets == {"unet": "cross"} and result.concept.trigger_rows is None
+    assert len(calls) == 1  # one caption
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"gradient_checkpointing": True},
+        {"mixed_precision": "bf16"},
+        {"snr_gamma": 5.0, "noise_offset": 0.1, "random_flip": True},
+        {"rank": "energy=0.5", "num_vectors": 2},
+        {"rank": "full", "train_text_encoder": False},
+    ],
+)
+def test_options_train(config, changes, base_folder):
+    result = run(config, **changes, max_train_steps=8)
+    assert result.loss_after < result.loss_before
+    load_concept(load(base_folder), result.path)
+
+
+def test_gradient_checkpointing_changes_nothing(config):
+    plain = run(config)
+    assert np.allclose(
+        plain.concept.deltas, run(config, gradient_checkpointing=True).concept.deltas, atol=1e-3
+    )
+
+
+def test_captions_and_skipped_files(config, photos, tmp_path, caplog):
+    folder = tmp_path / "captioned"
+    folder.mkdir()
+    for i in range(2):
+        (folder / f"{i}.png").write_bytes((photos / f"{i}.png").read_bytes())
+    (folder / "1.txt").write_text("sks dog on the beach")
+    (folder / "notes.pdf").write_bytes(b"%PDF")
+    with caplog.at_level(logging.WARNING):
+        given = replace(config, instance_data_dir=str(folder))
+        training = Training(given, make_accelerator(given), progress=False)
+    assert training.subject.examples.captions == ("a photo of sks dog", "sks dog on the beach")
+    assert "skipped" in caplog.text and "notes.pdf" in caplog.text
+
+
+def test_validation_pictures_and_log(config):
+    run(config, validation_prompt="sks dog", validation_steps=2, num_validation_images=2,
+        report_to="tensorboard", max_train_steps=3)  # fmt: skip
+    folder = config.concept_path.parent
+    drawn = sorted(p.name for p in (folder / "validation").iterdir())
+    assert drawn == ["000002.png", "000003.png"]
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (events,) = (folder / "logs").rglob("events*")
+    log = EventAccumulator(str(events.parent))
+    log.Reload()
+    assert [e.step for e in log.Scalars("loss")] == [1, 2, 3]
+    assert log.Tags()["images"]
+
+
+def test_checkpoints_are_kept_as_told(config):
+    run(config, max_train_steps=5, checkpointing_steps=1, checkpoints_total_limit=2)
+    kept = sorted(p.name for p in config.concept_path.parent.glob("checkpoint-*"))
+    assert kept == ["checkpoint-4", "checkpoint-5"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"rank": "many"}, "rank is 'many'"),
+        ({"instance_data_dir": "/no/such/folder"}, "/no/such/folder"),
+        ({"pretrained_model_name_or_path": "nobody/nothing"}, "could not be loaded"),
+        ({"instance_data_dir": None}, "no photos"),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence(config, changes, reason):
+    with pytest.raises(ValueError, match=reason) as error:
+        run(config, **changes)
+    assert "\n" not in str(error.value)
