@@ -111,7 +111,7 @@ def draw(
     return Batch(torch.stack(latents), torch.stack(noises), torch.stack(times), tuple(photos))
 
 
-def held_out(examples: Examples, steps: int, times: int = 8) -> Batch:
+def held_out(examples: Examples, steps: int, times: int = 4) -> Batch:
     """Noise that no training draws: each photo at `times` evenly spaced time steps."""
     count, random = len(examples), generator("held out")
     photos = tuple(i for i in range(count) for _ in range(times))

@@ -100,7 +100,35 @@ class StableDiffusion(Family):
         )
 
 
-FAMILIES: tuple[Family, ...] = (StableDiffusion(),)
+class StableDiffusionXL(StableDiffusion):
+    """SDXL: two CLIP encoders side by side, a pooled text vector, and the picture's size as ids."""
+
+    name = "sdxl"
+    pipelines = ("StableDiffusionXLPipeline",)
+    encoders = (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2"))
+
+    def encode_text(self, pipe: Any, ids: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        """Two times ids [n, length] -> hidden states [n, length, widths], pooled [n, width]."""
+        models = (getattr(pipe, encoder) for _, encoder in self.encoders)
+        outputs = [
+            model(i, output_hidden_states=True) for model, i in zip(models, ids, strict=True)
+        ]
+        hidden = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
+        return {"encoder_hidden_states": hidden, "text_embeds": outputs[-1].text_embeds}
+
+    def predict(self, denoiser: nn.Module, noisy: Tensor, steps: Tensor, text: dict) -> Tensor:
+        """The UNet's output [n, channels, h, w]; the picture is as large as its latents, uncut."""
+        height, width = (8 * size for size in noisy.shape[-2:])
+        sizes = noisy.new_tensor([height, width, 0, 0, height, width])
+        added = {
+            "text_embeds": text["text_embeds"],
+            "time_ids": sizes.repeat(len(noisy), 1),
+        }
+        hidden = text["encoder_hidden_states"]
+        return denoiser(noisy, steps, hidden, added_cond_kwargs=added).sample
+
+
+FAMILIES: tuple[Family, ...] = (StableDiffusion(), StableDiffusionXL())
 
 
 def recognise(pipe: Any) -> Family:

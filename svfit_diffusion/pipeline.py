@@ -216,6 +216,7 @@ def _add_trigger(pipe: Any, family: Family, entry: Loaded) -> None:
         if part in rows:
             ids = trigger.add_tokens(getattr(pipe, tokenizer), entry.tokens)
             trigger.set_rows(getattr(pipe, part), ids, torch.from_numpy(rows[part]))
+            trigger.pool_at_end(getattr(pipe, part), getattr(pipe, tokenizer))
             entry.ids[part] = ids
 
 

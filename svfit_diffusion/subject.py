@@ -167,6 +167,7 @@ def _patch(subject: Subject, config: TrainConfig, announce: bool) -> None:
             ids = trigger.add_tokens(reader, subject.tokens)
             start = trigger.start_row(reader, encoder, subject.class_word)
             trigger.set_rows(encoder, ids, start.repeat(len(ids), 1), train=True)
+            trigger.pool_at_end(encoder, reader)
             subject.ids[part] = ids
     if config.gradient_checkpointing:
         for part, model in family.components(pipe).items():

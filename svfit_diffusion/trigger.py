@@ -59,6 +59,17 @@ def set_rows(encoder: nn.Module, ids: list[int], rows: Tensor, train: bool = Fal
         embedding.svfit_rows[str(token)] = nn.Parameter(value, requires_grad=train)
 
 
+def pool_at_end(encoder: nn.Module, tokenizer: Any) -> None:
+    """Let a CLIP encoder pool at the end token.
+
+    Older configurations (SDXL's) say 2 for it, by which transformers takes the largest id of a
+    prompt instead. That is the end token, until a prompt holds a token added after it.
+    """
+    for module in encoder.modules():
+        if getattr(module, "eos_token_id", None) == 2:
+            module.eos_token_id = tokenizer.eos_token_id
+
+
 def get_rows(encoder: nn.Module, ids: list[int]) -> Tensor:
     """The rows [len(ids), width] of token ids, float32 on the CPU."""
     rows = encoder.get_input_embeddings().svfit_rows

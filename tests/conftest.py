@@ -6,8 +6,20 @@ import string
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DiffusionPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+)
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 torch.set_num_threads(1)  # tiny matrices: more threads only wait for one another
@@ -38,11 +50,9 @@ def make_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=16)
 
 
-def make_pipeline(seed: int = 0, width: int = 32) -> StableDiffusionPipeline:
-    """A pipeline of some 300,000 parameters for pictures of 32 px."""
-    torch.manual_seed(seed)
-    tokenizer = make_tokenizer()
-    text = CLIPTextConfig(
+def text_config(tokenizer, width, **more):
+    """A small CLIP text encoder's configuration."""
+    return CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,
         intermediate_size=2 * width,
@@ -50,10 +60,14 @@ def make_pipeline(seed: int = 0, width: int = 32) -> StableDiffusionPipeline:
         num_attention_heads=4,
         max_position_embeddings=16,
         bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
+        **({"eos_token_id": tokenizer.eos_token_id} | more),
     )
-    unet = UNet2DConditionModel(
+
+
+def make_unet(width, **more):
+    """A small UNet with self- and cross-attention."""
+    return UNet2DConditionModel(
         sample_size=16,
         in_channels=4,
         out_channels=4,
@@ -64,7 +78,12 @@ def make_pipeline(seed: int = 0, width: int = 32) -> StableDiffusionPipeline:
         cross_attention_dim=width,
         attention_head_dim=8,
         norm_num_groups=8,
+        **more,
     )
+
+
+def shared_parts():
+    """VAE and scheduler of the tiny pipelines."""
     vae = AutoencoderKL(
         block_out_channels=(8, 16),
         down_block_types=("DownEncoderBlock2D", "DownEncoderBlock2D"),
@@ -73,16 +92,45 @@ def make_pipeline(seed: int = 0, width: int = 32) -> StableDiffusionPipeline:
         norm_num_groups=4,
         sample_size=32,
     )
+    scheduler = DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False, steps_offset=1)
+    return {"vae": vae, "scheduler": scheduler, "feature_extractor": None, "image_encoder": None}
+
+
+def make_pipeline(seed: int = 0, width: int = 32) -> StableDiffusionPipeline:
+    """A pipeline of some 300,000 parameters for pictures of 32 px."""
+    torch.manual_seed(seed)
+    tokenizer = make_tokenizer()
     pipe = StableDiffusionPipeline(
-        unet=unet,
-        vae=vae,
-        text_encoder=CLIPTextModel(text).eval(),
+        unet=make_unet(width),
+        text_encoder=CLIPTextModel(text_config(tokenizer, width)).eval(),
         tokenizer=tokenizer,
-        scheduler=DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False, steps_offset=1),
         safety_checker=None,
-        feature_extractor=None,
-        image_encoder=None,
         requires_safety_checker=False,
+        **shared_parts(),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def make_xl_pipeline(seed: int = 0) -> StableDiffusionXLPipeline:
+    """SDXL's classes and layout; its second encoder states the end token as SDXL's file does."""
+    torch.manual_seed(seed)
+    tokenizer = make_tokenizer()
+    second = text_config(tokenizer, 24, projection_dim=40, eos_token_id=2)
+    unet = make_unet(
+        32 + 24,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + 40,
+        use_linear_projection=True,
+    )
+    pipe = StableDiffusionXLPipeline(
+        unet=unet,
+        text_encoder=CLIPTextModel(text_config(tokenizer, 32)).eval(),
+        text_encoder_2=CLIPTextModelWithProjection(second).eval(),
+        tokenizer=tokenizer,
+        tokenizer_2=make_tokenizer(),
+        **shared_parts(),
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -104,7 +152,7 @@ def pipe(base_folder):
 
 def load(folder, dtype=torch.float32):
     """A quiet pipeline from a folder."""
-    loaded = StableDiffusionPipeline.from_pretrained(folder, dtype=dtype)
+    loaded = DiffusionPipeline.from_pretrained(folder, dtype=dtype)
     loaded.set_progress_bar_config(disable=True)
     return loaded
 

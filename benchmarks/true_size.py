@@ -1,0 +1,139 @@
+"""Stable Diffusion 1.5's true configuration with random weights: two training steps at 512 px.
+
+Prints the number of values, the bytes of the file, peak memory and seconds. Weights cannot tell
+likeness here; sizes, memory and the path through every part are the real ones.
+
+    python benchmarks/true_size.py [--base FOLDER] [--rank 16] [--steps 2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import string
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from PIL import Image, ImageDraw
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from svfit_diffusion import TrainConfig, train
+from svfit_diffusion.pictures import size_text
+
+UNET = {
+    "sample_size": 64,
+    "cross_attention_dim": 768,
+    "attention_head_dim": 8,
+    "block_out_channels": (320, 640, 1280, 1280),
+}
+TEXT = {
+    "vocab_size": 49408,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "max_position_embeddings": 77,
+    "hidden_act": "quick_gelu",
+    "projection_dim": 768,
+    "bos_token_id": 49406,
+    "eos_token_id": 49407,
+}
+VAE = {
+    "block_out_channels": (128, 256, 512, 512),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "layers_per_block": 2,
+    "latent_channels": 4,
+    "sample_size": 512,
+}
+
+
+def tokenizer() -> CLIPTokenizer:
+    """A tokenizer of the true size; its words are single letters and place-holders."""
+    letters = string.ascii_lowercase + string.digits + "<>-.,"
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters)]
+    tokens += [f"[{i}]" for i in range(49406 - len(tokens))]
+    tokens += ["<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77)
+
+
+def build(folder: Path) -> None:
+    """Write the pipeline as a diffusers folder in float16, the precision it is published in."""
+    torch.manual_seed(0)
+    scheduler = PNDMScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        skip_prk_steps=True,
+        steps_offset=1,
+    )
+    pipe = StableDiffusionPipeline(
+        unet=UNet2DConditionModel(**UNET),
+        vae=AutoencoderKL(**VAE),
+        text_encoder=CLIPTextModel(CLIPTextConfig(**TEXT)),
+        tokenizer=tokenizer(),
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        image_encoder=None,
+        requires_safety_checker=False,
+    )
+    pipe.to(torch.float16).save_pretrained(folder)
+
+
+def photos(folder: Path) -> None:
+    """Five pictures of 600 x 512 px."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(5):
+        image = Image.new("RGB", (600, 512), (40 * i, 90, 200 - 30 * i))
+        ImageDraw.Draw(image).ellipse((100 + 20 * i, 120, 400, 420), fill=(220, 60, 40))
+        image.save(folder / f"{i}.png")
+
+
+def main() -> None:
+    """Build the base unless it is there, train, and print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--base", type=Path, default=Path(tempfile.gettempdir(), "sd15-random"))
+    parser.add_argument("--rank", default="16")
+    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=1)
+    given = parser.parse_args()
+    if not (given.base / "model_index.json").is_file():
+        build(given.base)
+    folder = Path(tempfile.mkdtemp())
+    photos(folder / "photos")
+    begin = time.perf_counter()
+    result = train(
+        TrainConfig(
+            pretrained_model_name_or_path=str(given.base),
+            instance_data_dir=str(folder / "photos"),
+            instance_prompt="a photo of sks dog",
+            output_dir=str(folder / "rex"),
+            rank=given.rank,
+            max_train_steps=given.steps,
+            train_batch_size=given.batch,
+            center_crop=True,
+            gradient_checkpointing=True,
+        )
+    )
+    seconds = time.perf_counter() - begin
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(f"values   {result.concept.values:,} ({result.concept.deltas.size:,} singular values)")
+    print(f"file     {result.path.stat().st_size:,} bytes")
+    print(f"memory   {size_text(peak)} peak of the process, base included")
+    print(f"seconds  {seconds:.0f} in all, {given.steps} steps of batch {given.batch} at 512 px")
+    print(f"threads  {torch.get_num_threads()}")
+    print(f"loss     {result.loss_before:.4f} -> {result.loss_after:.4f} on held-out noise")
+
+
+if __name__ == "__main__":
+    main()

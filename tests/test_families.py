@@ -1,0 +1,135 @@
+"""families.py: each family's text, target and components against diffusers' own pipelines."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import load, make_xl_pipeline, picture
+from PIL import Image
+
+from svfit_diffusion import toybox
+from svfit_diffusion.families import base_name, load_base, recognise
+from svfit_diffusion.pipeline import load_concept, loaded_concepts, remove_concept
+from svfit_diffusion.runtime import make_accelerator
+from svfit_diffusion.settings import TrainConfig
+from svfit_diffusion.training import Training
+
+
+@pytest.fixture(scope="session")
+def xl_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base") / "tiny-xl"
+    make_xl_pipeline().to(torch.float16).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(params=["sd", "sdxl"])
+def folder(request, base_folder, xl_folder):
+    return {"sd": base_folder, "sdxl": xl_folder}[request.param]
+
+
+@torch.no_grad()
+def test_text_and_prediction_are_the_pipelines_own(folder):
+    """One step of the pipeline without guidance calls the UNet with what the family calls it."""
+    pipe = load(folder)
+    family, seen = recognise(pipe), {}
+    inner = pipe.unet.forward
+
+    def spy(*arguments, **named):
+        output = inner(*arguments, **named)
+        seen.update(noisy=arguments[0], step=arguments[1], out=output[0])
+        return output
+
+    pipe.unet.forward = spy
+    picture(pipe, "a photo of sks dog", steps=1, guidance_scale=1.0)
+    pipe.unet.forward = inner
+    text = family.encode_text(pipe, family.tokenize(pipe, ["a photo of sks dog"]))
+    size = seen["noisy"].shape[-1] * pipe.vae_scale_factor
+    if family.name == "sdxl":  # the tiny VAE halves once; the family takes SDXL's factor of 8
+        sizes = torch.tensor([[size, size, 0, 0, size, size]], dtype=torch.float32)
+        added = {"text_embeds": text["text_embeds"], "time_ids": sizes}
+        mine = pipe.unet(
+            seen["noisy"], seen["step"], text["encoder_hidden_states"], added_cond_kwargs=added
+        ).sample
+    else:
+        mine = family.predict(pipe.unet, seen["noisy"], seen["step"], text)
+    assert torch.allclose(mine, seen["out"], atol=1e-5)
+
+
+def test_train_save_load_and_remove(folder, tmp_path):
+    for i in range(2):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        Image.new("RGB", (32, 32), (200, 40 * i, 0)).save(tmp_path / "photos" / f"{i}.png")
+    config = TrainConfig(
+        pretrained_model_name_or_path=str(folder),
+        instance_data_dir=str(tmp_path / "photos"),
+        instance_prompt="a photo of sks dog",
+        output_dir=str(tmp_path / "rex"),
+        rank="2",
+        max_train_steps=10,
+        train_batch_size=2,
+    )
+    training = Training(config, make_accelerator(config), progress=False)
+    result = training.run()
+    assert result.loss_after < result.loss_before
+    pipe = load(folder)
+    base = picture(pipe)
+    name = load_concept(pipe, result.path)
+    held = loaded_concepts(pipe)[name]
+    family = recognise(pipe)
+    assert set(held.ids) == {encoder for _, encoder in family.encoders}
+    assert set(result.concept.targets) == {"unet", *held.ids}
+    with torch.no_grad():
+        prompt = training.subject.put_tokens("a photo of sks dog")
+        assert torch.equal(picture(pipe), picture(training.subject.pipe, prompt))
+    assert not torch.equal(picture(pipe), base)
+    remove_concept(pipe, name)
+    assert torch.equal(picture(pipe), base)
+
+
+def test_a_trigger_does_not_move_the_pooled_vector(xl_folder):
+    """SDXL's second encoder must go on pooling at the end token, not at the trigger."""
+    from svfit_diffusion import trigger
+
+    pipe = load(xl_folder)
+    encoder, tokenizer = pipe.text_encoder_2, pipe.tokenizer_2
+    start = trigger.start_row(tokenizer, encoder, "dog")
+    plain = tokenizer("a dog", padding="max_length", max_length=16, return_tensors="pt").input_ids
+    with torch.no_grad():
+        want = encoder(plain).text_embeds
+        (token,) = trigger.add_tokens(tokenizer, ["<x-0>"])
+        trigger.set_rows(encoder, [token], start[None])
+        trigger.pool_at_end(encoder, tokenizer)
+        ids = tokenizer("a <x-0>", padding="max_length", max_length=16, return_tensors="pt")
+        assert torch.allclose(encoder(ids.input_ids).text_embeds, want, atol=1e-6)
+        assert torch.equal(encoder(plain).text_embeds, want)
+
+
+def test_targets(pipe):
+    family, scheduler = recognise(pipe), pipe.scheduler
+    latents, noise, steps = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8), torch.tensor([5, 900])
+    assert torch.equal(family.target(scheduler, latents, noise, steps), noise)
+    scheduler.register_to_config(prediction_type="v_prediction")
+    kept = scheduler.alphas_cumprod[steps].view(-1, 1, 1, 1)
+    velocity = kept.sqrt() * noise - (1 - kept).sqrt() * latents
+    assert torch.allclose(family.target(scheduler, latents, noise, steps), velocity, atol=1e-6)
+    scheduler.register_to_config(prediction_type="sample")
+    with pytest.raises(ValueError, match="'sample'"):
+        family.target(scheduler, latents, noise, steps)
+
+
+def test_other_pipelines_are_refused():
+    with pytest.raises(ValueError, match="SimpleNamespace is not supported"):
+        recognise(SimpleNamespace())
+
+
+def test_names_of_bases(base_folder):
+    assert base_name("org/model") == "org/model"
+    assert base_name(str(base_folder)) == "tiny"  # not somebody's path
+    assert base_name(str(toybox.path())) == "toybox"
+
+
+def test_a_single_file_or_folder_that_is_no_base_is_told(tmp_path):
+    (tmp_path / "x.safetensors").write_bytes(b"no")
+    for base in (tmp_path, tmp_path / "x.safetensors"):
+        with pytest.raises(ValueError, match="could not be loaded"):
+            load_base(str(base))
