@@ -138,7 +138,7 @@ def check_names(held: Mapping[str, Any], name: str, token: str, concept: Concept
         )
     for other, entry in held.items():
         learned = concept.trigger_rows is not None or entry.concept.trigger_rows is not None
-        if learned and token and token == entry.token:
+        if learned and token and token.lower() == entry.token.lower():
             raise ValueError(
                 f"{name!r} and {other!r} are both called by {token!r}; load one of them with "
                 "another word, such as token='zwx'."

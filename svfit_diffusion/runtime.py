@@ -1,4 +1,4 @@
-"""What a training runs in: accelerate, optimizer, signals, attention kernels."""
+"""What a training runs in: accelerate, optimizer, signals."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
 from diffusers.optimization import get_scheduler
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .settings import TrainConfig
 
@@ -109,8 +108,3 @@ def interruptible(training: Any) -> Iterator[None]:
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
-
-
-def fast_attention(device: torch.device) -> contextlib.AbstractContextManager:
-    """On a CPU, plain products: the backward of flash attention is a step's largest cost there."""
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()

@@ -172,8 +172,8 @@ def _patch(subject: Subject, config: TrainConfig, announce: bool) -> None:
     if config.gradient_checkpointing:
         for part, model in family.components(pipe).items():
             trained = part in subject.targets or part in subject.ids
-            enable = getattr(model, "enable_gradient_checkpointing", None)
-            (enable or model.gradient_checkpointing_enable)()
+            names = ("enable_gradient_checkpointing", "activation_checkpointing_enable")
+            next(getattr(model, name) for name in names if hasattr(model, name))()
             model.train(trained)
 
 

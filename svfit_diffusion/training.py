@@ -27,7 +27,6 @@ from .objective import Denoiser, Objective
 from .pictures import grid
 from .runtime import (
     copied,
-    fast_attention,
     interruptible,
     make_accelerator,
     make_optimizer,
@@ -91,7 +90,7 @@ class Training:
             desc="training",
             disable=not (self.progress and self.accelerator.is_main_process),
         )
-        with bar, interruptible(self), fast_attention(self.accelerator.device):
+        with bar, interruptible(self):
             while self.step < self.config.max_train_steps and not self._asked_to_stop():
                 loss = self._optimize()
                 if not math.isfinite(loss):

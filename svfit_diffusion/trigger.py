@@ -103,7 +103,8 @@ def start_row(tokenizer: Any, encoder: nn.Module, words: str) -> Tensor:
 
 
 def put_tokens(prompt: str, tokens: Mapping[str, str]) -> str:
-    """The prompt with each trigger that stands as a whole word replaced by its token's name."""
+    """The prompt with each trigger that is a whole word (in any case) as its token."""
     for word, name in tokens.items():
-        prompt = re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", lambda _, n=name: f" {n} ", prompt)
+        whole = re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE)
+        prompt = whole.sub(lambda _, name=name: f" {name} ", prompt)
     return re.sub(r"\s+", " ", prompt).strip() if tokens else prompt

@@ -47,7 +47,7 @@ def test_a_token_is_one_token_wherever_it_stands(pipe):
     ("prompt", "wanted"),
     [
         ("a photo of sks dog", "a photo of T1 T2 dog"),
-        ("sks, sks.", "T1 T2 , T1 T2 ."),
+        ("Sks, sks.", "T1 T2 , T1 T2 ."),
         ("she asks sksy (sks:1.2)", "she asks sksy ( T1 T2 :1.2)"),
         ("nothing", "nothing"),
     ],
