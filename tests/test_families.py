@@ -4,8 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import load, make_xl_pipeline, picture
+from conftest import load, make_concept, make_xl_pipeline, picture
+from original_layout import original_state
 from PIL import Image
+from safetensors.torch import save_file
 
 from svfit_diffusion import toybox
 from svfit_diffusion.families import base_name, load_base, recognise
@@ -102,6 +104,21 @@ def test_a_trigger_does_not_move_the_pooled_vector(xl_folder):
         ids = tokenizer("a <x-0>", padding="max_length", max_length=16, return_tensors="pt")
         assert torch.allclose(encoder(ids.input_ids).text_embeds, want, atol=1e-6)
         assert torch.equal(encoder(plain).text_embeds, want)
+
+
+def test_a_single_checkpoint_file_is_the_same_base(base_folder, tmp_path):
+    """A concept of the folder fits a checkpoint file with its weights, and draws the same."""
+    pipe = load(base_folder, torch.float16)
+    checkpoint = tmp_path / "tiny.safetensors"
+    save_file(original_state(pipe), checkpoint)
+    pipe = load(base_folder)
+    concept = make_concept(pipe)
+    load_concept(pipe, concept)
+    single = load_base(str(checkpoint), config=str(base_folder))
+    single.set_progress_bar_config(disable=True)
+    single.scheduler = pipe.scheduler
+    load_concept(single, concept)
+    assert torch.equal(picture(single), picture(pipe))
 
 
 def test_targets(pipe):

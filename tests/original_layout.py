@@ -1,0 +1,86 @@
+"""A diffusers pipeline's weights under the names of original Stable Diffusion checkpoints.
+
+The inverse of what diffusers' single-file loader does, for tests of that way in.
+"""
+
+import re
+
+UNET = [
+    ("time_embedding.linear_1", "time_embed.0"),
+    ("time_embedding.linear_2", "time_embed.2"),
+    ("conv_in", "input_blocks.0.0"),
+    ("conv_norm_out", "out.0"),
+    ("conv_out", "out.2"),
+]
+RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "time_emb_proj": "emb_layers.1",
+    "conv_shortcut": "skip_connection",
+}
+VAE_ATTENTION = {
+    "group_norm": "norm",
+    "to_q": "q",
+    "to_k": "k",
+    "to_v": "v",
+    "to_out.0": "proj_out",
+}
+
+
+def unet_name(key, layers, attention):
+    """Original name of a UNet tensor; attention: whether each up block has attention."""
+    per = layers + 1
+    for ours, theirs in UNET:
+        if key.startswith(ours + "."):
+            return key.replace(ours, theirs, 1)
+    kind, rest = re.match(r"(down_blocks|mid_block|up_blocks)\.(.*)", key).groups()
+    if kind == "mid_block":
+        part, i, tail = re.match(r"(resnets|attentions)\.(\d)\.(.*)", rest).groups()
+        place = f"middle_block.{2 * int(i) if part == 'resnets' else 1}"
+    else:
+        block, part, i, tail = re.match(r"(\d)\.(\w+)\.(\d)\.(.*)", rest).groups()
+        block, i = int(block), int(i)
+        if part == "downsamplers":
+            return f"input_blocks.{per * (block + 1)}.0.op.{tail.removeprefix('conv.')}"
+        if part == "upsamplers":
+            return f"output_blocks.{per * block + layers}.{2 if attention[block] else 1}.{tail}"
+        side = 0 if part == "resnets" else 1
+        first = f"input_blocks.{per * block + i + 1}" if kind == "down_blocks" else ""
+        place = f"{first or f'output_blocks.{per * block + i}'}.{side}"
+    if part == "resnets":
+        head, _, tail = tail.partition(".")
+        tail = f"{RESNET[head]}.{tail}"
+    return f"{place}.{tail}"
+
+
+def vae_name(key, levels):
+    """Original name of a VAE tensor."""
+    key = key.replace("conv_norm_out", "norm_out").replace("conv_shortcut", "nin_shortcut")
+    key = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", key)
+    attention = re.match(r"(.*)mid_block\.attentions\.0\.(.*)\.(\w+)", key)
+    if attention:
+        return f"{attention[1]}mid.attn_1.{VAE_ATTENTION[attention[2]]}.{attention[3]}"
+    key = re.sub(r"down_blocks\.(\d)\.resnets\.(\d)", r"down.\1.block.\2", key)
+    key = re.sub(r"down_blocks\.(\d)\.downsamplers\.0", r"down.\1.downsample", key)
+    up = lambda m: f"up.{levels - 1 - int(m[1])}"  # noqa: E731
+    key = re.sub(r"up_blocks\.(\d)\.resnets", lambda m: f"{up(m)}.block", key)
+    return re.sub(r"up_blocks\.(\d)\.upsamplers\.0", lambda m: f"{up(m)}.upsample", key)
+
+
+def original_state(pipe):
+    """Name -> tensor of a Stable Diffusion 1 pipeline, as in a .safetensors checkpoint."""
+    attention = ["CrossAttn" in name for name in pipe.unet.config.up_block_types]
+    state = {}
+    for key, tensor in pipe.unet.state_dict().items():
+        name = unet_name(key, pipe.unet.config.layers_per_block, attention)
+        state[f"model.diffusion_model.{name}"] = tensor
+    for key, tensor in pipe.vae.state_dict().items():
+        name = vae_name(key, len(pipe.vae.config.block_out_channels))
+        square = ".mid.attn_1." in name and tensor.ndim == 2
+        state[f"first_stage_model.{name}"] = tensor[..., None, None] if square else tensor
+    for key, tensor in pipe.text_encoder.state_dict().items():
+        plain = key.removeprefix("text_model.")
+        state[f"cond_stage_model.transformer.text_model.{plain}"] = tensor
+    return {key: tensor.contiguous() for key, tensor in state.items()}
