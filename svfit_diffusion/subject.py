@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
-import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -18,9 +17,9 @@ from tqdm.auto import tqdm
 
 from . import trigger
 from .attention import patch_attention
-from .examples import Examples, encode, views
+from .examples import Examples, encode, generator, views
 from .families import Family, load_base, recognise
-from .photos import read_folder
+from .photos import Photo, read_folder
 from .pictures import save_png
 from .settings import TrainConfig
 from .svd import parse_rank
@@ -88,11 +87,37 @@ class Subject:
 def prepare_subject(config: TrainConfig, accelerator: Accelerator, progress: bool) -> Subject:
     """Load, check and encode all that a training needs; ValueError before anything is trained."""
     parse_rank(config.rank)
-    folder, config_words = _photos_folder(config)
-    token, noun, prompt = config_words
+    folder, (token, noun, prompt) = _photos_folder(config)
     photos, skipped = read_folder(folder)
     for item in skipped if accelerator.is_main_process else ():
         log.warning("skipped: %s", item.reason)
+    pipe, family = _load(config, accelerator.device)
+    size = config.resolution or pipe.unet.config.sample_size * pipe.vae_scale_factor
+
+    def encoded(pictures: list[Photo], caption: str) -> Examples:
+        return encode(
+            pictures,
+            caption,
+            lambda photo: views(photo, size, config.center_crop, config.random_flip),
+            lambda pixels: family.encode_images(pipe.vae, pixels.to(pipe.vae.device)),
+        )
+
+    examples, class_examples = encoded(photos, prompt), None
+    if config.with_prior_preservation:
+        class_prompt = config.class_prompt or f"a photo of a {noun}"
+        _fill_class_images(config, accelerator, pipe, class_prompt, size, progress)
+        class_photos, _ = read_folder(config.class_data_dir)
+        class_examples = encoded(class_photos[: config.num_class_images], class_prompt)
+    targets = {family.denoiser: config.attention}
+    if config.train_text_encoder:
+        targets |= {encoder: "self" for _, encoder in family.encoders}
+    subject = Subject(pipe, family, targets, token, noun, examples, class_examples, resolution=size)
+    _patch(subject, config, accelerator.is_main_process)
+    return subject
+
+
+def _load(config: TrainConfig, device: torch.device) -> tuple[Any, Family]:
+    """The frozen base on its device."""
     options = {"revision": config.revision, "variant": config.variant}
     pipe = load_base(
         config.pretrained_model_name_or_path,
@@ -103,25 +128,10 @@ def prepare_subject(config: TrainConfig, accelerator: Accelerator, progress: boo
     pipe.set_progress_bar_config(disable=True)
     if config.mixed_precision != "no":
         pipe.vae.to(torch.float32)  # its half precision overflows on some bases
-    pipe.to(accelerator.device)
+    pipe.to(device)
     for model in (*family.components(pipe).values(), pipe.vae):
         model.requires_grad_(False)
-    size = config.resolution or pipe.unet.config.sample_size * pipe.vae_scale_factor
-    view = _viewer(size, config)
-    encoder = _image_encoder(family, pipe)
-    examples = encode(photos, prompt, view, encoder)
-    class_examples = None
-    if config.with_prior_preservation:
-        class_prompt = config.class_prompt or f"a photo of a {noun}"
-        _fill_class_images(config, accelerator, pipe, class_prompt, size, progress)
-        images, _ = read_folder(config.class_data_dir)
-        class_examples = encode(images[: config.num_class_images], class_prompt, view, encoder)
-    targets = {family.denoiser: config.attention}
-    if config.train_text_encoder:
-        targets |= {encoder: "self" for _, encoder in family.encoders}
-    subject = Subject(pipe, family, targets, token, noun, examples, class_examples, resolution=size)
-    _patch(subject, config, accelerator.is_main_process)
-    return subject
+    return pipe, family
 
 
 def sample_folder(name: str = SAMPLE) -> Path:
@@ -141,14 +151,6 @@ def _photos_folder(config: TrainConfig) -> tuple[Path, tuple[str, str, str]]:
         )
     token = config.placeholder_token or "sks"
     return sample_folder(), (token, "toy", f"a photo of {token} toy")
-
-
-def _viewer(size: int, config: TrainConfig) -> Callable:
-    return lambda photo: views(photo, size, config.center_crop, config.random_flip)
-
-
-def _image_encoder(family: Family, pipe: Any) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    return lambda pixels: family.encode_images(pipe.vae, pixels.to(pipe.vae.device))
 
 
 def _patch(subject: Subject, config: TrainConfig, announce: bool) -> None:
@@ -186,16 +188,16 @@ def _fill_class_images(
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
         held = sum(p.suffix.lower() in (".png", ".jpg", ".jpeg") for p in folder.iterdir())
-        todo = range(held, config.num_class_images)
-        bar = tqdm(total=len(todo), desc="class images", disable=not (progress and todo))
-        for start in todo[:: config.sample_batch_size]:
-            count = min(config.sample_batch_size, config.num_class_images - start)
-            seeds = [torch.Generator().manual_seed(config.seed + start + i) for i in range(count)]
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)
-                images = pipe([prompt] * count, height=size, width=size, generator=seeds).images
-            for i, image in enumerate(images, start):
-                save_png(image, folder / f"class-{i:05d}.png")
-            bar.update(count)
-        bar.close()
+        names = (folder / f"class-{i:05d}.png" for i in itertools.count())
+        free = (path for path in names if not path.exists())
+        todo = list(itertools.islice(free, max(0, config.num_class_images - held)))
+        per_call = config.sample_batch_size
+        with tqdm(total=len(todo), desc="class images", disable=not (progress and todo)) as bar:
+            for batch in [todo[i : i + per_call] for i in range(0, len(todo), per_call)]:
+                seeds = [generator(config.seed, path.name) for path in batch]
+                prompts = [prompt] * len(batch)
+                images = pipe(prompts, height=size, width=size, generator=seeds).images
+                for image, path in zip(images, batch, strict=True):
+                    save_png(image, path)
+                bar.update(len(batch))
     accelerator.wait_for_everyone()

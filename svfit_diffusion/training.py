@@ -100,7 +100,7 @@ class Training:
                 bar.update()
                 bar.set_postfix(loss=f"{loss:.4f}")
                 self._after_step(loss)
-        if self.stopped:
+        if self.stopped and self.exit_status != 1:  # after a NaN the optimizer's state is no good
             self._checkpoint()
         return self._finish(before)
 
