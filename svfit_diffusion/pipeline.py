@@ -69,6 +69,7 @@ def load_concept(
     check_strength(strength)
     check_names(loaded_concepts(pipe), name, token, concept)
     family = recognise(pipe)
+    unfuse_concepts(pipe)  # the base is known by its own weights
     models, folders = check_base(pipe, family, concept, basis_from)
     plan = check_layout(concept, models)
     entry = Loaded(concept, strength, token, basis_from=basis_from)

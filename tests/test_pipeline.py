@@ -238,6 +238,17 @@ def test_fuse_and_unfuse(pipe):
     assert distance(picture(pipe), base) < 1e-5
 
 
+def test_loading_onto_a_fused_pipeline(pipe, base_folder):
+    one, two = make_concept(pipe, seed=1), make_concept(pipe, seed=2, token="zwx")
+    load_concept(pipe, one, name="rex")
+    fuse_concepts(pipe)
+    load_concept(pipe, two, name="mug")
+    other = load(base_folder)
+    load_concept(other, one, name="rex")
+    load_concept(other, two, name="mug")
+    assert distance(picture(pipe), picture(other)) < 1e-5
+
+
 def test_fuse_is_all_or_nothing(pipe):
     load_concept(pipe, make_concept(pipe), name="rex")
     attached = picture(pipe)
