@@ -21,7 +21,7 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 
 $(VENV)/.demo: $(SOURCES)
-	$(PYTHON) -c "import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and 'Python 3.11 to 3.13 is needed; name one as in: make demo PYTHON=python3.11')"
+	@$(PYTHON) -c "import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and 'Python 3.11 to 3.13 is needed; name one as in: make demo PYTHON=python3.11')"
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -c constraints.txt torch
 	$(PIP) install -c constraints.txt -e .
