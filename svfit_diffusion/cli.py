@@ -69,6 +69,22 @@ def _parser() -> argparse.ArgumentParser:
     draw.add_argument("--output_dir", default="svfit-pictures", help="folder of the PNGs")
     draw.set_defaults(run=_generate)
 
+    app = commands.add_parser("app", help="draw pictures with concepts in the browser")
+    app.add_argument("--base", default="toybox", help="base of the concepts (default: toybox)")
+    app.add_argument("--host", default="127.0.0.1", help="address to serve on (default: 127.0.0.1)")
+    app.add_argument("--port", type=int, help="port to serve on (default: a free one from 7860)")
+    app.add_argument(
+        "--concept",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a concept file that is there from the start; may be given several times",
+    )
+    app.add_argument(
+        "--auth", metavar="USER:PASSWORD", help="login; needed where --host lets others in"
+    )
+    app.set_defaults(run=_app)
+
     info = commands.add_parser("info", help="say what a concept file is, without its base")
     info.add_argument("file", help="a concept's .safetensors file")
     info.set_defaults(run=_info)
@@ -160,6 +176,14 @@ def _generate(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _app(arguments: argparse.Namespace) -> int:
+    _quiet()
+    from .web.server import run_app
+
+    run_app(arguments.base, arguments.host, arguments.port, arguments.concept, arguments.auth)
+    return 0
+
+
 def _concept_argument(text: str) -> tuple[str, float]:
     """ "a.safetensors:0.8" -> the path and the strength; a bare path has strength 1."""
     path, colon, strength = text.rpartition(":")
@@ -170,7 +194,7 @@ def _concept_argument(text: str) -> tuple[str, float]:
 
 
 def _info(arguments: argparse.Namespace) -> int:
-    from .concept import read_concept
+    from .concept import printable, read_concept
 
     concept = read_concept(arguments.file)
     ranks = sorted(set(concept.ranks))
@@ -189,13 +213,8 @@ def _info(arguments: argparse.Namespace) -> int:
         "created": concept.created or "not stated",
     }
     for key, value in lines.items():
-        print(_printable(f"{key:<10} {value}"))
+        print(printable(f"{key:<10} {value}"))
     return 0
-
-
-def _printable(text: str) -> str:
-    """Text of a stranger's file without what could steer a terminal."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 if __name__ == "__main__":

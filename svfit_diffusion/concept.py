@@ -70,6 +70,12 @@ class Concept:
         return rows
 
 
+def printable(text: str, length: int = 400) -> str:
+    """A stranger's text as one line, at most `length` characters, none that steers a terminal."""
+    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
 def layout_hash(entries: Iterable[tuple[str, int, int, int]]) -> str:
     """Hash (hex, 128 bits) over the sorted (canonical name, out, in, r) of all projections."""
     text = "\n".join(f"{name} {out} {in_} {r}" for name, out, in_, r in sorted(entries))

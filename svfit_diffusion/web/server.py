@@ -1,0 +1,91 @@
+"""Serving the page: on this machine only, unless asked otherwise with a password."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import tempfile
+from collections.abc import Sequence
+
+import gradio as gr
+
+from .page import CSS, SHORTCUT, THEME, build_page
+from .studio import MAX_FILE, Studio, read_card
+
+SESSIONS = 64  # browser windows remembered
+
+
+def run_app(
+    base: str, host: str, port: int | None, concepts: Sequence[str], auth: str | None = None
+) -> None:
+    """Serve until Ctrl-C. auth: "user:password". ValueError for what cannot be served."""
+    login = check_access(host, auth)
+    for path in concepts:
+        read_card(path)  # refuse a bad file before the base is loaded
+    with tempfile.TemporaryDirectory(prefix="svfit-") as folder:  # mode 0700, gone at the end
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        studio = Studio(base)
+        for path in concepts:
+            studio.check(read_card(path))
+        page = build_page(studio, list(concepts))
+        try:
+            _, url, _ = launch(page, host, port, login)
+        except OSError as error:
+            raise ValueError(
+                f"{host} cannot be served on port {port or '7860 to 7959'}; it may be taken, so "
+                "pass another --port."
+            ) from error
+        print(f"Open {url} in a browser; Ctrl-C ends it.", flush=True)
+        try:
+            page.block_thread()
+        finally:
+            page.close(verbose=False)
+
+
+def check_access(host: str, auth: str | None) -> tuple[str, str] | None:
+    """User and password of "user:password"; ValueError where others could enter without."""
+    user, _, password = (auth or "").partition(":")
+    if auth is not None and not (user and password):
+        raise ValueError("--auth is not of the form user:password.")
+    if not auth and not _is_loopback(host):
+        raise ValueError(
+            f"--host {host} lets others in; pass --auth user:password too, or leave it at "
+            "127.0.0.1."
+        )
+    return (user, password) if auth else None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def launch(
+    page: gr.Blocks, host: str, port: int | None, login: tuple[str, str] | None = None
+) -> tuple[object, str, str]:
+    """Start serving and return at once; every setting that is open by default is closed."""
+    return page.launch(
+        server_name=host,
+        server_port=port,
+        auth=login,
+        share=False,
+        quiet=True,
+        inbrowser=False,
+        prevent_thread_lock=True,
+        max_file_size=MAX_FILE,
+        allowed_paths=[],
+        run_history=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        strict_cors=True,
+        show_error=False,
+        state_session_capacity=SESSIONS,
+        footer_links=["api"],
+        theme=THEME,
+        css=CSS,
+        js=SHORTCUT,
+    )
