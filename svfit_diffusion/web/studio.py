@@ -86,8 +86,9 @@ class Studio:
         concept = card.concept
         wanted = {part: self._prints.get(part) for part in concept.targets}
         if concept.family != self.family.name or dict(concept.fingerprints) != wanted:
+            base = printable(concept.base, MAX_LABEL)
             raise ValueError(
-                f"{card.name} was learned on {printable(concept.base, MAX_LABEL)!r}, not on the base in use here, "
+                f"{card.name} was learned on {base!r}, not on the base in use here, "
                 f"{self.base!r}; start the app with that base (svfit app --base ...)."
             )
 
@@ -153,8 +154,9 @@ def named(wanted: Sequence[tuple[Card, float]]) -> dict[str, tuple[Card, float]]
             same = held.concept.token.lower() == card.concept.token.lower()
             learned = [c.concept.trigger_rows is not None for c in (held, card)]
             if same and any(learned):
+                token = printable(card.concept.token, MAX_LABEL)
                 raise ValueError(
-                    f"{other} and {card.name} are both called by {printable(card.concept.token, MAX_LABEL)!r}; "
+                    f"{other} and {card.name} are both called by {token!r}; "
                     "remove one of them, or set its strength to 0."
                 )
         names = (f"{card.name}_{i}" for i in itertools.count(2))
