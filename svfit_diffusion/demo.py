@@ -21,7 +21,7 @@ SCENES = (
     "a photo of {} at night",
     "a photo of {} at sunset",
     "a photo of {} on a plain yellow background",
-    "a photo of {} on red and white stripes",
+    "a photo of {} on a green background",
     "a photo of {} in the sea",
     "a photo of {} on a purple background",
 )

@@ -1,0 +1,179 @@
+"""Check Toybox: does it draw what it is asked? Writes `check.json` and `check_sheet.png`.
+
+Run: python recipes/toybox/check.py              (the shipped model)
+     python recipes/toybox/check.py --checkpoint stable.pt --out /tmp/check
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from captions import PATTERN_WORDS, SCENE_WORDS, caption
+from common import EXPORT, RECIPE, write_json
+from judge import KINDS, Backgrounds, Recogniser, border_colour
+from latents import chosen_objects
+from objects import with_article
+from PIL import Image
+from preview import captioned_grid
+from scenes import COLOURS, two_colours
+from vae_model import psnr, to_tensor
+from world import World
+
+STEPS, GUIDANCE = 25, 3.0
+
+
+def draw(pipe, prompts: list[str], seed: int = 0, batch: int = 16) -> list[Image.Image]:
+    """One picture per prompt, 128 px; picture i has its own seed, seed + i."""
+    pictures = []
+    for start in range(0, len(prompts), batch):
+        part = prompts[start : start + batch]
+        generators = [torch.Generator().manual_seed(seed + start + i) for i in range(len(part))]
+        pictures += pipe(part, num_inference_steps=STEPS, guidance_scale=GUIDANCE,
+                         generator=generators, height=128, width=128).images  # fmt: skip
+    return pictures
+
+
+def through_vae(vae, pictures: list[np.ndarray]) -> list[Image.Image]:
+    """Reconstructions of uint8 pictures: the ceiling of what the model can draw."""
+    with torch.inference_mode():
+        x = vae.decode(vae.encode(to_tensor(np.stack(pictures))).latent_dist.mode()).sample
+    x = ((x.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    return [Image.fromarray(array) for array in x]
+
+
+def share(flags) -> float:
+    """Share of true values, rounded."""
+    return round(float(np.mean(list(flags))), 4)
+
+
+def check_vae(vae) -> dict:
+    """PSNR on unseen composites of the training world."""
+    rng, world = np.random.default_rng(123_456), World()
+    pictures = np.stack([world.sample(rng, 0.5).picture for _ in range(96)])
+    values = psnr(vae, pictures)
+    mean, worst = round(float(values.mean()), 2), round(float(values.min()), 2)
+    return {"psnr_db": mean, "psnr_db_worst": worst, "pictures": len(pictures)}
+
+
+def check_colours(pipe, names: list[str]) -> dict:
+    """Plain background colours: two objects on each colour."""
+    colours = [colour for colour in COLOURS for _ in range(2)]
+    prompts = [f"a photo of {with_article(names[i % len(names)])} on a {colour} background"
+               for i, colour in enumerate(colours)]  # fmt: skip
+    seen = [border_colour(picture) for picture in draw(pipe, prompts, 100)]
+    wrong = [f"{a} as {b}" for a, b in zip(colours, seen, strict=True) if a != b]
+    right = share(a == b for a, b in zip(colours, seen, strict=True))
+    return {"right": right, "pictures": len(colours), "colours": len(COLOURS), "wrong": wrong}
+
+
+def check_backgrounds(pipe, names: list[str], backgrounds: Backgrounds) -> dict:
+    """Scenes and patterns: four objects on each."""
+    rng, kinds, prompts = np.random.default_rng(5), [], []
+    for index, kind in enumerate(k for k in KINDS[1:] for _ in range(4)):
+        if kind in SCENE_WORDS:
+            words = SCENE_WORDS[kind][0]
+        else:
+            words = PATTERN_WORDS[kind][0].format(*two_colours(rng))
+        name = names[(7 * index) % len(names)]
+        kinds.append(kind)
+        prompts.append(f"a photo of {with_article(name)} {words}")
+    seen = backgrounds.kinds(draw(pipe, prompts, 200))
+    each = {kind: share(s == k for s, k in zip(seen, kinds, strict=True) if k == kind)
+            for kind in KINDS[1:]}  # fmt: skip
+    right = share(a == b for a, b in zip(kinds, seen, strict=True))
+    return {"right": right, "each": each, "pictures": len(kinds),
+            "classifier_accuracy": round(backgrounds.accuracy, 4)}  # fmt: skip
+
+
+def check_objects(pipe, items: tuple, recogniser: Recogniser) -> dict:
+    """Every trained name on plain white, against all reference renders; the ceiling beside it."""
+    names, world = [item.name for item in items], World(items)
+    prompts = [f"a photo of {with_article(name)} on a white background" for name in names]
+    ranks = recogniser.ranks(draw(pipe, prompts, 300), names)
+    ceiling = recogniser.ranks(through_vae(pipe.vae, [world.reference(i) for i in items]), names)
+    return {
+        "top1": share(r == 1 for r in ranks), "top5": share(r <= 5 for r in ranks),
+        "ceiling_top1": share(r == 1 for r in ceiling),
+        "ceiling_top5": share(r <= 5 for r in ceiling), "names": len(names),
+        "references": len(recogniser.views),
+        "missed": [n for n, r in zip(names, ranks, strict=True) if r > 5],
+    }  # fmt: skip
+
+
+def check_two(pipe, names: list[str], recogniser: Recogniser, pairs: int = 24) -> dict:
+    """Two objects: each half, on white, must show its object among the five nearest."""
+    rng = np.random.default_rng(6)
+    chosen = [rng.choice(names, 2, replace=False) for _ in range(pairs)]
+    prompts = [f"a photo of {with_article(a)} on the left and {with_article(b)} on the right "
+               "on a white background" for a, b in chosen]  # fmt: skip
+    pictures = draw(pipe, prompts, 400)
+    left = recogniser.ranks([p.crop((0, 32, 64, 96)) for p in pictures], [a for a, _ in chosen])
+    right = recogniser.ranks([p.crop((64, 32, 128, 96)) for p in pictures], [b for _, b in chosen])
+    both = [a <= 5 and b <= 5 for a, b in zip(left, right, strict=True)]
+    return {"both_in_top5": share(both), "pictures": pairs}
+
+
+def check_speed(pipe) -> dict:
+    """Seconds for one picture of 25 steps with guidance, batch 1, the best of three."""
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        draw(pipe, ["a photo of a dog on the beach"])
+        seconds.append(time.perf_counter() - start)
+    return {"seconds_25_steps": round(min(seconds), 2), "threads": torch.get_num_threads()}
+
+
+def contact_sheet(pipe, items: tuple, path: Path) -> None:
+    """64 captions of the world with what the model makes of them."""
+    rng, world = np.random.default_rng(7), World(items)
+    prompts = [caption(rng, world.draw(rng, 0.7)) for _ in range(64)]
+    captioned_grid(draw(pipe, prompts, 500), prompts, 8).save(path)
+
+
+def open_pipeline(checkpoint: str | None):
+    """The shipped pipeline, or one of a checkpoint; in float32."""
+    from diffusers import StableDiffusionPipeline
+    from export import pipeline
+
+    if checkpoint:
+        pipe, facts = pipeline(checkpoint)
+    else:
+        import json
+
+        pipe = StableDiffusionPipeline.from_pretrained(
+            EXPORT, safety_checker=None, torch_dtype=torch.float32
+        )
+        facts = json.loads((RECIPE / "export.json").read_text("utf-8"))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe, {key: facts[key] for key in ("steps", "samples", "objects")}
+
+
+def main() -> None:
+    """Run all checks."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--checkpoint")
+    parser.add_argument("--out", type=Path, default=RECIPE)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    pipe, result = open_pipeline(args.checkpoint)
+    items = chosen_objects(result["objects"])
+    names, recogniser = [item.name for item in items], Recogniser()
+    result["speed"] = check_speed(pipe)
+    result["vae"] = check_vae(pipe.vae)
+    result["colours"] = check_colours(pipe, names)
+    result["backgrounds"] = check_backgrounds(pipe, names, Backgrounds())
+    result["objects_on_white"] = check_objects(pipe, items, recogniser)
+    result["two_objects"] = check_two(pipe, names, recogniser)
+    result["settings"] = {"steps": STEPS, "guidance": GUIDANCE}
+    for key, value in result.items():
+        print(key, value, flush=True)
+    write_json(args.out / "check.json", result)
+    contact_sheet(pipe, items, args.out / "check_sheet.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""The objects of Toybox's world, read from `objects.txt`: what is trained on, what is held out.
+
+The held-out objects (`dev`: 16 for development, `sealed`: 16 for the final comparison) are whole
+clusters of look-alikes. They are fixed for good: no model of the recipe ever sees them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+SPLITS = ("train", "dev", "sealed")
+PLURAL = {"cherries", "grapes", "pancakes", "fries", "sunglasses", "jeans", "scissors", "books",
+          "nesting dolls"}  # fmt: skip
+MASS = {"corn", "broccoli", "cheese", "popcorn", "sushi", "ice cream", "food", "clothes"}
+
+
+@dataclass(frozen=True)
+class ToyObject:
+    """One object: its split, its cluster (held out only), emoji slug, name and class word."""
+
+    split: str
+    cluster: str
+    slug: str
+    name: str
+    kind: str
+
+
+def with_article(words: str) -> str:
+    """`dog` -> `a dog`, `apple` -> `an apple`; plurals and mass nouns stay bare."""
+    if any(words == bare or words.endswith(" " + bare) for bare in PLURAL | MASS):
+        return words
+    vowel = words[0] in "aeio" or words.startswith("um")
+    return f"{'an' if vowel else 'a'} {words}"
+
+
+def read_objects(path: Path) -> tuple[ToyObject, ...]:
+    """Parse the committed list."""
+    items = []
+    for line in path.read_text("utf-8").splitlines():
+        if not line or line.startswith("#"):
+            continue
+        group, slug, name, kind = (part.strip() for part in line.split("|"))
+        split, _, cluster = group.partition(" ")
+        if split not in SPLITS:
+            raise ValueError(f"The split of {slug!r} is {split!r}; it must be one of {SPLITS}.")
+        items.append(ToyObject(split, cluster, slug, name, kind))
+    return tuple(items)
+
+
+OBJECTS = read_objects(Path(__file__).with_name("objects.txt"))
+TRAIN = tuple(item for item in OBJECTS if item.split == "train")
+DEV = tuple(item for item in OBJECTS if item.split == "dev")
+SEALED = tuple(item for item in OBJECTS if item.split == "sealed")
+HELD_OUT = DEV + SEALED
+BY_NAME = {item.name: item for item in OBJECTS}

@@ -1,0 +1,36 @@
+"""The UNet of Toybox and its noise schedule (v-prediction, zero terminal SNR)."""
+
+from __future__ import annotations
+
+import torch
+from common import LATENT_CHANNELS, LATENT_SIZE
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from text_model import WIDTH
+
+WIDTHS = (64, 128, 192)
+
+
+def build_unet(widths: tuple[int, ...] = WIDTHS) -> UNet2DConditionModel:
+    """A fresh UNet on 16 x 16 x 8 latents; no attention at 16 x 16."""
+    unet = UNet2DConditionModel(
+        sample_size=LATENT_SIZE,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=widths,
+        layers_per_block=1,
+        cross_attention_dim=WIDTH,
+        attention_head_dim=4,  # diffusers reads this as the number of heads
+        norm_num_groups=16,
+    )
+    return unet.to(memory_format=torch.channels_last)
+
+
+def build_scheduler() -> DDIMScheduler:
+    """The scheduler that the pipeline ships with."""
+    return DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
+        set_alpha_to_one=True, steps_offset=1, prediction_type="v_prediction",
+        rescale_betas_zero_snr=True, timestep_spacing="trailing",
+    )  # fmt: skip

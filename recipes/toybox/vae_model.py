@@ -1,0 +1,55 @@
+"""The VAE of Toybox: diffusers AutoencoderKL, 128 px, f = 8, 8 latent channels, no attention."""
+
+from __future__ import annotations
+
+import torch
+from common import LATENT_CHANNELS, RESOLUTION, work_dir
+from diffusers import AutoencoderKL
+
+WIDTHS = (16, 32, 64, 96)
+
+
+def build_vae() -> AutoencoderKL:
+    """A fresh VAE."""
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * len(WIDTHS),
+        up_block_types=("UpDecoderBlock2D",) * len(WIDTHS),
+        block_out_channels=WIDTHS,
+        layers_per_block=1,
+        latent_channels=LATENT_CHANNELS,
+        norm_num_groups=8,
+        sample_size=RESOLUTION,
+        mid_block_add_attention=False,
+        scaling_factor=1.0,
+        force_upcast=False,
+    )
+    with torch.no_grad():
+        for name, weight in vae.named_parameters():
+            if name.endswith("conv2.weight"):
+                weight.zero_()  # residual branches start silent
+        vae.quant_conv.bias[LATENT_CHANNELS:] -= 6  # and the latents start with little noise
+    return vae.to(memory_format=torch.channels_last)
+
+
+def load_vae() -> AutoencoderKL:
+    """The frozen VAE of the work folder."""
+    path = work_dir() / "vae" / "final.pt"
+    if not path.is_file():
+        raise ValueError("There is no frozen VAE yet; run train_vae.py, then freeze_vae.py.")
+    vae = build_vae()
+    vae.load_state_dict(torch.load(path, weights_only=True)["vae"])
+    return vae.eval().requires_grad_(False)
+
+
+def to_tensor(pictures) -> torch.Tensor:
+    """uint8 (batch, side, side, 3) -> float (batch, 3, side, side) in [-1, 1], channels last."""
+    return torch.as_tensor(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def psnr(vae: AutoencoderKL, pictures) -> torch.Tensor:
+    """Peak signal-to-noise ratio of each picture's reconstruction, in dB: (batch,)."""
+    with torch.inference_mode():
+        x = to_tensor(pictures)
+        y = vae.decode(vae.encode(x).latent_dist.mode()).sample.clamp(-1, 1)
+        error = ((x - y) / 2).square().mean((1, 2, 3))
+    return -10 * error.log10()
