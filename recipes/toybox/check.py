@@ -1,4 +1,4 @@
-"""Check Toybox: does it draw what it is asked? Writes `check.json` and `check_sheet.png`.
+"""Check Toybox: does it draw what it is asked? Writes `check.json` and `check_sheet.jpg`.
 
 Run: python recipes/toybox/check.py              (the shipped model)
      python recipes/toybox/check.py --checkpoint stable.pt --out /tmp/check
@@ -131,7 +131,7 @@ def contact_sheet(pipe, items: tuple, path: Path) -> None:
     """64 captions of the world with what the model makes of them."""
     rng, world = np.random.default_rng(7), World(items)
     prompts = [caption(rng, world.draw(rng, 0.7)) for _ in range(64)]
-    captioned_grid(draw(pipe, prompts, 500), prompts, 8).save(path)
+    captioned_grid(draw(pipe, prompts, 500), prompts, 8).save(path, quality=88)
 
 
 def open_pipeline(checkpoint: str | None):
@@ -145,7 +145,7 @@ def open_pipeline(checkpoint: str | None):
         import json
 
         pipe = StableDiffusionPipeline.from_pretrained(
-            EXPORT, safety_checker=None, torch_dtype=torch.float32
+            EXPORT, safety_checker=None, dtype=torch.float32
         )
         facts = json.loads((RECIPE / "export.json").read_text("utf-8"))
     pipe.set_progress_bar_config(disable=True)
@@ -172,7 +172,7 @@ def main() -> None:
     for key, value in result.items():
         print(key, value, flush=True)
     write_json(args.out / "check.json", result)
-    contact_sheet(pipe, items, args.out / "check_sheet.png")
+    contact_sheet(pipe, items, args.out / "check_sheet.jpg")
 
 
 if __name__ == "__main__":

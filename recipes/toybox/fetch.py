@@ -1,14 +1,15 @@
 """Fetch the object pictures: Microsoft's Fluent 3D emoji (MIT), with their names (MIT).
 
 Writes the pictures of the recipe's objects, training and held out, as 128-px-ready RGBA PNGs
-to `<work>/objects/` and their SHA-256 to `<work>/inputs.json`. Run: python recipes/toybox/fetch.py
+to `<work>/objects/` and their SHA-256 to `inputs.json` beside this file.
+Run: python recipes/toybox/fetch.py
 """
 
 from __future__ import annotations
 
 import json
 
-from common import npm_package, sha256, work_dir, write_json
+from common import RECIPE, npm_package, sha256, work_dir, write_json
 from objects import OBJECTS
 from PIL import Image
 
@@ -57,7 +58,7 @@ def main() -> None:
         if not target.is_file():
             fitted(Image.open(source)).save(target)
     archives = {path.name: sha256(path) for path in sorted(work.glob("*.tgz"))}
-    write_json(work / "inputs.json", {"archives": archives, "pictures": hashes})
+    write_json(RECIPE / "inputs.json", {"archives": archives, "pictures": hashes})
     print(f"{len(hashes)} pictures in {folder}")
 
 
