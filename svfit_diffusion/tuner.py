@@ -6,6 +6,7 @@ scaling, saving and all else that peft and diffusers do with an adapter work on 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,24 +101,26 @@ class SVFitModel(BaseTuner):
     tuner_layer_cls = SVFitLinear
     target_module_mapping: dict[str, list[str]] = {}
 
-    def _pre_injection_hook(self, model: nn.Module, config: SVFitConfig, adapter_name: str) -> None:
+    def inject_adapter(
+        self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Find the bases of all targets, then let peft put the layers in."""
+        config = self.peft_config[adapter_name]
         ranks = {
-            key: config.rank_pattern.get(key, config.r)
-            for key, module in self._targets(model, config)
+            name: config.rank_pattern.get(name, config.r) for name in self._targets(model, config)
         }
         where = config.base_dtype, config.basis_from
         self._bases = load_bases(model, ranks, *where) if ranks else {}
         self._quantization = get_quantization_kwargs(model)
-
-    def _post_injection_hook(self, model: nn.Module, config: Any, adapter_name: str) -> None:
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
         self._bases = {}
 
-    def _targets(self, model: nn.Module, config: SVFitConfig):
-        for key, module in model.named_modules():
-            if ".base_layer" in key or self.prefix in key:
-                continue
-            if self._check_target_module_exists(config, key):
-                yield key, _linear(key, module)
+    def _targets(self, model: nn.Module, config: SVFitConfig) -> Iterator[str]:
+        for name, module in model.named_modules():
+            inside = ".base_layer" in name or self.prefix in name
+            if not inside and self._check_target_module_exists(config, name):
+                _check_linear(name, module)
+                yield name
 
     def _create_and_replace(
         self,
@@ -129,7 +132,6 @@ class SVFitModel(BaseTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
-        _linear(current_key, target)
         layer = target
         if not isinstance(target, SVFitLinear):
             layer = SVFitLinear(target, **self._quantization)
@@ -146,15 +148,14 @@ class SVFitModel(BaseTuner):
             self._replace_module(parent, target_name, layer, target)
 
 
-def _linear(name: str, module: nn.Module) -> nn.Module:
-    """`module`, or a ValueError if there is no Linear, quantised or not, in it."""
+def _check_linear(name: str, module: nn.Module) -> None:
+    """Refuse what is no Linear, quantised or not."""
     inner = module.get_base_layer() if isinstance(module, SVFitLinear) else module
     if not isinstance(inner, nn.Linear) and resolve_quantization_backend(inner) is None:
         raise ValueError(
             f"SVFit adapts Linear modules, but {name} is a {type(inner).__name__}; leave it out of "
             "target_modules."
         )
-    return module
 
 
 def layers(model: nn.Module) -> dict[str, SVFitLinear]:

@@ -173,6 +173,22 @@ def test_save_and_load_through_peft(tmp_path):
     assert torch.allclose(again.merge_and_unload()(x), want, atol=1e-5)
 
 
+def test_a_second_adapter_through_peft():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4))
+    model = get_peft_model(net, SVFitConfig(r=2, target_modules=["0"]))
+    model.add_adapter("b", SVFitConfig(r=3, target_modules=["0", "1"], init_weights=False))
+    x = torch.randn(2, 8)
+    base = model(x)
+    model.set_adapter("b")
+    edited = model(x)
+    assert not torch.allclose(edited, base)
+    model.delete_adapter("default")
+    assert torch.equal(model(x), edited)
+    model.merge_adapter()
+    assert torch.allclose(model(x), edited, atol=1e-6)
+
+
 class Quantised(nn.Module):
     """Stands for a Linear of a quantisation library: integers and a scale for each row."""
 
