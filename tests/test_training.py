@@ -1,8 +1,10 @@
 """training.py and what it stands on, on a tiny pipeline; every part is the real one."""
 
+import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -164,11 +166,12 @@ def test_two_processes_are_one_with_twice_the_batch(config, tmp_path):
     )
     script = tmp_path / "two.py"
     script.write_text(code)
-    import json
-
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    command += ["--master_port", "29577", str(script), json.dumps(asdict(two))]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command += ["--master_port", port, str(script), json.dumps(asdict(two))]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     concept = read_concept(two.concept_path)
