@@ -17,9 +17,8 @@ from peft import inject_adapter_in_model
 from torch import nn
 
 from .layer import SVFitLinear
+from .settings import ATTENTION
 from .tuner import PROJECTIONS, SVFitConfig, layers
-
-KINDS = ("both", "self", "cross")
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,8 @@ def find_projections(model: nn.Module, attention: str = "both") -> dict[str, str
 
     attention: "both", "self" or "cross". Raises ValueError when there is none.
     """
-    if attention not in KINDS:
-        raise ValueError(f"attention is {attention!r}, but must be one of {', '.join(KINDS)}.")
+    if attention not in ATTENTION:
+        raise ValueError(f"attention is {attention!r}, but must be one of {', '.join(ATTENTION)}.")
     found = {}
     for name, module in _attention_modules(model).items():
         kind = "cross" if getattr(module, "is_cross_attention", False) else "self"

@@ -11,13 +11,14 @@ import json
 import numpy as np
 from safetensors.numpy import load
 
+from .settings import ATTENTION
+
 VERSION = 1
 MAX_FILE = 64_000_000  # bytes
 MAX_HEADER = 200_000  # bytes
 MAX_TEXT = 2_000  # characters of one metadata field
 TENSORS = ("deltas", "trigger")
 DTYPES = {"F16": np.float16, "F32": np.float32}
-ATTENTION = ("both", "self", "cross")
 TEXT_FIELDS = (*("rank", "layout", "base", "family", "token", "class_word", "license", "created"),)
 JSON_FIELDS = ("targets", "fingerprints", "trigger_shape", "training")
 _REQUIRED = ("rank", "layout", "base", "family", "ranks", "targets", "fingerprints")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,8 +25,6 @@ from .families import Family, recognise
 from .layer import SVFitLinear
 from .matching import adapter_name, check_base, check_layout, check_names, check_strength, split
 from .tuner import SVFitConfig, layers, set_deltas
-
-log = logging.getLogger(__name__)
 
 
 @dataclass

@@ -16,6 +16,7 @@ PRESETS = {
     "tiny": {},
     "paper": {"rank": "energy=0.99", "train_token": False},
 }
+ATTENTION = ("both", "self", "cross")
 RARE_WORDS = ("sks", "zwx", "ohwx", "TOK")
 SCHEDULERS = (
     *("linear", "cosine", "cosine_with_restarts", "polynomial"),
@@ -46,7 +47,7 @@ class TrainConfig:
     train_token: bool = option(True, "learn an embedding for the placeholder token")
     num_vectors: int = option(1, "embedding rows of the placeholder token")
     train_text_encoder: bool = option(True, "adapt the text encoder as well as the UNet")
-    attention: str = option("both", "UNet attention to adapt", choices=("both", "self", "cross"))
+    attention: str = option("both", "UNet attention to adapt", choices=ATTENTION)
     rank: str = option("16", "singular values trained: a number, full or energy=0.99")
     with_prior_preservation: bool = option(False, "train on class images too")
     prior_loss_weight: float = option(1.0, "weight of the class images' loss")
