@@ -9,7 +9,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from . import __version__
+from . import __version__, cli_evaluate
 from .settings import add_arguments, from_arguments
 
 
@@ -88,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="say what a concept file is, without its base")
     info.add_argument("file", help="a concept's .safetensors file")
     info.set_defaults(run=_info)
+    cli_evaluate.add_command(commands, _quiet)
     return parser
 
 

@@ -18,7 +18,8 @@ ORDER = (
         "examples",
         "checkpoints",
     ),
-    *("generation", "subject", "objective", "runtime", "training", "demo", "web", "cli"),
+    *("generation", "subject", "objective", "runtime", "training", "demo"),
+    *("features", "measures", "evaluate", "protocol", "benchmark", "web", "cli_evaluate", "cli"),
 )
 
 
