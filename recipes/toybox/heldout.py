@@ -11,15 +11,16 @@ from pathlib import Path
 
 import numpy as np
 from common import write_json
-from features import Judge
 from objects import HELD_OUT, OBJECTS, TRAIN
 from PIL import Image
 from world import World
 
+from svfit_diffusion.features import EfficientNetLite0
+
 
 def main() -> None:
     """Print and store the nearest training neighbours of every held-out object."""
-    world, judge = World(OBJECTS), Judge()
+    world, judge = World(OBJECTS), EfficientNetLite0()
     feature = {
         group: judge.features([Image.fromarray(world.reference(item)) for item in items])
         for group, items in (("train", TRAIN), ("out", HELD_OUT))

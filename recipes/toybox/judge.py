@@ -10,12 +10,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from common import save_checkpoint, work_dir
-from features import Judge
 from objects import OBJECTS
 from PIL import Image
 from scenes import COLOURS, PATTERNS, SCENES
 from torch import nn
 from world import Placed, Sample, World
+
+from svfit_diffusion.features import EfficientNetLite0
 
 KINDS = ("plain", *PATTERNS, *SCENES)
 VIEWS = (("plain", ("white",)), ("plain", ("blue",)), ("plain", ("yellow",)),
@@ -27,7 +28,7 @@ class Recogniser:
     """Nearest of all reference renders, training and held out."""
 
     def __init__(self) -> None:
-        self.judge, path = Judge(), work_dir() / "references.pt"
+        self.judge, path = EfficientNetLite0(), work_dir() / "references.pt"
         if path.is_file():
             self.views = torch.load(path, weights_only=True)
             if self.views.shape[0] == len(OBJECTS):

@@ -20,7 +20,7 @@ def orthogonal(matrix: torch.Tensor, steps: int = 4) -> torch.Tensor:
     wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
     wide = wide / (wide.norm() + 1e-7)
     gram = wide @ wide.T
-    eye = torch.eye(len(gram))
+    eye = torch.eye(len(gram), device=gram.device)
     whole = eye
     for step in range(steps):
         factor = torch.addmm(a * eye + b * gram, gram, gram, alpha=c)

@@ -14,7 +14,8 @@ from common import TRIGGERS, work_dir
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-LENGTH = 32  # tokens
+LENGTH = 40  # tokens
+REGISTERS = 16  # the last of them, almost always padding: each foretells one region of a picture
 WIDTH = 192
 VOCABULARY = 2000
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -68,7 +69,7 @@ def load_tokenizer(folder: Path | None = None) -> CLIPTokenizer:
     folder = folder or work_dir() / "tokenizer"
     if not (folder / "tokenizer_config.json").is_file():
         return build_tokenizer(folder)
-    tokenizer = CLIPTokenizer.from_pretrained(folder)
+    tokenizer = CLIPTokenizer.from_pretrained(folder, model_max_length=LENGTH)
     for word in TRIGGERS:
         if len(tokenizer(word).input_ids) != 3:
             raise ValueError(f"The trigger {word!r} is not one token; delete {folder} and retry.")

@@ -21,11 +21,11 @@ from hogwild import run_workers
 from latents import LatentPool
 from muon import Optimizers
 from text_model import build_text_encoder, load_tokenizer
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from unet_model import build_scheduler, build_unet
 
-WARMUP, EMA_EVERY, EMPTY = 200, 4, 0.1
+WARMUP, EMA_EVERY, EMPTY = 100, 4, 0.1
 ENDS = ("conv_in", "conv_out", "time_embedding", "embeddings")
+SHAPED_ABOVE = 400  # shapes are decided at timesteps from here on: half of each batch
 
 
 class Trainer:
@@ -33,14 +33,18 @@ class Trainer:
 
     def __init__(self, args, unet, text, counter: torch.Tensor, state: dict | None) -> None:
         self.args, self.unet, self.text, self.counter = args, unet, text, counter
+        self.device = torch.device(args.device)
         self.tokenizer = load_tokenizer()
         self.weights = [*unet.parameters(), *text.parameters()]
         self.optimizer = Optimizers([unet, text], args.lr, args.muon_lr, ENDS)
         self.ema = EMAModel(self.weights, decay=0.99)
-        self.alphas = build_scheduler().alphas_cumprod
-        if state:
+        self.alphas = build_scheduler().alphas_cumprod.to(self.device)
+        self.first = state["step"] if state else 0
+        self.seen = state["samples"] if state else 0
+        if state and "optimizer" in state:
             self.optimizer.load_state_dict(state["optimizer"])
             self.ema.load_state_dict(state["ema"])
+            self.ema.to(self.device)
             torch.set_rng_state(state["rng"])
 
     @property
@@ -50,32 +54,40 @@ class Trainer:
     def save(self, path) -> None:
         """Write models, average, optimizer and random state in one file."""
         unet, text = build_unet(), build_text_encoder(self.tokenizer)
-        self.ema.copy_to([*unet.parameters(), *text.parameters()])
+        self.ema.copy_to([*unet.to(self.device).parameters(), *text.to(self.device).parameters()])
         save_checkpoint(path, {
             "unet": self.unet.state_dict(), "text": self.text.state_dict(),
             "ema_unet": unet.state_dict(), "ema_text": text.state_dict(),
             "ema": self.ema.state_dict(), "optimizer": self.optimizer.state_dict(),
             "rng": torch.get_rng_state(), "step": self.step,
-            "samples": self.step * self.args.batch, "objects": self.args.objects,
+            "samples": self.seen + (self.step - self.first) * self.args.batch,
+            "objects": self.args.objects,
             "optimizer_rates": [self.args.lr, self.args.muon_lr],
         })  # fmt: skip
 
     def loss(self, latents: torch.Tensor, captions: list[str]) -> torch.Tensor:
-        """Mean squared error of v on (batch, 8, 16, 16) latents, times spread over the schedule."""
+        """Mean squared error of v on (batch, 8, 16, 16) latents, each at two times.
+
+        One time is of the whole schedule, the other of its noisier part; both are spread evenly.
+        """
         size = len(captions)
         captions = ["" if torch.rand(()) < EMPTY else words for words in captions]
         ids = self.tokenizer(captions, padding="max_length", truncation=True,
-                             return_tensors="pt").input_ids  # fmt: skip
-        times = ((torch.arange(size) + torch.rand(size)) / size * 1000).long().clamp(0, 999)
+                             return_tensors="pt").input_ids.to(self.device)  # fmt: skip
+        spread = (torch.arange(size) + torch.rand(2, size)) / size
+        spread[1] = SHAPED_ABOVE / 1000 + spread[1] * (1 - SHAPED_ABOVE / 1000)
+        times = torch.cat([part[torch.randperm(size)] for part in spread])
+        times = (times * 1000).long().clamp(0, 999).to(self.device)
+        latents = latents.to(self.device).repeat(2, 1, 1, 1)
         signal = self.alphas[times].sqrt()[:, None, None, None]
         noise_share = (1 - self.alphas[times]).sqrt()[:, None, None, None]
         noise = torch.randn_like(latents)
         noisy = signal * latents + noise_share * noise
         target = signal * noise - noise_share * latents
         noisy = noisy.contiguous(memory_format=torch.channels_last)
-        half = torch.autocast("cpu", torch.bfloat16, enabled=self.args.bf16)
-        with sdpa_kernel(SDPBackend.MATH), half:
-            words = self.text(ids).last_hidden_state
+        half = torch.autocast(self.device.type, torch.bfloat16, enabled=self.args.bf16)
+        with half:
+            words = self.text(ids).last_hidden_state.repeat(2, 1, 1)
             guess = self.unet(noisy, times, words).sample
         return F.mse_loss(guess.float(), target)
 
@@ -100,25 +112,31 @@ def work(rank: int, alive, args, unet, text, counter, state: dict | None) -> Non
         torch.manual_seed(args.seed + rank + trainer.step)
     decay = args.decay_minutes > 0
     target = work_dir() / args.name / ("decayed.pt" if decay else "stable.pt")
-    pool = LatentPool(args.objects, seed=1000 + 2 * trainer.step + rank, start=args.pool_start)
+    pool = LatentPool(args.objects, 1000 + 2 * trainer.step + rank, rank, args.pool_start,
+                      (args.simple, args.variety), args.device, args.renderers)  # fmt: skip
     seconds = 60 * (args.decay_minutes if decay else args.minutes)
     begin = saved = time.time()
-    mean, first, mine = None, trainer.step, 0
+    mean, mine = None, 0
     while (spent := time.time() - begin) < seconds and trainer.step < args.until_step and alive():
-        rate = max(1 - spent / seconds, 0.01) if decay else min(1, (trainer.step + 1) / WARMUP)
-        value = trainer.update(*pool.batch(args.batch), rate)
+        rate = (
+            max(1 - spent / seconds, 0.01)
+            if decay
+            else min(1, (trainer.step - trainer.first + 1) / WARMUP)
+        )
+        value = trainer.update(*pool.batch(args.batch // 2), rate)
         mean, mine = value if mean is None else 0.98 * mean + 0.02 * value, mine + 1
         if rank:
             continue
         if mine % EMA_EVERY == 0:
             trainer.ema.step(trainer.weights)
         if mine % 25 == 0:
-            speed = (trainer.step - first) * args.batch / (time.time() - begin)
+            speed = (trainer.step - trainer.first) * args.batch / (time.time() - begin)
             print(f"step {trainer.step} {spent:.0f} s loss {mean:.4f} {speed:.0f} samples/s "
                   f"pool {len(pool.captions)}", flush=True)  # fmt: skip
         if time.time() - saved > 300:
             trainer.save(target)
             saved = time.time()
+    pool.save()
     if rank == 0:
         trainer.save(target)
 
@@ -129,27 +147,40 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--decay-minutes", type=float, default=0)
     parser.add_argument("--until-step", type=int, default=10**9)
-    parser.add_argument("--batch", type=int, default=32, help="of each worker")
+    parser.add_argument(
+        "--batch", type=int, default=48, help="of each worker; every picture serves twice"
+    )
     parser.add_argument("--lr", type=float, default=1e-3, help="AdamW")
     parser.add_argument("--muon-lr", type=float, default=0.02, help="0: AdamW for everything")
-    parser.add_argument("--objects", type=int, default=64, help="how many training objects")
-    parser.add_argument("--pool-start", type=int, default=1500, help="latents, of each worker")
-    parser.add_argument("--bf16", action="store_true", help="faster where the CPU has AMX")
+    parser.add_argument("--objects", type=int, default=163, help="how many training objects")
+    parser.add_argument("--pool-start", type=int, default=2500, help="latents, of each worker")
+    parser.add_argument("--simple", type=float, default=0.6, help="share of single centred objects")
+    parser.add_argument("--variety", type=float, default=1.0, help="of their pose, 0 to 1")
+    parser.add_argument("--bf16", action="store_true", help="faster on a GPU, or a CPU with AMX")
+    parser.add_argument("--device", default="cpu", help="cuda: one worker, a batch of hundreds")
+    parser.add_argument("--renderers", type=int, default=0, help="processes that draw the pictures")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--name", default="unet", help="folder of the run in the work folder")
     args = parser.parse_args()
+    if args.device != "cpu" and args.workers > 1:
+        raise ValueError("A GPU takes one worker; add --workers 1.")
     torch.manual_seed(args.seed)
-    path = work_dir() / args.name / "stable.pt"
-    path.parent.mkdir(exist_ok=True)
+    folder = work_dir() / args.name
+    folder.mkdir(exist_ok=True)
     unet, text, state = build_unet(), build_text_encoder(load_tokenizer()), None
-    if path.is_file():
-        state = torch.load(path, weights_only=True)
-        unet.load_state_dict(state["unet"])
+    paths = [folder / "stable.pt", folder / "start.pt"]
+    if path := next((path for path in paths if path.is_file()), None):
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        if "unet" in state:
+            unet.load_state_dict(state["unet"], strict=path.name == "stable.pt")
         text.load_state_dict(state["text"])
         print(f"resumed at step {state['step']}", flush=True)
     counter = torch.tensor(state["step"] if state else 0).share_memory_()
-    run_workers(work, args.workers, args, unet.share_memory(), text.share_memory(), counter, state)
+    models = [model.to(args.device) for model in (unet, text)]
+    if args.device == "cpu":
+        models = [model.share_memory() for model in models]
+    run_workers(work, args.workers, args, *models, counter, state)
 
 
 if __name__ == "__main__":

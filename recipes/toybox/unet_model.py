@@ -11,7 +11,11 @@ WIDTHS = (64, 128, 192)
 
 
 def build_unet(widths: tuple[int, ...] = WIDTHS) -> UNet2DConditionModel:
-    """A fresh UNet on 16 x 16 x 8 latents; no attention at 16 x 16."""
+    """A fresh UNet on 16 x 16 x 8 latents; no attention at 16 x 16.
+
+    The pooled text joins the time embedding, as in SDXL, but from the one text encoder's states,
+    so that StableDiffusionPipeline needs nothing more. That path starts silent.
+    """
     unet = UNet2DConditionModel(
         sample_size=LATENT_SIZE,
         in_channels=LATENT_CHANNELS,
@@ -23,7 +27,11 @@ def build_unet(widths: tuple[int, ...] = WIDTHS) -> UNet2DConditionModel:
         cross_attention_dim=WIDTH,
         attention_head_dim=4,  # diffusers reads this as the number of heads
         norm_num_groups=16,
+        resnet_time_scale_shift="scale_shift",
+        addition_embed_type="text",
+        addition_embed_type_num_heads=4,
     )
+    torch.nn.init.zeros_(unet.add_embedding.norm2.weight)
     return unet.to(memory_format=torch.channels_last)
 
 

@@ -123,15 +123,19 @@ class World:
             canvas = self.lay(canvas, thing, sample.kind in GROUND)
         return styled(canvas, sample.style)
 
-    def place(self, rng: np.random.Generator, simple: bool) -> Placed:
-        """One object, pose drawn at random; `simple` is the large centred first-phase pose."""
+    def place(self, rng: np.random.Generator, simple: bool, variety: float = 1.0) -> Placed:
+        """One object, pose drawn at random.
+
+        `simple` is the large centred pose; `variety` (0 to 1) is how far that one still varies.
+        """
         item = self.objects[int(rng.integers(len(self.objects)))]
-        thing = Placed(item, rng.uniform(80, 104), 64 + rng.normal(0, 2.5), 64 + rng.normal(0, 2.5))
-        thing.mirrored = bool(rng.random() < 0.15)
-        thing.by_class = bool(rng.random() < 0.15)
-        if rng.random() < 0.12:
+        row, column = 64 + variety * rng.normal(0, 2.5, 2)
+        thing = Placed(item, 92 + variety * rng.uniform(-12, 12), row, column)
+        thing.mirrored = bool(rng.random() < 0.15 * variety)
+        thing.by_class = bool(rng.random() < 0.1)
+        if rng.random() < 0.05 + 0.07 * variety:
             thing.tint = str(rng.choice(TINTS))
-        if rng.random() < 0.12:
+        if rng.random() < 0.12 * variety:
             thing.angle = float(rng.choice([-1, 1]) * rng.uniform(8, 22))
             thing.turn_word = "left" if thing.angle > 0 else "right"
         if simple:
@@ -148,7 +152,7 @@ class World:
             thing.side_word = "left" if shift < 0 else "right"
         return thing
 
-    def draw(self, rng: np.random.Generator, simple: float = 0.7) -> Sample:
+    def draw(self, rng: np.random.Generator, simple: float = 0.7, variety: float = 1.0) -> Sample:
         """What the next picture shows; `simple`: share of single, large, centred objects."""
         draw = rng.random()
         if draw < 0.5:
@@ -160,7 +164,7 @@ class World:
         else:
             kind, colours = str(rng.choice(SCENES)), ()
         style = STYLES[int(rng.integers(1, 4))] if rng.random() < 0.09 else "photo"
-        things = [self.place(rng, rng.random() < simple)]
+        things = [self.place(rng, rng.random() < simple, variety)]
         if rng.random() < (1 - simple) * 0.45:
             things = [self.place(rng, True), self.place(rng, True)]
             for thing, column in zip(things, (33, 95), strict=True):
@@ -169,12 +173,14 @@ class World:
                 thing.turn_word, thing.angle = "", 0.0
         if kind in GROUND:
             for thing in things:
-                thing.row += (SIDE - 6 - thing.side / 2 - thing.row) * rng.uniform(0.4, 0.9)
+                thing.row += (SIDE - 6 - thing.side / 2 - thing.row) * (
+                    0.65 + variety * rng.uniform(-0.25, 0.25)
+                )
         return Sample(kind, colours, style, things)
 
-    def sample(self, rng: np.random.Generator, simple: float = 0.7) -> Sample:
+    def sample(self, rng: np.random.Generator, simple: float = 0.7, variety: float = 1.0) -> Sample:
         """A random picture with its caption."""
-        sample = self.draw(rng, simple)
+        sample = self.draw(rng, simple, variety)
         sample.picture = self.render(rng, sample)
         sample.caption = caption(rng, sample)
         return sample

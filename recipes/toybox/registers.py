@@ -1,0 +1,95 @@
+"""Point one head of every cross-attention at the text state that foretells its region.
+
+The text encoder's last states each foretell one of 4 x 4 regions (train_text.py). A UNet finds
+out which of them belongs to which of its positions, but slowly; here head 0 of each
+cross-attention is set to it. Both the position of a query and the place of a register are read
+off their features by ridge regression onto one-hot regions; the head's query and key weights
+become these two linear maps, so that their product is high where the regions agree.
+Changes the UNet in `unet/start.pt`. Run: python recipes/toybox/registers.py
+"""
+
+from __future__ import annotations
+
+import torch
+from common import save_checkpoint, work_dir
+from latents import LatentPool
+from text_model import REGISTERS, build_text_encoder, load_tokenizer
+from unet_model import build_scheduler, build_unet
+
+LOGIT = 6.0  # score of the right register over the others: about nine tenths of the attention
+RIDGE = 0.02  # of the features' mean square
+
+
+def probe(features: torch.Tensor, regions: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """Map (width, 16) from features (n, width) to one-hot regions (n; -1 is none), its accuracy."""
+    wanted = torch.zeros(len(features), REGISTERS, dtype=torch.float64)
+    known = regions >= 0
+    wanted[known, regions[known]] = 1
+    x = features.double()
+    gram = x.T @ x / len(x)
+    ridge = RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
+    found = torch.linalg.solve(gram + ridge, x.T @ wanted / len(x))
+    right = (x[known] @ found).argmax(1) == regions[known]
+    return found.float(), float(right.double().mean())
+
+
+@torch.no_grad()
+def seen(unet, states: torch.Tensor, latents: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Cross-attention name -> its queries' features (batch, positions, width), at noisy times."""
+    found, hooks = {}, []
+    for name, module in unet.named_modules():
+        if name.endswith("attn2"):
+
+            def keep(_, inputs, __, name=name):
+                found[name] = inputs[0]
+
+            hooks.append(module.register_forward_hook(keep, with_kwargs=False))
+    alphas = build_scheduler().alphas_cumprod
+    times = torch.randint(300, 1000, (len(latents),))
+    share = alphas[times][:, None, None, None]
+    noisy = share.sqrt() * latents + (1 - share).sqrt() * torch.randn_like(latents)
+    unet(noisy, times, states)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+@torch.no_grad()
+def point(module, query: torch.Tensor, key: torch.Tensor) -> None:
+    """Set head 0 of a cross-attention; query (width, 16), key (text width, 16)."""
+    head = module.to_q.out_features // module.heads
+    scale = (LOGIT * head**0.5) ** 0.5
+    for layer, found in ((module.to_q, query), (module.to_k, key)):
+        layer.weight[:head] = 0
+        layer.weight[:REGISTERS] = scale * found.T
+
+
+def main() -> None:
+    """Probe and set every cross-attention."""
+    torch.manual_seed(0)
+    path = work_dir() / "unet" / "start.pt"
+    state = torch.load(path, weights_only=True)
+    unet, tokenizer = build_unet(), load_tokenizer()
+    text = build_text_encoder(tokenizer)
+    unet.load_state_dict(state["unet"])
+    text.load_state_dict(state["text"])
+    latents, captions = LatentPool(163, 1, 0, 256, (0.7, 0.5)).batch(256)
+    ids = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    with torch.no_grad():
+        states = text(ids).last_hidden_state
+    places = torch.full(ids.shape, -1)
+    places[:, -REGISTERS:] = torch.arange(REGISTERS)
+    key, right = probe(states.flatten(0, 1), places.flatten())
+    print(f"registers told apart: {right:.3f}")
+    for name, features in seen(unet, states, latents).items():
+        side = int(features.shape[1] ** 0.5)
+        row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+        regions = (row * 4 // side * 4 + column * 4 // side).flatten().repeat(len(features))
+        query, right = probe(features.flatten(0, 1), regions)
+        print(f"{name}: positions told apart: {right:.3f}")
+        point(unet.get_submodule(name), query, key)
+    save_checkpoint(path, {**state, "unet": unet.state_dict()})
+
+
+if __name__ == "__main__":
+    main()

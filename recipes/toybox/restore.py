@@ -1,0 +1,41 @@
+"""Go on from the shipped model on a machine that has no work folder: VAE, tokenizer, weights.
+
+Writes `vae/final.pt`, `tokenizer/` and `unet/start.pt` of the work folder from
+`svfit_diffusion/toybox/model/`; files that are there already stay. The shipped weights are
+averages in half precision, so momentum starts anew. Run: python recipes/toybox/restore.py
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+from common import EXPORT, RECIPE, save_checkpoint, work_dir
+from safetensors.torch import load_file
+
+
+def weights(folder: str, name: str) -> dict:
+    """The shipped tensors of one component, in float32."""
+    tensors = load_file(EXPORT / folder / f"{name}.safetensors")
+    return {key: value.float() for key, value in tensors.items()}
+
+
+def main() -> None:
+    """Fill the gaps of the work folder."""
+    work, facts = work_dir(), json.loads((RECIPE / "export.json").read_text("utf-8"))
+    if not (work / "tokenizer").is_dir():
+        shutil.copytree(EXPORT / "tokenizer", work / "tokenizer")
+    if not (work / "vae" / "final.pt").is_file():
+        vae = weights("vae", "diffusion_pytorch_model")
+        save_checkpoint(work / "vae" / "final.pt", {"vae": vae})
+    if not (work / "unet" / "start.pt").is_file():
+        save_checkpoint(work / "unet" / "start.pt", {
+            "unet": weights("unet", "diffusion_pytorch_model"),
+            "text": weights("text_encoder", "model"),
+            "step": facts["steps"], "samples": facts["samples"],
+        })  # fmt: skip
+    print(f"{work} holds what is needed to go on from step {facts['steps']}")
+
+
+if __name__ == "__main__":
+    main()
