@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +16,11 @@ import torch
 from torch import nn
 
 from .attention import Projection, find_projections, layout
-from .cache import fingerprint
-from .concept import Concept, layout_hash
+from .cache import find_source, fingerprint, load_bases
+from .concept import Concept, Trigger, layout_hash, printable
 from .families import Family, base_folder, base_name
+from .selfcheck import COARSE, TOLERANCE, deviation, probe
+from .svd import Basis
 from .tuner import get_deltas
 
 log = logging.getLogger(__name__)
@@ -48,10 +53,59 @@ def split(concept: Concept, plan: list[Projection]) -> dict[str, dict[str, torch
     return found
 
 
+def basis_of(
+    plan: list[Projection],
+    ranks: tuple[int, ...],
+    models: Mapping[str, nn.Module],
+    family: Family,
+    folders: Mapping[str, str],
+) -> Iterator[Basis]:
+    """The basis of each projection of the plan, at its rank, in the plan's order."""
+    rules: dict[str, dict[str, int]] = {part: {} for part in models}
+    for projection, rank in zip(plan, ranks, strict=True):
+        rules[projection.part][projection.local] = rank
+    with known_basis():
+        found = {
+            part: load_bases(models[part], rule, family.dtype, folders.get(part))
+            for part, rule in rules.items()
+            if rule
+        }
+    return (found[p.part][p.local] for p in plan)
+
+
+@contextlib.contextmanager
+def known_basis() -> Iterator[None]:
+    """Where the self-check tells how good the basis is, the general warning is one too many."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="the basis is taken from")
+        yield
+
+
+def measure(concept: Concept, plan: list[Projection], bases: Iterator[Basis]) -> tuple[float, ...]:
+    """The self-check of a concept's edit in these bases."""
+    deltas = np.split(concept.deltas, np.cumsum(concept.ranks)[:-1])
+    edits = zip(plan, bases, deltas, strict=True)
+    return probe((p.name, basis.U.numpy(), basis.V.numpy(), delta) for p, basis, delta in edits)
+
+
+def seal(concept: Concept, models: Mapping[str, nn.Module], family: Family) -> Concept:
+    """The concept with its self-check, by the models that it was made on."""
+    plan = check_layout(concept, models)
+    models = {part: models[part] for part in concept.targets}
+    return replace(
+        concept, check=measure(concept, plan, basis_of(plan, concept.ranks, models, family, {}))
+    )
+
+
 def check_base(
     pipe: Any, family: Family, concept: Concept, basis_from: str | None
-) -> tuple[dict[str, nn.Module], dict[str, str]]:
-    """The components to edit, and where their basis lies if not with the pipeline itself."""
+) -> tuple[dict[str, nn.Module], dict[str, str], list[Projection]]:
+    """The components to edit, where their basis lies if not with the pipeline itself, and the
+    projections in the file's order; ValueError where concept and pipeline do not belong together.
+
+    Weights that are only there as a bfloat16 cast have no fingerprint to compare: there the
+    self-check decides, and its error is told in a warning.
+    """
     got = base_name(str(getattr(pipe.config, "_name_or_path", "")))
     if concept.family != family.name:
         raise ValueError(
@@ -65,13 +119,45 @@ def check_base(
             "load the whole pipeline."
         )
     models = {part: models[part] for part in concept.targets}
-    folders = _basis_folders(basis_from, models)
+    folders, coarse = _basis_folders(basis_from, models), []
     for part, model in models.items():
         if concept.fingerprints[part] != _fingerprint(model, family, folders.get(part)):
-            raise ValueError(_wrong_base(concept, part, got, basis_from))
+            source = find_source(model, find_projections(model), family.dtype, folders.get(part))
+            if not (source.coarse and concept.check):
+                raise ValueError(_wrong_base(concept, part, got, basis_from))
+            coarse.append(part)
+    plan = check_layout(concept, models)
+    if concept.check:
+        _check_basis(concept, plan, basis_of(plan, concept.ranks, models, family, folders), coarse)
     if basis_from:
         log.warning("%s is applied to %s with the basis of %s.", concept.trigger, got, basis_from)
-    return models, folders
+    return models, folders, plan
+
+
+def _check_basis(
+    concept: Concept, plan: list[Projection], bases: Iterator[Basis], coarse: list[str]
+) -> None:
+    """Refuse a basis that would paint something else; `coarse`: components cast to bfloat16."""
+    error = deviation(measure(concept, plan, bases), concept.check, concept.deltas)
+    if error <= TOLERANCE:
+        return
+    base = printable(concept.base, 60)
+    if not coarse:
+        raise ValueError(
+            f"the file's self-check fails: in the basis found here its edit is off by {error:.1%} "
+            f"though the weights are those of {base!r}; the file is damaged, or another program "
+            "wrote it wrongly."
+        )
+    if error > COARSE:
+        raise ValueError(
+            f"the {coarse[0]} was loaded in bfloat16 without its files, and this concept of "
+            f"{base!r} would be off by {error:.1%} on it; load {base!r} from its folder or the Hub."
+        )
+    warnings.warn(
+        f"the {coarse[0]} was loaded in bfloat16 without its files: this concept's edit is off by "
+        f"{error:.2%}, as measured by its self-check. Load {base!r} from its folder to be exact.",
+        stacklevel=4,
+    )
 
 
 def _wrong_base(concept: Concept, part: str, got: str, basis_from: str | None) -> str:
@@ -129,17 +215,39 @@ def check_strength(strength: float) -> None:
         )
 
 
-def check_names(held: Mapping[str, Any], name: str, token: str, concept: Concept) -> None:
-    """Refuse a name that is taken, or a learned token that two concepts would share."""
+def calls(concept: Concept, token: str | None = None) -> tuple[Trigger, ...]:
+    """The concept's triggers, the only one under the word `token` if that is given."""
+    found = concept.calls()
+    if token is None:
+        return found
+    if len(found) > 1:
+        raise ValueError(
+            f"this concept is called by {printable(concept.trigger)}, so token={token!r} cannot "
+            "stand for it; load it under its own words."
+        )
+    return (replace(found[0], word=token),)
+
+
+def check_names(held: Mapping[str, Any], name: str, triggers: tuple[Trigger, ...]) -> None:
+    """Refuse a name that is taken, or a learned word that two concepts would share."""
     if name in held:
         raise ValueError(
             f"a concept named {name!r} is already loaded; use swap_concept to replace it, or pass "
             "another name."
         )
     for other, entry in held.items():
-        learned = concept.trigger_rows is not None or entry.concept.trigger_rows is not None
-        if learned and token and token.lower() == entry.token.lower():
+        if word := clash(triggers, entry.triggers):
             raise ValueError(
-                f"{name!r} and {other!r} are both called by {token!r}; load one of them with "
+                f"{name!r} and {other!r} are both called by {word!r}; load one of them with "
                 "another word, such as token='zwx'."
             )
+
+
+def clash(one: tuple[Trigger, ...], other: tuple[Trigger, ...]) -> str | None:
+    """A word that calls both, in any case, and was learned by at least one of them."""
+    words = {trigger.word.lower(): trigger for trigger in other if trigger.word}
+    for trigger in one:
+        twin = words.get(trigger.word.lower())
+        if twin and (trigger.rows or twin.rows):
+            return trigger.word
+    return None

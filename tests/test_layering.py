@@ -7,18 +7,10 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "svfit_diffusion"
 ORDER = (
-    *("toybox", "settings", "svd", "cache", "layer", "tuner", "attention", "header", "concept"),
-    *(
-        "trigger",
-        "families",
-        "matching",
-        "pipeline",
-        "photos",
-        "pictures",
-        "examples",
-        "checkpoints",
-    ),
-    *("generation", "subject", "objective", "runtime", "training", "demo", "web", "cli"),
+    *("toybox", "settings", "svd", "cache", "layer", "tuner", "attention"),
+    *("selfcheck", "header", "concept", "trigger", "families", "matching", "pipeline"),
+    *("photos", "pictures", "examples", "checkpoints", "generation"),
+    *("subject", "objective", "runtime", "training", "demo", "web", "cli"),
 )
 
 
