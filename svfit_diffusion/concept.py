@@ -160,7 +160,11 @@ def to_bytes(concept: Concept) -> bytes:
 
 def write_concept(concept: Concept, path: str | Path) -> Path:
     """Write the file all at once: it is whole or not there. Its mode follows the umask."""
-    path, data = Path(path), to_bytes(concept)
+    return replace_file(Path(path), to_bytes(concept))
+
+
+def replace_file(path: Path, data: bytes) -> Path:
+    """Write a file beside its place and put it there at once; makes the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import re
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,12 +14,11 @@ import torch
 from torch import nn
 
 from .attention import Projection, find_projections, layout
-from .cache import find_source, fingerprint, load_bases
+from .cache import find_source, fingerprint
 from .concept import Concept, Trigger, layout_hash, printable
 from .families import Family, base_folder, base_name
-from .selfcheck import COARSE, TOLERANCE, deviation, probe
-from .svd import Basis
 from .tuner import get_deltas
+from .verify import basis_of, check_basis, measure
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +33,19 @@ def collect(
     ranks = tuple(len(delta) for delta in ordered)
     return {
         "deltas": np.concatenate(ordered),
+        **identify(models, targets, family, plan, ranks),
+    }
+
+
+def identify(
+    models: Mapping[str, nn.Module],
+    targets: Mapping[str, str],
+    family: Family,
+    plan: list[Projection],
+    ranks: tuple[int, ...],
+) -> dict[str, Any]:
+    """The fields of a Concept that tell which base and which projections it is of."""
+    return {
         "ranks": ranks,
         "layout": _hash(plan, ranks),
         "targets": dict(targets),
@@ -51,41 +61,6 @@ def split(concept: Concept, plan: list[Projection]) -> dict[str, dict[str, torch
     for projection, delta in zip(plan, deltas, strict=True):
         found[projection.part][projection.local] = delta
     return found
-
-
-def basis_of(
-    plan: list[Projection],
-    ranks: tuple[int, ...],
-    models: Mapping[str, nn.Module],
-    family: Family,
-    folders: Mapping[str, str],
-) -> Iterator[Basis]:
-    """The basis of each projection of the plan, at its rank, in the plan's order."""
-    rules: dict[str, dict[str, int]] = {part: {} for part in models}
-    for projection, rank in zip(plan, ranks, strict=True):
-        rules[projection.part][projection.local] = rank
-    with known_basis():
-        found = {
-            part: load_bases(models[part], rule, family.dtype, folders.get(part))
-            for part, rule in rules.items()
-            if rule
-        }
-    return (found[p.part][p.local] for p in plan)
-
-
-@contextlib.contextmanager
-def known_basis() -> Iterator[None]:
-    """Where the self-check tells how good the basis is, the general warning is one too many."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="the basis is taken from")
-        yield
-
-
-def measure(concept: Concept, plan: list[Projection], bases: Iterator[Basis]) -> tuple[float, ...]:
-    """The self-check of a concept's edit in these bases."""
-    deltas = np.split(concept.deltas, np.cumsum(concept.ranks)[:-1])
-    edits = zip(plan, bases, deltas, strict=True)
-    return probe((p.name, basis.U.numpy(), basis.V.numpy(), delta) for p, basis, delta in edits)
 
 
 def seal(concept: Concept, models: Mapping[str, nn.Module], family: Family) -> Concept:
@@ -128,36 +103,10 @@ def check_base(
             coarse.append(part)
     plan = check_layout(concept, models)
     if concept.check:
-        _check_basis(concept, plan, basis_of(plan, concept.ranks, models, family, folders), coarse)
+        check_basis(concept, plan, basis_of(plan, concept.ranks, models, family, folders), coarse)
     if basis_from:
         log.warning("%s is applied to %s with the basis of %s.", concept.trigger, got, basis_from)
     return models, folders, plan
-
-
-def _check_basis(
-    concept: Concept, plan: list[Projection], bases: Iterator[Basis], coarse: list[str]
-) -> None:
-    """Refuse a basis that would paint something else; `coarse`: components cast to bfloat16."""
-    error = deviation(measure(concept, plan, bases), concept.check, concept.deltas)
-    if error <= TOLERANCE:
-        return
-    base = printable(concept.base, 60)
-    if not coarse:
-        raise ValueError(
-            f"the file's self-check fails: in the basis found here its edit is off by {error:.1%} "
-            f"though the weights are those of {base!r}; the file is damaged, or another program "
-            "wrote it wrongly."
-        )
-    if error > COARSE:
-        raise ValueError(
-            f"the {coarse[0]} was loaded in bfloat16 without its files, and this concept of "
-            f"{base!r} would be off by {error:.1%} on it; load {base!r} from its folder or the Hub."
-        )
-    warnings.warn(
-        f"the {coarse[0]} was loaded in bfloat16 without its files: this concept's edit is off by "
-        f"{error:.2%}, as measured by its self-check. Load {base!r} from its folder to be exact.",
-        stacklevel=4,
-    )
 
 
 def _wrong_base(concept: Concept, part: str, got: str, basis_from: str | None) -> str:

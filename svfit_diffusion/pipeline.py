@@ -29,10 +29,10 @@ from .matching import (
     check_base,
     check_names,
     check_strength,
-    known_basis,
     split,
 )
 from .tuner import SVFitConfig, layers, set_deltas
+from .verify import known_basis
 
 
 @dataclass

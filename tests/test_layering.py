@@ -8,8 +8,9 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "svfit_diffusion"
 ORDER = (
     *("toybox", "settings", "svd", "cache", "layer", "tuner", "attention"),
-    *("selfcheck", "header", "concept", "trigger", "families", "matching", "pipeline"),
+    *("selfcheck", "header", "concept", "trigger", "families", "verify", "matching", "pipeline"),
     *("photos", "pictures", "examples", "checkpoints", "generation"),
+    *("lora", "export", "lora_import"),
     *("subject", "objective", "runtime", "training", "demo", "web", "cli"),
 )
 
