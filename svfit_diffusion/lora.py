@@ -100,7 +100,12 @@ def _from_sgm(modules: Iterable[str], unet: Any) -> dict[str, str]:
         mapped = _maybe_map_sgm_blocks_to_diffusers(dict(keys), unet.config) if keys else {}
     except (ValueError, IndexError, KeyError):
         return {}  # numbered like nothing that this base has
-    return {module: key.removesuffix(".lora_down.weight") for key, module in mapped.items()}
+    found = {}
+    for key, module in mapped.items():
+        for theirs, ours in (("input", "down"), ("middle", "mid"), ("output", "up")):
+            key = key.replace(f"lora_unet_{theirs}_block", f"lora_unet_{ours}_block")
+        found[module] = key.removesuffix(".lora_down.weight")
+    return found
 
 
 def project(

@@ -22,6 +22,7 @@ from . import trigger
 from .attention import patch_attention, unpatch_attention
 from .concept import Concept, Trigger, read_concept
 from .families import Family, recognise
+from .hub import locate
 from .layer import SVFitLinear
 from .matching import (
     adapter_name,
@@ -67,13 +68,14 @@ def load_concept(
 ) -> str:
     """Put a concept on a pipeline and return its name there.
 
+    concept: a file, a Hub id "user/name", or what read_concept gave.
     strength: 0 is the base, 1 as trained. name: by default the file's. token: another word to
     call it by, if its own is taken. basis_from: the base it was trained on, for a pipeline that is
     a fine-tuned derivative of that base: the edit is then that of the original base, as a LoRA's
     would be. Raises ValueError, with the pipeline untouched, when the two do not fit.
     """
     stem = Path(concept).stem if isinstance(concept, str | Path) else ""
-    concept = concept if isinstance(concept, Concept) else read_concept(concept)
+    concept = concept if isinstance(concept, Concept) else read_concept(locate(concept))
     name = adapter_name(name or stem or concept.token or "concept")
     triggers = calls(concept, token)
     check_strength(strength)
@@ -123,7 +125,7 @@ def swap_concept(pipe: Any, name: str, concept: Concept | str | Path, **options:
     Where both have the same layout the values are copied in place, and nothing is patched anew.
     """
     old = _held(pipe, name)
-    new = concept if isinstance(concept, Concept) else read_concept(concept)
+    new = concept if isinstance(concept, Concept) else read_concept(locate(concept))
     same = (new.layout, new.fingerprints) == (old.concept.layout, old.concept.fingerprints)
     strength = options.pop("strength", old.strength)
     family = recognise(pipe)

@@ -8,10 +8,11 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "svfit_diffusion"
 ORDER = (
     *("toybox", "settings", "svd", "cache", "layer", "tuner", "attention"),
-    *("selfcheck", "header", "concept", "trigger", "families", "verify", "matching", "pipeline"),
+    *("selfcheck", "header", "concept", "hub", "trigger"),
+    *("families", "verify", "matching", "pipeline"),
     *("photos", "pictures", "examples", "checkpoints", "generation"),
-    *("lora", "export", "lora_import"),
-    *("subject", "objective", "runtime", "training", "demo", "web", "cli"),
+    *("lora", "export", "lora_import", "combine", "publish"),
+    *("subject", "objective", "runtime", "training", "demo", "web", "cli_files", "cli"),
 )
 
 
