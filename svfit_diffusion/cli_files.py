@@ -130,7 +130,7 @@ def _import(given: argparse.Namespace, quiet: Callable[[], None]) -> int:
 
 
 def _merge(given: argparse.Namespace, quiet: Callable[[], None]) -> int:
-    from .concept import read_concept, write_concept
+    from .concept import printable, read_concept, write_concept
     from .hub import locate
 
     named = [split_number(text) for text in given.files]
@@ -145,7 +145,7 @@ def _merge(given: argparse.Namespace, quiet: Callable[[], None]) -> int:
         pipe = load_base(given.base)
     made = combine(concepts, given.words, pipe)
     path = write_concept(made, given.output)
-    print(f"{path}: {path.stat().st_size:,} bytes, called by {made.trigger}")
+    print(f"{path}: {path.stat().st_size:,} bytes, called by {printable(made.trigger)}")
     return 0
 
 

@@ -2,7 +2,9 @@
 
 Beside `rex.safetensors` lie `rex.json` and `rex.png`, which AUTOMATIC1111, Forge and InvokeAI
 show, and for a learned trigger `rex-sks.safetensors`, a textual-inversion embedding. There the
-subject is called by that file's name: "a photo of rex-sks dog".
+subject is called by that file's name: "a photo of rex-sks dog". (With diffusers on SDXL, set
+`eos_token_id` of the second text encoder to its tokenizer's first: its file says 2, by which
+transformers pools at the largest token id, and an added token's is larger than the end's.)
 """
 
 from __future__ import annotations
@@ -104,7 +106,7 @@ def export_pipeline(
     del loaded_concepts(pipe)[name]
     words = ", ".join(_settle(call, pipe, family, strength) for call in concept.calls())
     pipe.to(_dtype(dtype)).save_pretrained(folder)
-    return Exported((Path(folder),), words)
+    return Exported((Path(folder),), printable(words))
 
 
 def _dtype(name: str) -> torch.dtype:
@@ -127,7 +129,7 @@ def _embeddings(
     keys = ("emb_params",) if len(family.encoders) == 1 else ("clip_l", "clip_g")
     for call in concept.calls():
         if not call.rows:
-            words.append(str(call))
+            words.append(printable(str(call)))
             continue
         word = re.sub(r"\W+", "_", call.word)[:40]
         file = path.with_name(f"{path.stem}-{word}.safetensors")
@@ -137,7 +139,7 @@ def _embeddings(
                 reader, encoder = getattr(pipe, tokenizer), getattr(pipe, part)
                 rows[key] = trigger.weighed([call], part, strength, reader, encoder)
         files[file] = rows
-        words.append(f"{file.stem} {call.class_word}".strip())
+        words.append(printable(f"{file.stem} {call.class_word}".strip()))
     return ", ".join(words), files
 
 

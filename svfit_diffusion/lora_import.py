@@ -74,9 +74,8 @@ def import_lora(
     plan = [projection for projection in plan if projection.part in parts]
     ranks = _ranks(plan, models, rank)
     models = {part: models[part] for part in targets}
-    deltas, kept, total = project(
-        pairs, known, plan, basis_of(plan, ranks, models, family, folders={})
-    )
+    bases = basis_of(plan, ranks, models, family, folders={})
+    deltas, kept, total = project(pairs, known, plan, bases)
     if not 0 < total < math.inf:
         raise ValueError(f"{path} is a LoRA of no finite, non-zero edit; there is nothing to keep.")
     words = (trigger or metadata.get("modelspec.trigger_phrase", ""))[:200]

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from .attention import Projection, find_projections, layout
+from .attention import Projection, find_projections, layout, patch_attention
 from .cache import find_source, fingerprint
 from .concept import Concept, Trigger, layout_hash, printable
 from .families import Family, base_folder, base_name
-from .tuner import get_deltas
-from .verify import basis_of, check_basis, measure
+from .tuner import SVFitConfig, get_deltas, set_deltas
+from .verify import basis_of, check_basis, known_basis, measure
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +70,27 @@ def seal(concept: Concept, models: Mapping[str, nn.Module], family: Family) -> C
     return replace(
         concept, check=measure(concept, plan, basis_of(plan, concept.ranks, models, family, {}))
     )
+
+
+def put_on(
+    models: Mapping[str, nn.Module],
+    concept: Concept,
+    plan: list[Projection],
+    name: str,
+    family: Family,
+    folders: Mapping[str, str],
+) -> None:
+    """Patch the models and write a concept's deltas, under the name of its adapter."""
+    for part, deltas in split(concept, plan).items():
+        config = SVFitConfig(
+            rank_pattern={local: len(delta) for local, delta in deltas.items()},
+            base_dtype=family.dtype,
+            basis_from=folders.get(part),
+            inference_mode=True,
+        )
+        with known_basis():
+            patch_attention(models[part], config, name, concept.targets[part])
+        set_deltas(models[part], name, deltas)
 
 
 def check_base(

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from . import trigger
-from .attention import patch_attention, unpatch_attention
+from .attention import unpatch_attention
 from .concept import Concept, Trigger, read_concept
 from .families import Family, recognise
 from .hub import locate
@@ -30,10 +30,10 @@ from .matching import (
     check_base,
     check_names,
     check_strength,
+    put_on,
     split,
 )
-from .tuner import SVFitConfig, layers, set_deltas
-from .verify import known_basis
+from .tuner import layers, set_deltas
 
 
 @dataclass
@@ -85,16 +85,7 @@ def load_concept(
     models, folders, plan = check_base(pipe, family, concept, basis_from)
     entry = Loaded(concept, strength, triggers, token=token, basis_from=basis_from)
     try:
-        for part, deltas in split(concept, plan).items():
-            config = SVFitConfig(
-                rank_pattern={local: len(delta) for local, delta in deltas.items()},
-                base_dtype=family.dtype,
-                basis_from=folders.get(part),
-                inference_mode=True,
-            )
-            with known_basis():
-                patch_attention(models[part], config, name, concept.targets[part])
-            set_deltas(models[part], name, deltas)
+        put_on(models, concept, plan, name, family, folders)
         if concept.learned:
             _add_triggers(pipe, family, entry)
     except BaseException:

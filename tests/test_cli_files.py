@@ -98,6 +98,15 @@ def test_mistakes_are_one_sentence_and_status_2(files, command, reason, capsys):
     assert reason in err and "Traceback" not in err and len(err.strip().splitlines()) == 1
 
 
+def test_a_strangers_words_cannot_steer_the_terminal(files, base_folder, capsys):
+    evil = replace(read_concept("rex.safetensors"), class_word="\x1b[2J")
+    write_concept(evil, "evil.safetensors")
+    base = ["--base", str(base_folder), "--preview", "none"]
+    assert main(["export", "evil.safetensors", "--to", "kohya", *base]) == 0
+    assert main(["merge", "evil.safetensors", "mug.safetensors", "-o", "c.safetensors"]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+
+
 def test_the_exported_file_is_read_by_others_without_us(files, base_folder):
     main(
         ["export", "rex.safetensors", "--base", str(base_folder), "--to", "kohya"]
