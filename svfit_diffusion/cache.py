@@ -102,10 +102,10 @@ class Source:
     @property
     def coarse(self) -> bool:
         """Whether the weights are only there as a cast that lost what the files hold."""
-        loaded = {loaded_weight(self.model.get_submodule(name)).dtype for name in self.names[:1]}
-        return (
-            not self.files and torch.bfloat16 in loaded and self.dtype not in (None, torch.bfloat16)
-        )
+        if self.files or self.dtype in (None, torch.bfloat16):
+            return False
+        first = loaded_weight(self.model.get_submodule(self.names[0]))
+        return first.dtype == torch.bfloat16
 
     def weight(self, name: str) -> Tensor:
         """Weight [out, in] of a module at the published precision."""
