@@ -26,10 +26,10 @@ from torch import Tensor, nn
 
 from .svd import Basis, Rank, factor_all, parse_rank
 
-VERSION = 1
+VERSION = 2
 DEFAULT_LIMIT = 2_000_000_000  # bytes of bases kept on disk, oldest used go first
 SAMPLES, SAMPLE_BYTES = 64, 4096
-PARTS = ("U", "s", "V")
+PARTS = ("U", "s", "V", "groups")
 
 
 def cache_folder() -> Path:
@@ -47,6 +47,13 @@ def load_bases(
     if not where the model was loaded from; ValueError when they do not hold all the weights.
     """
     source = find_source(model, ranks, dtype, folder)
+    if source.coarse:
+        warnings.warn(
+            f"the basis is taken from {type(model).__name__} as loaded in bfloat16, because its "
+            f"{dtype} files were not found; concepts then differ slightly from those trained on "
+            "the files. Load the base from its folder to be exact.",
+            stacklevel=2,
+        )
     rules = {name: parse_rank(rank) for name, rank in ranks.items()}
     path = _entry("basis", ".safetensors", source.identity, sorted(rules.items()))
     if (bases := _read(path, rules)) is not None:
@@ -92,6 +99,14 @@ class Source:
     files: Mapping[str, tuple[Path, str]]  # module name -> (file, tensor name)
     model: nn.Module
 
+    @property
+    def coarse(self) -> bool:
+        """Whether the weights are only there as a cast that lost what the files hold."""
+        if self.files or self.dtype in (None, torch.bfloat16):
+            return False
+        first = loaded_weight(self.model.get_submodule(self.names[0]))
+        return first.dtype == torch.bfloat16
+
     def weight(self, name: str) -> Tensor:
         """Weight [out, in] of a module at the published precision."""
         if self.files:
@@ -123,14 +138,6 @@ def find_source(
         identity = _hash("files", dtype, names, sorted({_identify(p) for p, _ in files.values()}))
         return Source(names, identity, precision, files, model)
     source = Source(names, "", precision, {}, model)
-    coarse = {w.dtype for w in (loaded_weight(model.get_submodule(n)) for n in names[:1])}
-    if torch.bfloat16 in coarse and precision not in (None, torch.bfloat16):
-        warnings.warn(
-            f"the basis is taken from {type(model).__name__} as loaded in bfloat16, because its "
-            f"{dtype} files were not found; concepts then differ slightly from those trained on "
-            "the files. Load the base from its folder to be exact.",
-            stacklevel=2,
-        )
     return Source(names, _hash("memory", source.fingerprint()), precision, {}, model)
 
 

@@ -9,7 +9,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from . import __version__, cli_evaluate
+from . import __version__, cli_evaluate, cli_files
 from .settings import add_arguments, from_arguments
 
 
@@ -88,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="say what a concept file is, without its base")
     info.add_argument("file", help="a concept's .safetensors file")
     info.set_defaults(run=_info)
+    cli_files.add_commands(commands, _quiet)
     cli_evaluate.add_command(commands, _quiet)
     return parser
 
@@ -144,11 +145,12 @@ def _report(trained) -> int:
 
 
 def _generate(arguments: argparse.Namespace) -> int:
-    concepts = [_concept_argument(text) for text in arguments.concept]
+    concepts = [cli_files.split_number(text) for text in arguments.concept]
     from .concept import read_concept
+    from .hub import locate
 
     for path, _ in concepts:
-        read_concept(path)  # refuse a bad file before minutes of loading
+        read_concept(locate(path))  # refuse a bad file before minutes of loading
     _quiet()
     import torch
 
@@ -183,15 +185,6 @@ def _app(arguments: argparse.Namespace) -> int:
 
     run_app(arguments.base, arguments.host, arguments.port, arguments.concept, arguments.auth)
     return 0
-
-
-def _concept_argument(text: str) -> tuple[str, float]:
-    """ "a.safetensors:0.8" -> the path and the strength; a bare path has strength 1."""
-    path, colon, strength = text.rpartition(":")
-    try:
-        return (path, float(strength)) if colon else (text, 1.0)
-    except ValueError:
-        return text, 1.0  # a colon of the path's own, as in C:\\
 
 
 def _info(arguments: argparse.Namespace) -> int:

@@ -4,13 +4,15 @@ One safetensors file with the tensor `deltas` [values] (the deltas of all projec
 order of their canonical names) and, where a trigger was trained, `trigger` [values] (the rows of
 each text encoder's embedding, one after the other). float16, or float32 where asked. Everything
 else is text in the header: which base, which projections, how it was made. Projections are not
-named one by one; `layout` is a hash over (name, out, in, r) of all of them.
+named one by one; `layout` is a hash over (name, out, in, r) of all of them. docs/concept-format.md
+tells all of it.
 
 Reading checks everything (header.py) and needs neither torch nor the base.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -22,7 +24,23 @@ from pathlib import Path
 
 import numpy as np
 
-from .header import DTYPES, MAX_FILE, TEXT_FIELDS, VERSION, Refused, parse
+from .header import DTYPES, MAX_FILE, TEXT_FIELDS, VERSIONS, Refused, parse
+
+
+@dataclass(frozen=True)
+class Trigger:
+    """A word that calls a subject, and how: text encoder -> learned rows [tokens, width], or {}.
+
+    strength: of the rows, when the concept is at full strength; 1 but in combined concepts.
+    """
+
+    word: str
+    class_word: str
+    rows: Mapping[str, np.ndarray]
+    strength: float = 1.0
+
+    def __str__(self) -> str:
+        return f"{self.word} {self.class_word}".strip()
 
 
 @dataclass(frozen=True)
@@ -32,7 +50,9 @@ class Concept:
     deltas: [sum of ranks]. ranks: one per projection, by canonical name. targets: component ->
     "both", "self" or "cross" attention. fingerprints: component -> hash (hex, 128 bits) of its
     projections' published weights. trigger_rows: [sum of tokens x width] or None. trigger_shape:
-    text encoder -> (tokens, width). training: settings, for people to read.
+    text encoder -> (tokens, width). training: settings, for people to read. check: the self-check
+    (selfcheck.py), () in files of version 1. triggers: of a combined concept, word -> (class word,
+    tokens, strength), the rows of each encoder in the order of the words; token is the first.
     """
 
     deltas: np.ndarray
@@ -50,11 +70,29 @@ class Concept:
     training: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
     license: str = ""
     created: str = ""
+    check: tuple[float, ...] = ()
+    triggers: Mapping[str, tuple[str, int, float]] = field(default_factory=dict)
 
     @property
     def trigger(self) -> str:
-        """The words that call the concept, such as "sks dog"."""
-        return f"{self.token} {self.class_word}".strip()
+        """The words that call the concept, such as "sks dog"; of a combined one, all of them."""
+        return ", ".join(str(call) for call in self.calls())
+
+    @property
+    def learned(self) -> bool:
+        """Whether a trigger's embedding was learned."""
+        return self.trigger_rows is not None
+
+    def calls(self) -> tuple[Trigger, ...]:
+        """The triggers, each with its rows."""
+        single = {self.token: (self.class_word, None, 1.0)}
+        found, start, rows = [], 0, self.rows()
+        for word, (noun, tokens, strength) in sorted((self.triggers or single).items()):
+            stop = None if tokens is None else start + tokens
+            held = {encoder: part[start:stop] for encoder, part in rows.items()}
+            found.append(Trigger(word, noun, held if tokens != 0 else {}, strength))
+            start = stop
+        return tuple(found)
 
     @property
     def values(self) -> int:
@@ -90,14 +128,20 @@ def to_bytes(concept: Concept) -> bytes:
         "targets": dict(concept.targets),
         "fingerprints": dict(concept.fingerprints),
         "trigger_shape": {k: list(v) for k, v in concept.trigger_shape.items()},
+        "triggers": {k: list(v) for k, v in concept.triggers.items()},
         "training": dict(concept.training),
     }
     text = {
         "format": "svfit",
-        "version": str(VERSION),
+        "version": VERSIONS[-1] if concept.check else "1",
         "ranks": _pack_ranks(concept.ranks),
+        "check": base64.b64encode(np.array(concept.check, "<f4").tobytes()).decode(),
         **{key: getattr(concept, key) for key in TEXT_FIELDS},
-        **{k: json.dumps(v, separators=(",", ":"), sort_keys=True) for k, v in settings.items()},
+        **{
+            k: json.dumps(v, separators=(",", ":"), sort_keys=True)
+            for k, v in settings.items()
+            if v
+        },
     }
     header: dict = {"__metadata__": {key: value for key, value in text.items() if value}}
     body = b""
@@ -116,7 +160,11 @@ def to_bytes(concept: Concept) -> bytes:
 
 def write_concept(concept: Concept, path: str | Path) -> Path:
     """Write the file all at once: it is whole or not there. Its mode follows the umask."""
-    path, data = Path(path), to_bytes(concept)
+    return replace_file(Path(path), to_bytes(concept))
+
+
+def replace_file(path: Path, data: bytes) -> Path:
+    """Write a file beside its place and put it there at once; makes the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -156,6 +204,7 @@ def from_bytes(data: bytes, name: str) -> Concept:
     except Refused as reason:
         raise ValueError(f"{name} is not a usable concept file: {reason}.") from None
     shapes = {encoder: tuple(shape) for encoder, shape in fields.pop("trigger_shape").items()}
+    fields["triggers"] = {word: tuple(entry) for word, entry in fields["triggers"].items()}
     rows = tensors.get("trigger")
     return Concept(tensors["deltas"], trigger_rows=rows, trigger_shape=shapes, **fields)
 

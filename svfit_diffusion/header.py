@@ -6,21 +6,26 @@ and numbers are checked one by one. Metadata is text to show, never a path or a 
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
 
 import numpy as np
 from safetensors.numpy import load
 
+from .selfcheck import PROBES
 from .settings import ATTENTION
 
-VERSION = 1
+VERSIONS = ("1", "2")  # 1 has neither a self-check nor several triggers
 MAX_FILE = 64_000_000  # bytes
 MAX_HEADER = 200_000  # bytes
 MAX_TEXT = 2_000  # characters of one metadata field
+MAX_WORD = 100  # characters of one of several triggers
+MAX_STRENGTH = 1e6
 TENSORS = ("deltas", "trigger")
 DTYPES = {"F16": np.float16, "F32": np.float32}
 TEXT_FIELDS = (*("rank", "layout", "base", "family", "token", "class_word", "license", "created"),)
-JSON_FIELDS = ("targets", "fingerprints", "trigger_shape", "training")
+JSON_FIELDS = ("targets", "fingerprints", "trigger_shape", "triggers", "training")
 _REQUIRED = ("rank", "layout", "base", "family", "ranks", "targets", "fingerprints")
 
 
@@ -107,15 +112,17 @@ def _check_text(text: object) -> dict:
         raise Refused("its metadata is not text")
     if text.get("format") != "svfit":
         raise Refused("it is not marked as a concept of SVFit")
-    if text.get("version") != str(VERSION):
+    if (version := text.get("version", "none")) not in VERSIONS:
         raise Refused(
-            f"it is of version {text.get('version', 'none')[:20]!r}, and this program reads "
-            f"version {VERSION}; update svfit-diffusion"
+            f"it is of version {version[:20]!r}, and this program reads up to version "
+            f"{VERSIONS[-1]}; update svfit-diffusion"
         )
-    known = {*TEXT_FIELDS, *JSON_FIELDS, "ranks", "format", "version"}
-    if unknown := sorted(set(text) - known):
+    added = set() if version == "1" else {"check", "triggers"}
+    known = {*TEXT_FIELDS, *JSON_FIELDS, "ranks", "format", "version", "check"}
+    if unknown := sorted(set(text) - (known - {"check", "triggers"} | added)):
         raise Refused(f"its metadata has a field {unknown[0][:60]!r} that is not known")
-    if missing := [key for key in _REQUIRED if not text.get(key)]:
+    required = _REQUIRED if version == "1" else (*_REQUIRED, "check")
+    if missing := [key for key in required if not text.get(key)]:
         raise Refused(f"its metadata lacks {missing[0]!r}")
     for key in (*TEXT_FIELDS, *JSON_FIELDS):
         if len(text.get(key, "")) > MAX_TEXT:
@@ -123,7 +130,9 @@ def _check_text(text: object) -> dict:
     fields = {key: text.get(key, "") for key in TEXT_FIELDS}
     fields.update({key: _json(text.get(key, "{}"), key) for key in JSON_FIELDS})
     fields["ranks"] = _unpack_ranks(text["ranks"])
+    fields["check"] = _unpack_check(text["check"]) if "check" in text else ()
     _check_objects(fields)
+    _check_triggers(fields["triggers"], fields["trigger_shape"])
     return fields
 
 
@@ -140,6 +149,32 @@ def _check_objects(fields: dict) -> None:
         raise Refused("its trigger's shape is not rows and width for each text encoder")
     if not all(isinstance(v, str | int | float | None) for v in fields["training"].values()):
         raise Refused("its training settings are not plain values")
+
+
+def _check_triggers(triggers: dict, shapes: dict) -> None:
+    """Several triggers: word -> [class word, rows, strength], with all rows between them."""
+    for word, entry in triggers.items():
+        if not word or len(word) > MAX_WORD or not isinstance(entry, list) or len(entry) != 3:
+            raise Refused("its triggers are not words with class word, rows and strength")
+        noun, rows, strength = entry
+        if not isinstance(noun, str) or not _whole([rows], 1):
+            raise Refused("its triggers are not words with class word, rows and strength")
+        if type(strength) not in (int, float) or not abs(strength) <= MAX_STRENGTH:
+            raise Refused("a trigger's strength is no number in range")
+    total = sum(rows for _, rows, _ in triggers.values())
+    if triggers and any(total != tokens for tokens, _ in shapes.values()):
+        raise Refused("its triggers do not share out the rows that its metadata states")
+
+
+def _unpack_check(text: str) -> tuple[float, ...]:
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        data = b""
+    values = np.frombuffer(data, "<f4") if len(data) == 4 * PROBES else None
+    if values is None or not np.isfinite(values).all():
+        raise Refused(f"its self-check is not {PROBES} numbers")
+    return tuple(values.tolist())
 
 
 def _check_sizes(fields: dict, tensors: dict[str, np.ndarray]) -> None:

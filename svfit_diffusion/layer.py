@@ -30,7 +30,7 @@ class SVFitLinear(nn.Module, BaseTunerLayer):
     """
 
     adapter_layer_names = ("svfit_delta",)
-    other_param_names = ("svfit_rank", "svfit_scaling", "svfit_key")
+    other_param_names = ("svfit_rank", "svfit_scaling", "svfit_key", "svfit_ties")
 
     def __init__(self, base_layer: nn.Module, **quantization: Any) -> None:
         super().__init__()
@@ -41,6 +41,7 @@ class SVFitLinear(nn.Module, BaseTunerLayer):
         self.svfit_rank: dict[str, int] = {}
         self.svfit_scaling: dict[str, float] = {}
         self.svfit_key: dict[str, str] = {}
+        self.svfit_ties: dict[str, tuple[tuple[int, int, bool], ...]] = {}
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
         self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
@@ -67,6 +68,7 @@ class SVFitLinear(nn.Module, BaseTunerLayer):
         self.svfit_rank[adapter_name] = rank
         self.svfit_scaling[adapter_name] = 1.0
         self.svfit_key[adapter_name] = key
+        self.svfit_ties[adapter_name] = basis.ties()
         delta = torch.zeros(rank) if init_weights else 0.1 * basis.s.mean() * torch.randn(rank)
         self.svfit_delta[adapter_name] = nn.Parameter(delta.to(weight.device, torch.float32))
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
@@ -76,6 +78,13 @@ class SVFitLinear(nn.Module, BaseTunerLayer):
         super().delete_adapter(adapter_name)
         for key in set(self.svfit_U) - set(self.svfit_key.values()):
             del self.svfit_U[key], self.svfit_V[key]
+
+    @torch.no_grad()
+    def tie(self, adapter: str) -> None:
+        """Give directions that no basis can tell apart their mean delta, or 0 (svd.py)."""
+        for start, stop, kept in self.svfit_ties.get(adapter, ()):
+            group = self.svfit_delta[adapter][start:stop]
+            group.copy_(group.mean() * kept)
 
     def set_scale(self, adapter: str, scale: float) -> None:
         """Set the strength of an adapter: 0 is the base, 1 as trained."""

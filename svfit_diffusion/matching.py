@@ -6,17 +6,19 @@ import logging
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from .attention import Projection, find_projections, layout
-from .cache import fingerprint
-from .concept import Concept, layout_hash
+from .attention import Projection, find_projections, layout, patch_attention
+from .cache import find_source, fingerprint
+from .concept import Concept, Trigger, layout_hash, printable
 from .families import Family, base_folder, base_name
-from .tuner import get_deltas
+from .tuner import SVFitConfig, get_deltas, set_deltas
+from .verify import basis_of, check_basis, known_basis, measure
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +33,19 @@ def collect(
     ranks = tuple(len(delta) for delta in ordered)
     return {
         "deltas": np.concatenate(ordered),
+        **identify(models, targets, family, plan, ranks),
+    }
+
+
+def identify(
+    models: Mapping[str, nn.Module],
+    targets: Mapping[str, str],
+    family: Family,
+    plan: list[Projection],
+    ranks: tuple[int, ...],
+) -> dict[str, Any]:
+    """The fields of a Concept that tell which base and which projections it is of."""
+    return {
         "ranks": ranks,
         "layout": _hash(plan, ranks),
         "targets": dict(targets),
@@ -48,10 +63,45 @@ def split(concept: Concept, plan: list[Projection]) -> dict[str, dict[str, torch
     return found
 
 
+def seal(concept: Concept, models: Mapping[str, nn.Module], family: Family) -> Concept:
+    """The concept with its self-check, by the models that it was made on."""
+    plan = check_layout(concept, models)
+    models = {part: models[part] for part in concept.targets}
+    return replace(
+        concept, check=measure(concept, plan, basis_of(plan, concept.ranks, models, family, {}))
+    )
+
+
+def put_on(
+    models: Mapping[str, nn.Module],
+    concept: Concept,
+    plan: list[Projection],
+    name: str,
+    family: Family,
+    folders: Mapping[str, str],
+) -> None:
+    """Patch the models and write a concept's deltas, under the name of its adapter."""
+    for part, deltas in split(concept, plan).items():
+        config = SVFitConfig(
+            rank_pattern={local: len(delta) for local, delta in deltas.items()},
+            base_dtype=family.dtype,
+            basis_from=folders.get(part),
+            inference_mode=True,
+        )
+        with known_basis():
+            patch_attention(models[part], config, name, concept.targets[part])
+        set_deltas(models[part], name, deltas)
+
+
 def check_base(
     pipe: Any, family: Family, concept: Concept, basis_from: str | None
-) -> tuple[dict[str, nn.Module], dict[str, str]]:
-    """The components to edit, and where their basis lies if not with the pipeline itself."""
+) -> tuple[dict[str, nn.Module], dict[str, str], list[Projection]]:
+    """The components to edit, where their basis lies if not with the pipeline itself, and the
+    projections in the file's order; ValueError where concept and pipeline do not belong together.
+
+    Weights that are only there as a bfloat16 cast have no fingerprint to compare: there the
+    self-check decides, and its error is told in a warning.
+    """
     got = base_name(str(getattr(pipe.config, "_name_or_path", "")))
     if concept.family != family.name:
         raise ValueError(
@@ -65,13 +115,19 @@ def check_base(
             "load the whole pipeline."
         )
     models = {part: models[part] for part in concept.targets}
-    folders = _basis_folders(basis_from, models)
+    folders, coarse = _basis_folders(basis_from, models), []
     for part, model in models.items():
         if concept.fingerprints[part] != _fingerprint(model, family, folders.get(part)):
-            raise ValueError(_wrong_base(concept, part, got, basis_from))
+            source = find_source(model, find_projections(model), family.dtype, folders.get(part))
+            if not (source.coarse and concept.check):
+                raise ValueError(_wrong_base(concept, part, got, basis_from))
+            coarse.append(part)
+    plan = check_layout(concept, models)
+    if concept.check:
+        check_basis(concept, plan, basis_of(plan, concept.ranks, models, family, folders), coarse)
     if basis_from:
         log.warning("%s is applied to %s with the basis of %s.", concept.trigger, got, basis_from)
-    return models, folders
+    return models, folders, plan
 
 
 def _wrong_base(concept: Concept, part: str, got: str, basis_from: str | None) -> str:
@@ -129,17 +185,39 @@ def check_strength(strength: float) -> None:
         )
 
 
-def check_names(held: Mapping[str, Any], name: str, token: str, concept: Concept) -> None:
-    """Refuse a name that is taken, or a learned token that two concepts would share."""
+def calls(concept: Concept, token: str | None = None) -> tuple[Trigger, ...]:
+    """The concept's triggers, the only one under the word `token` if that is given."""
+    found = concept.calls()
+    if token is None:
+        return found
+    if len(found) > 1:
+        raise ValueError(
+            f"this concept is called by {printable(concept.trigger)}, so token={token!r} cannot "
+            "stand for it; load it under its own words."
+        )
+    return (replace(found[0], word=token),)
+
+
+def check_names(held: Mapping[str, Any], name: str, triggers: tuple[Trigger, ...]) -> None:
+    """Refuse a name that is taken, or a learned word that two concepts would share."""
     if name in held:
         raise ValueError(
             f"a concept named {name!r} is already loaded; use swap_concept to replace it, or pass "
             "another name."
         )
     for other, entry in held.items():
-        learned = concept.trigger_rows is not None or entry.concept.trigger_rows is not None
-        if learned and token and token.lower() == entry.token.lower():
+        if word := clash(triggers, entry.triggers):
             raise ValueError(
-                f"{name!r} and {other!r} are both called by {token!r}; load one of them with "
+                f"{name!r} and {other!r} are both called by {word!r}; load one of them with "
                 "another word, such as token='zwx'."
             )
+
+
+def clash(one: tuple[Trigger, ...], other: tuple[Trigger, ...]) -> str | None:
+    """A word that calls both, in any case, and was learned by at least one of them."""
+    words = {trigger.word.lower(): trigger for trigger in other if trigger.word}
+    for trigger in one:
+        twin = words.get(trigger.word.lower())
+        if twin and (trigger.rows or twin.rows):
+            return trigger.word
+    return None

@@ -19,23 +19,37 @@ import torch
 from torch import nn
 
 from . import trigger
-from .attention import layout, patch_attention, unpatch_attention
-from .concept import Concept, read_concept
+from .attention import unpatch_attention
+from .concept import Concept, Trigger, read_concept
 from .families import Family, recognise
+from .hub import locate
 from .layer import SVFitLinear
-from .matching import adapter_name, check_base, check_layout, check_names, check_strength, split
-from .tuner import SVFitConfig, layers, set_deltas
+from .matching import (
+    adapter_name,
+    calls,
+    check_base,
+    check_names,
+    check_strength,
+    put_on,
+    split,
+)
+from .tuner import layers, set_deltas
 
 
 @dataclass
 class Loaded:
-    """A concept as it is on a pipeline. tokens: names of its trigger's tokens, in order."""
+    """A concept as it is on a pipeline.
+
+    words: each learned trigger -> names of its tokens, in order. ids: text encoder -> ids of all
+    those tokens. token: the word given to load_concept in place of the concept's own.
+    """
 
     concept: Concept
     strength: float
-    token: str
-    tokens: list[str] = field(default_factory=list)
+    triggers: tuple[Trigger, ...]
+    words: dict[str, list[str]] = field(default_factory=dict)
     ids: dict[str, list[int]] = field(default_factory=dict)
+    token: str | None = None
     basis_from: str | None = None
 
 
@@ -54,34 +68,26 @@ def load_concept(
 ) -> str:
     """Put a concept on a pipeline and return its name there.
 
+    concept: a file, a Hub id "user/name", or what read_concept gave.
     strength: 0 is the base, 1 as trained. name: by default the file's. token: another word to
     call it by, if its own is taken. basis_from: the base it was trained on, for a pipeline that is
     a fine-tuned derivative of that base: the edit is then that of the original base, as a LoRA's
     would be. Raises ValueError, with the pipeline untouched, when the two do not fit.
     """
     stem = Path(concept).stem if isinstance(concept, str | Path) else ""
-    concept = concept if isinstance(concept, Concept) else read_concept(concept)
+    concept = concept if isinstance(concept, Concept) else read_concept(locate(concept))
     name = adapter_name(name or stem or concept.token or "concept")
-    token = token or concept.token
+    triggers = calls(concept, token)
     check_strength(strength)
-    check_names(loaded_concepts(pipe), name, token, concept)
+    check_names(loaded_concepts(pipe), name, triggers)
     family = recognise(pipe)
     unfuse_concepts(pipe)  # the base is known by its own weights
-    models, folders = check_base(pipe, family, concept, basis_from)
-    plan = check_layout(concept, models)
-    entry = Loaded(concept, strength, token, basis_from=basis_from)
+    models, folders, plan = check_base(pipe, family, concept, basis_from)
+    entry = Loaded(concept, strength, triggers, token=token, basis_from=basis_from)
     try:
-        for part, deltas in split(concept, plan).items():
-            config = SVFitConfig(
-                rank_pattern={local: len(delta) for local, delta in deltas.items()},
-                base_dtype=family.dtype,
-                basis_from=folders.get(part),
-                inference_mode=True,
-            )
-            patch_attention(models[part], config, name, concept.targets[part])
-            set_deltas(models[part], name, deltas)
-        if concept.trigger_rows is not None:
-            _add_trigger(pipe, family, entry)
+        put_on(models, concept, plan, name, family, folders)
+        if concept.learned:
+            _add_triggers(pipe, family, entry)
     except BaseException:
         _detach(models, name)
         _apply(pipe)
@@ -110,22 +116,23 @@ def swap_concept(pipe: Any, name: str, concept: Concept | str | Path, **options:
     Where both have the same layout the values are copied in place, and nothing is patched anew.
     """
     old = _held(pipe, name)
-    new = concept if isinstance(concept, Concept) else read_concept(concept)
+    new = concept if isinstance(concept, Concept) else read_concept(locate(concept))
     same = (new.layout, new.fingerprints) == (old.concept.layout, old.concept.fingerprints)
-    rows = [c.trigger_rows is None for c in (new, old.concept)]
-    if not same or options or not all(rows) or old.basis_from:
-        strength = options.pop("strength", old.strength)
-        check_base(pipe, recognise(pipe), new, options.get("basis_from"))
+    strength = options.pop("strength", old.strength)
+    family = recognise(pipe)
+    unfuse_concepts(pipe)
+    models, _, plan = check_base(pipe, family, new, options.get("basis_from"))
+    if not same or options or new.learned or old.concept.learned or old.basis_from:
         remove_concept(pipe, name)
         try:
             return load_concept(pipe, new, strength=strength, name=name, **options)
         except ValueError:
             load_concept(pipe, old.concept, old.strength, name, old.token, old.basis_from)
             raise
-    models = recognise(pipe).components(pipe)
-    for part, deltas in split(new, layout(models, new.targets)).items():
+    for part, deltas in split(new, plan).items():
         set_deltas(models[part], name, deltas)
-    old.concept, old.token = new, new.token
+    old.concept, old.triggers, old.token, old.strength = new, calls(new), None, strength
+    _apply(pipe)
     return name
 
 
@@ -166,8 +173,9 @@ def convert_prompt(pipe: Any, prompt: Any) -> Any:
     """A prompt, or a list of them, with the triggers of active concepts as their tokens."""
     if isinstance(prompt, list | tuple):
         return [convert_prompt(pipe, p) for p in prompt]
-    active = (e for e in loaded_concepts(pipe).values() if e.strength and e.tokens)
-    return trigger.put_tokens(prompt, {e.token: " ".join(e.tokens) for e in active})
+    active = (entry.words for entry in loaded_concepts(pipe).values() if entry.strength)
+    tokens = {word: " ".join(names) for words in active for word, names in words.items()}
+    return trigger.put_tokens(prompt, tokens)
 
 
 def _apply(pipe: Any) -> None:
@@ -183,12 +191,10 @@ def _apply(pipe: Any) -> None:
     for entry in held.values():
         for part, ids in entry.ids.items():
             tokenizer = getattr(pipe, dict(map(reversed, family.encoders))[part])
-            rows = torch.from_numpy(entry.concept.rows()[part]).float()
-            if entry.strength != 1:
-                start = trigger.start_row(tokenizer, getattr(pipe, part), entry.concept.class_word)
-                rows = start + entry.strength * (rows - start)
-            trigger.set_rows(getattr(pipe, part), ids, rows)
-    if any(entry.tokens for entry in held.values()):
+            model = getattr(pipe, part)
+            rows = trigger.weighed(entry.triggers, part, entry.strength, tokenizer, model)
+            trigger.set_rows(model, ids, rows)
+    if any(entry.words for entry in held.values()):
         _hook_prompts(pipe)
 
 
@@ -205,15 +211,19 @@ def _hook_prompts(pipe: Any) -> None:
     pipe.maybe_convert_prompt = maybe_convert_prompt
 
 
-def _add_trigger(pipe: Any, family: Family, entry: Loaded) -> None:
-    digest = hashlib.sha256(entry.concept.trigger_rows.tobytes()).hexdigest()[:8]
-    rows = entry.concept.rows()
-    count = {len(r) for r in rows.values()}.pop()
-    entry.tokens = [f"<{entry.token}-{digest}-{i}>" for i in range(count)]
+def _add_triggers(pipe: Any, family: Family, entry: Loaded) -> None:
+    for call in entry.triggers:
+        if call.rows:
+            held = b"".join(rows.tobytes() for _, rows in sorted(call.rows.items()))
+            digest = hashlib.sha256(held).hexdigest()[:8]
+            (count,) = {len(rows) for rows in call.rows.values()}
+            entry.words[call.word] = [f"<{call.word}-{digest}-{i}>" for i in range(count)]
+    names = [name for words in entry.words.values() for name in words]
     for tokenizer, part in family.encoders:
-        if part in rows:
-            ids = trigger.add_tokens(getattr(pipe, tokenizer), entry.tokens)
-            trigger.set_rows(getattr(pipe, part), ids, torch.from_numpy(rows[part]))
+        rows = [torch.from_numpy(call.rows[part]) for call in entry.triggers if part in call.rows]
+        if rows:
+            ids = trigger.add_tokens(getattr(pipe, tokenizer), names)
+            trigger.set_rows(getattr(pipe, part), ids, torch.cat(rows))
             trigger.pool_at_end(getattr(pipe, part), getattr(pipe, tokenizer))
             entry.ids[part] = ids
 

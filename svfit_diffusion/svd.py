@@ -5,6 +5,11 @@
 SVFit (arXiv 2409.05926) freezes U and V and trains a change of s. Singular vectors are unique up
 to a common sign, which leaves every edit `U diag(delta) V^T` unchanged. Whatever algorithm found
 them, each pair is checked: |W v - s u| and |W^T u - s v| are at most 1e-9 s.
+
+Vectors of (nearly) equal singular values are unique only up to a rotation among them, and another
+LAPACK driver finds other ones. Such directions form a group that takes one common delta, for then
+the edit is the same whatever the rotation. Where a group cannot be held together (its values are
+nearly zero, so that U and V turn independently, or the rank cuts it) it takes the delta 0.
 """
 
 from __future__ import annotations
@@ -22,6 +27,7 @@ from torch import Tensor
 
 TOLERANCE = 1e-9  # of the residual of each singular triple, relative to its singular value
 FLOOR = 1e-6  # singular values below this share of the largest are checked against this share
+GAP = 1e-7  # neighbouring singular values nearer than this share of the largest are a group
 GRAM_SHARE = 0.25  # up to this share of the spectrum, the Gram matrix's top pairs are cheaper
 
 Rank = int | str
@@ -29,11 +35,22 @@ Rank = int | str
 
 @dataclass(frozen=True)
 class Basis:
-    """The top-r singular triples of one weight: U [out, r], s [r] descending, V [in, r]."""
+    """The top-r singular triples of one weight: U [out, r], s [r] descending, V [in, r].
+
+    groups: [r], int32. Directions of one number take one common delta; those of number 0 take 0.
+    """
 
     U: Tensor
     s: Tensor
     V: Tensor
+    groups: Tensor
+
+    def ties(self) -> tuple[tuple[int, int, bool], ...]:
+        """(first, last + 1, kept) of each group whose deltas are not free, in order."""
+        numbers = self.groups.tolist()
+        starts = [i for i, n in enumerate(numbers) if i == 0 or n != numbers[i - 1]]
+        runs = zip(starts, [*starts[1:], len(numbers)], strict=True)
+        return tuple((a, b, numbers[a] > 0) for a, b in runs if b - a > 1 or not numbers[a])
 
 
 def parse_rank(rank: Rank) -> Rank:
@@ -76,7 +93,7 @@ def resolve_rank(weight: Tensor, rank: Rank) -> int:
 
 
 def factor(weight: Tensor, rank: Rank) -> Basis:
-    """The basis of weight [out, in], as float32 tensors on the CPU.
+    """The basis of weight [out, in], as float32 tensors on the CPU; r is at most min(out, in).
 
     Raises ValueError when the weight is not a finite matrix or cannot be factored accurately.
     """
@@ -86,15 +103,18 @@ def factor(weight: Tensor, rank: Rank) -> Basis:
             "singular basis; check the base model's files."
         )
     matrix, r = _as_float64(weight), resolve_rank(weight, rank)
-    triple = _top_by_gram(matrix, r) if r <= GRAM_SHARE * min(matrix.shape) else None
+    most = min(r + 1, *matrix.shape)  # one more, to see whether the rank cuts a group
+    triple = _top_by_gram(matrix, most) if r <= GRAM_SHARE * min(matrix.shape) else None
     if triple is None or not _accurate(matrix, *triple):
-        triple = _direct(matrix, r)
+        triple = _direct(matrix, most)
         if not _accurate(matrix, *triple):
             raise ValueError(
                 f"the singular basis of a {matrix.shape} weight is not accurate to {TOLERANCE}; "
                 "please report the base model and the version of scipy."
             )
-    return Basis(*(torch.from_numpy(np.ascontiguousarray(a, dtype=np.float32)) for a in triple))
+    groups = torch.from_numpy(_groups(triple[1], r))
+    parts = (np.ascontiguousarray(a[..., :r], dtype=np.float32) for a in triple)
+    return Basis(*(torch.from_numpy(a) for a in parts), groups)
 
 
 def factor_all(jobs: Iterable[tuple[Tensor, Rank]]) -> list[Basis]:
@@ -103,6 +123,16 @@ def factor_all(jobs: Iterable[tuple[Tensor, Rank]]) -> list[Basis]:
     workers = max(1, min(len(jobs), os.cpu_count() or 1))
     with threadpool_limits(limits=1), ThreadPoolExecutor(workers) as pool:
         return list(pool.map(lambda job: factor(*job), jobs))
+
+
+def _groups(s: np.ndarray, r: int) -> np.ndarray:
+    """Group numbers [r] of singular values s [r or r + 1], descending; 0 where no delta can be."""
+    near = s[:-1] - s[1:] <= GAP * s[0]
+    numbers = 1 + np.concatenate([[0], np.cumsum(~near)]).astype(np.int32)
+    unfit = {n for n, value in zip(numbers, s, strict=True) if value <= GAP * s[0]}
+    if len(s) > r and near[-1]:
+        unfit.add(numbers[-1])
+    return np.where(np.isin(numbers, list(unfit)), 0, numbers)[:r].astype(np.int32)
 
 
 def _as_float64(weight: Tensor) -> np.ndarray:

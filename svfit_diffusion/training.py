@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from . import checkpoints, trigger
 from .concept import Concept, write_concept
 from .families import base_name
-from .matching import collect
+from .matching import collect, seal
 from .objective import Denoiser, Objective
 from .pictures import grid
 from .runtime import (
@@ -35,6 +35,7 @@ from .runtime import (
 )
 from .settings import TrainConfig
 from .subject import ADAPTER, prepare_subject
+from .tuner import tie_deltas
 
 log = logging.getLogger(__name__)
 
@@ -117,6 +118,8 @@ class Training:
             self.good = copied(self.named)
             self.accelerator.clip_grad_norm_(list(self.named.values()), self.config.max_grad_norm)
             self.optimizer.step()
+            for part in self.subject.targets:
+                tie_deltas(getattr(self.subject.pipe, part), ADAPTER)
             self.schedule.step()
         self.optimizer.zero_grad()
         return total
@@ -234,7 +237,7 @@ class Training:
             }
             fields["trigger_rows"] = np.concatenate([r.ravel() for r in rows.values()])
             fields["trigger_shape"] = {part: r.shape for part, r in rows.items()}
-        return Concept(
+        concept = Concept(
             rank=str(config.rank),
             base=base_name(config.pretrained_model_name_or_path),
             token=subject.token,
@@ -251,3 +254,4 @@ class Training:
             },
             **fields,
         )
+        return seal(concept, models, subject.family)

@@ -8,13 +8,15 @@ the trigger stands as a whole word in a prompt, the pipeline puts that token in 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from tokenizers import AddedToken
 from torch import Tensor, nn
+
+from .concept import Trigger
 
 
 class TriggerEmbedding(nn.Embedding):
@@ -100,6 +102,24 @@ def start_row(tokenizer: Any, encoder: nn.Module, words: str) -> Tensor:
         )
     table = encoder.get_input_embeddings().weight
     return table[torch.tensor(ids, device=table.device)].float().mean(0).cpu()
+
+
+@torch.no_grad()
+def weighed(
+    calls: Iterable[Trigger], part: str, strength: float, tokenizer: Any, encoder: nn.Module
+) -> Tensor:
+    """The learned rows [tokens, width] of a text encoder `part`, moved from the class word's
+    embedding by their strength: 0 is the class word, 1 as learned.
+    """
+    found = []
+    for call in calls:
+        if part in call.rows:
+            rows, share = torch.from_numpy(call.rows[part]).float(), strength * call.strength
+            if share != 1:
+                start = start_row(tokenizer, encoder, call.class_word)
+                rows = start + share * (rows - start)
+            found.append(rows)
+    return torch.cat(found)
 
 
 def put_tokens(prompt: str, tokens: Mapping[str, str]) -> str:

@@ -187,5 +187,11 @@ def set_deltas(model: nn.Module, adapter_name: str, deltas: dict[str, Tensor]) -
         layer.svfit_delta[adapter_name].copy_(deltas[name])
 
 
+def tie_deltas(model: nn.Module, adapter_name: str) -> None:
+    """Make an adapter's deltas such that every factorisation of the weights gives one edit."""
+    for layer in layers(model).values():
+        layer.tie(adapter_name)
+
+
 if _peft_type("SVFIT") not in PEFT_TYPE_TO_TUNER_MAPPING:
     register_peft_method(name="svfit", config_cls=SVFitConfig, model_cls=SVFitModel)

@@ -173,7 +173,7 @@ def make_concept(pipe, rank=4, seed=0, size=0.5, targets=None, token="sks", trig
     from svfit_diffusion.attention import layout, patch_attention, unpatch_attention
     from svfit_diffusion.concept import Concept
     from svfit_diffusion.families import recognise
-    from svfit_diffusion.matching import collect
+    from svfit_diffusion.matching import collect, seal
     from svfit_diffusion.tuner import SVFitConfig
 
     family, random = recognise(pipe), np.random.default_rng(seed)
@@ -190,4 +190,5 @@ def make_concept(pipe, rank=4, seed=0, size=0.5, targets=None, token="sks", trig
         width = pipe.text_encoder.config.hidden_size
         fields["trigger_rows"] = (0.05 * random.standard_normal(width)).astype(np.float16)
         fields["trigger_shape"] = {"text_encoder": (1, width)}
-    return Concept(rank=str(rank), base="tiny", token=token, class_word="dog", **fields)
+    made = Concept(rank=str(rank), base="tiny", token=token, class_word="dog", **fields)
+    return seal(made, models, family)

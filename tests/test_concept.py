@@ -37,6 +37,7 @@ def concept(**changes):
         "training": {"steps": 400, "learning_rate": 0.005},
         "license": "CC0-1.0",
         "created": "2026-01-02T03:04:05Z",
+        "check": (0.5, -1.5, 0.0, 1e-6, 3.0, 2.0, 1.0, 7.0),
     }
     return Concept(**(fields | changes))
 
@@ -52,6 +53,8 @@ def same(a, b):
         {"trigger_rows": None, "trigger_shape": {}},
         {"deltas": np.arange(10, dtype=np.float32)},
         {"ranks": (1,) * 10, "rank": "energy=0.99"},
+        {"triggers": {"max": ("cat", 0, 0.25), "sks": ("dog", 2, 0.5)}},
+        {"check": ()},
         {"class_word": "Hündchen 犬", "training": {}, "license": "", "created": ""},
     ],
 )
@@ -121,7 +124,17 @@ BAD = {
     "another format": (raw(metadata={"format": "pt"}), "not marked"),
     "no metadata": (raw({"__metadata__": None}), "not marked"),
     "a number in metadata": (raw({"__metadata__": {"format": 1}}), "not text"),
-    "newer version": (raw(metadata={"version": "2"}), "update svfit-diffusion"),
+    "newer version": (raw(metadata={"version": "3"}), "update svfit-diffusion"),
+    "version 1 with a check": (raw(metadata={"version": "1"}), "'check' that is not known"),
+    "no check": (raw(metadata={"check": None}), "lacks 'check'"),
+    "check": (raw(metadata={"check": "AAAA"}), "not 8 numbers"),
+    "check, no base64": (raw(metadata={"check": "\u00e4"}), "not 8 numbers"),
+    "check nan": (raw(metadata={"check": "//////////////////////////////////////////8="}), "not 8"),
+    "triggers": (raw(metadata={"triggers": '{"sks":["dog",1]}'}), "class word, rows and strength"),
+    "triggers rows": (raw(metadata={"triggers": '{"sks":["dog",1,1]}'}), "share out the rows"),
+    "triggers rows -1": (raw(metadata={"triggers": '{"sks":["dog",-1,1]}'}), "class word, rows"),
+    "triggers huge": (raw(metadata={"triggers": '{"sks":["dog",2,1e999]}'}), "in range"),
+    "triggers long": (raw(metadata={"triggers": '{"%s":["dog",2,1]}' % ("x" * 101)}), "words"),
     "unknown field": (raw(metadata={"run": "rm -rf"}), "'run' that is not known"),
     "no base": (raw(metadata={"base": None}), "lacks 'base'"),
     "long text": (raw(metadata={"base": "x" * 3000}), "longer than"),

@@ -7,19 +7,14 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "svfit_diffusion"
 ORDER = (
-    *("toybox", "settings", "svd", "cache", "layer", "tuner", "attention", "header", "concept"),
-    *(
-        "trigger",
-        "families",
-        "matching",
-        "pipeline",
-        "photos",
-        "pictures",
-        "examples",
-        "checkpoints",
-    ),
-    *("generation", "subject", "objective", "runtime", "training", "demo"),
-    *("features", "measures", "evaluate", "protocol", "benchmark", "web", "cli_evaluate", "cli"),
+    *("toybox", "settings", "svd", "cache", "layer", "tuner", "attention"),
+    *("selfcheck", "header", "concept", "hub", "trigger"),
+    *("families", "verify", "matching", "pipeline"),
+    *("photos", "pictures", "examples", "checkpoints", "generation"),
+    *("lora", "export", "lora_import", "combine", "publish"),
+    *("subject", "objective", "runtime", "training", "demo"),
+    *("features", "measures", "evaluate", "protocol", "benchmark"),
+    *("web", "cli_files", "cli_evaluate", "cli"),
 )
 
 

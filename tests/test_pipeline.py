@@ -102,7 +102,7 @@ def test_the_trigger_speaks_only_as_a_whole_word(pipe):
     load_concept(pipe, concept, name="rex")
     assert torch.equal(picture(pipe, "a mug on the beach"), plain)
     assert not torch.equal(picture(pipe, "a photo of sks dog"), called)
-    (token,) = loaded_concepts(pipe)["rex"].tokens
+    (token,) = loaded_concepts(pipe)["rex"].words["sks"]
     assert convert_prompt(pipe, ["sks dog", "asks"]) == [f"{token} dog", "asks"]
 
 
@@ -170,7 +170,7 @@ def test_a_failure_half_way_leaves_the_pipeline(pipe, monkeypatch):
     concept, other = make_concept(pipe), make_concept(pipe, seed=1, token="zwx")
     load_concept(pipe, other, name="other")
     before = picture(pipe)
-    monkeypatch.setattr(pipeline, "_add_trigger", lambda *_: 1 / 0)
+    monkeypatch.setattr(pipeline, "_add_triggers", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         load_concept(pipe, concept)
     assert torch.equal(picture(pipe), before)  # the other is as it was

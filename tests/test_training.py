@@ -16,6 +16,7 @@ import torch
 from conftest import load, picture
 from PIL import Image
 
+from svfit_diffusion.attention import layout
 from svfit_diffusion.concept import read_concept
 from svfit_diffusion.objective import Objective
 from svfit_diffusion.pipeline import load_concept
@@ -65,6 +66,23 @@ def test_the_loss_on_held_out_noise_falls_and_the_file_is_what_is_returned(confi
     assert result.path.name == "rex.safetensors" and same(concept, result.concept)
     assert (concept.trigger, concept.base, concept.rank) == ("sks dog", "tiny", "4")
     assert concept.training["steps"] == 30 and np.abs(concept.deltas).min() > 0
+
+
+def test_directions_of_equal_singular_values_are_trained_as_one(config, base_folder, tmp_path):
+    """Else another factorisation of the same base would draw something else from the file."""
+    pipe = load(base_folder)
+    name = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+    weight = pipe.unet.get_submodule(name).weight
+    values = torch.linspace(1, 0.5, len(weight))
+    values[1] = values[0]
+    weight.data = torch.diag(values)
+    pipe.to(torch.float16).save_pretrained(tmp_path / "base")
+    result = run(config, pretrained_model_name_or_path=str(tmp_path / "base"))
+    plan = layout({"unet": pipe.unet, "text_encoder": pipe.text_encoder}, result.concept.targets)
+    deltas = np.split(result.concept.deltas, np.cumsum(result.concept.ranks)[:-1])
+    delta = next(d for p, d in zip(plan, deltas, strict=True) if p.local == name)
+    assert delta[0] == delta[1] != 0 and len(set(delta.tolist())) == 3
+    load_concept(load(tmp_path / "base"), result.path)
 
 
 @pytest.mark.parametrize("train_token", [True, False])

@@ -24,7 +24,7 @@ from ..cache import fingerprint
 from ..concept import Concept, printable, read_concept, to_bytes
 from ..families import base_name, load_base, recognise
 from ..generation import generate, parameters, pick_device
-from ..matching import adapter_name
+from ..matching import adapter_name, clash
 from ..pictures import Parameters
 from ..pipeline import load_concept, remove_concept, set_concepts
 
@@ -151,10 +151,8 @@ def named(wanted: Sequence[tuple[Card, float]]) -> dict[str, tuple[Card, float]]
     found: dict[str, tuple[Card, float]] = {}
     for card, strength in wanted:
         for other, (held, _) in found.items():
-            same = held.concept.token.lower() == card.concept.token.lower()
-            learned = [c.concept.trigger_rows is not None for c in (held, card)]
-            if same and any(learned):
-                token = printable(card.concept.token, MAX_LABEL)
+            if word := clash(card.concept.calls(), held.concept.calls()):
+                token = printable(word, MAX_LABEL)
                 raise ValueError(
                     f"{other} and {card.name} are both called by {token!r}; "
                     "remove one of them, or set its strength to 0."

@@ -1,0 +1,47 @@
+"""The self-check of a concept file: eight numbers that only the right basis gives.
+
+    c_k = sum over projections of a_k^T U diag(delta) V^T b_k        k = 0 .. 7
+
+a_k [out] and b_k [in] are vectors of +1 and -1 drawn from the projection's name, so the mean of
+c_k^2 over all draws is |delta|^2, and the mean of (c_k - c'_k)^2 the squared difference of two
+edits. Signs and rotations that leave the edit as it is leave c as it is; a wrong basis does not.
+The sum is linear in the deltas, so files of one base combine without the base.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+PROBES = 8
+TOLERANCE = 1e-4  # of the edit, relative; another LAPACK driver and float32 stay below 1e-6
+COARSE = 0.05  # the same, where the weights are only there as a bfloat16 cast
+
+
+def signs(name: str, side: str, length: int) -> np.ndarray:
+    """Vectors [8, length] of +1 and -1 of a projection: the bits of SHAKE-256 of `name|side`,
+    most significant first, 1 for +1. side: "U" or "V".
+    """
+    data = hashlib.shake_256(f"{name}|{side}".encode()).digest(PROBES * length // 8)
+    bits = np.unpackbits(np.frombuffer(data, np.uint8))
+    return 2.0 * bits.reshape(PROBES, length) - 1.0
+
+
+def probe(edits: Iterable[tuple[str, np.ndarray, np.ndarray, np.ndarray]]) -> tuple[float, ...]:
+    """The eight numbers of (canonical name, U [out, r], V [in, r], delta [r]), as float32 holds."""
+    total = np.zeros(PROBES)
+    for name, U, V, delta in edits:
+        if delta.any():
+            left = signs(name, "U", len(U)) @ U.astype(np.float64)
+            right = signs(name, "V", len(V)) @ V.astype(np.float64)
+            total += (left * right) @ delta.astype(np.float64)
+    return tuple(total.astype(np.float32).tolist())
+
+
+def deviation(found: Sequence[float], stated: Sequence[float], deltas: np.ndarray) -> float:
+    """How far two edits of norm |deltas| differ, relative to it, as their checks tell."""
+    distance = np.sqrt(np.mean(np.square(np.subtract(found, stated))))
+    norm = np.linalg.norm(deltas.astype(np.float64))
+    return float(distance / norm) if norm else float("inf" if distance else 0)
