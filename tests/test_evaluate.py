@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -50,7 +51,19 @@ def test_rows_and_files(made):
     assert base.name == "base" and base.likeness[OFFLINE].fidelity == 0 and base.drift == 0
     assert concept.bytes == CONCEPT.stat().st_size and concept.values == 1344
     like = concept.likeness[OFFLINE]
-    assert like.raw > like.base and -1 <= like.copy <= 1
+    see = load_extractor(OFFLINE).features  # the same from the files, written out
+    own, plain = (
+        see([Image.open(p) for p in sorted(folder.glob(f"{name}/00[01]-*.png"))]).numpy()
+        for name in (concept.name, "base")
+    )
+    real = see([Image.open(p) for p in sorted(PHOTOS.glob("*.png"))]).numpy()
+    one = np.mean([a @ b for i, a in enumerate(real) for j, b in enumerate(real) if i != j])
+    zero = np.mean([a @ b for a in plain for b in real])
+    raw = np.mean([a @ b for a in own for b in real])
+    assert like.fidelity == pytest.approx((raw - zero) / (one - zero), abs=1e-4)
+    assert like.copy == pytest.approx(np.mean([max(a @ b for b in real) for a in own]), abs=1e-5)
+    pairs = [own[i] @ own[i + 1] for i in (0, 2)]
+    assert concept.diversity == pytest.approx(1 - np.mean(pairs), abs=1e-5)
     assert concept.drift > 0 and concept.diversity > 0 and concept.alignment is None
     assert Image.open(folder / "sheet.png").width > 256
     stored = json.loads((folder / "scores.json").read_text())["rows"]

@@ -5,7 +5,8 @@ out which of them belongs to which of its positions, but slowly; here head 0 of 
 cross-attention is set to it. Both the position of a query and the place of a register are read
 off their features by ridge regression onto one-hot regions; the head's query and key weights
 become these two linear maps, so that their product is high where the regions agree.
-Changes the UNet in `unet/start.pt`. Run: python recipes/toybox/registers.py
+Takes the averages of `unet/stable.pt` and writes them, so changed, as `unet/start.pt`, from which
+training goes on. Run: python recipes/toybox/registers.py
 """
 
 from __future__ import annotations
@@ -67,12 +68,12 @@ def point(module, query: torch.Tensor, key: torch.Tensor) -> None:
 def main() -> None:
     """Probe and set every cross-attention."""
     torch.manual_seed(0)
-    path = work_dir() / "unet" / "start.pt"
-    state = torch.load(path, weights_only=True)
+    folder = work_dir() / "unet"
+    state = torch.load(folder / "stable.pt", weights_only=True)
     unet, tokenizer = build_unet(), load_tokenizer()
     text = build_text_encoder(tokenizer)
-    unet.load_state_dict(state["unet"])
-    text.load_state_dict(state["text"])
+    unet.load_state_dict(state["ema_unet"])
+    text.load_state_dict(state["ema_text"])
     latents, captions = LatentPool(163, 1, 0, 256, (0.7, 0.5)).batch(256)
     ids = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
     with torch.no_grad():
@@ -88,7 +89,11 @@ def main() -> None:
         query, right = probe(features.flatten(0, 1), regions)
         print(f"{name}: positions told apart: {right:.3f}")
         point(unet.get_submodule(name), query, key)
-    save_checkpoint(path, {**state, "unet": unet.state_dict()})
+    save_checkpoint(folder / "start.pt", {
+        "unet": unet.state_dict(), "text": text.state_dict(),
+        "step": state["step"], "samples": state["samples"],
+    })  # fmt: skip
+    (folder / "stable.pt").replace(folder / "before.pt")
 
 
 if __name__ == "__main__":

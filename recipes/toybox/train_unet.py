@@ -173,7 +173,7 @@ def main() -> None:
     if path := next((path for path in paths if path.is_file()), None):
         state = torch.load(path, weights_only=True, map_location="cpu")
         if "unet" in state:
-            unet.load_state_dict(state["unet"], strict=path.name == "stable.pt")
+            unet.load_state_dict(state["unet"])
         text.load_state_dict(state["text"])
         print(f"resumed at step {state['step']}", flush=True)
     counter = torch.tensor(state["step"] if state else 0).share_memory_()
