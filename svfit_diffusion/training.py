@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,6 +38,7 @@ from .settings import TrainConfig
 from .subject import ADAPTER, prepare_subject
 
 log = logging.getLogger(__name__)
+Report = Callable[["Training", float], None]
 
 
 @dataclass(frozen=True)
@@ -57,19 +59,23 @@ class Trained:
     exit_status: int = 0
 
 
-def train(config: TrainConfig, progress: bool = True) -> Trained:
+def train(config: TrainConfig, progress: bool = True, report: Report | None = None) -> Trained:
     """Train a concept and write its file. Raises ValueError for settings that cannot be used.
 
-    Ctrl-C or SIGTERM ends it after the step under way, with the concept written.
+    Ctrl-C or SIGTERM ends it after the step under way, with the concept written. report: called
+    after each step with the training and the step's loss; it ends it by setting `stopped`.
     """
-    return Training(config, make_accelerator(config), progress).run()
+    return Training(config, make_accelerator(config), progress, report).run()
 
 
 class Training:
     """One run: the loop, and what it reports and saves on the way."""
 
-    def __init__(self, config: TrainConfig, accelerator: Accelerator, progress: bool) -> None:
-        self.config, self.accelerator, self.progress = config, accelerator, progress
+    def __init__(
+        self, config: TrainConfig, accelerator: Accelerator, progress: bool, report: Report | None
+    ) -> None:
+        self.config, self.accelerator = config, accelerator
+        self.progress, self.report = progress, report
         self.folder = Path(config.output_dir)
         self.subject = prepare_subject(config, accelerator, progress)
         self.objective = Objective(config, accelerator, self.subject)
@@ -145,6 +151,8 @@ class Training:
             self._checkpoint()
         if config.validation_prompt and (self.step % config.validation_steps == 0 or last):
             self._validate()
+        if self.report:
+            self.report(self, loss)
 
     def _checkpoint(self) -> None:
         self.accelerator.wait_for_everyone()
@@ -218,8 +226,8 @@ class Training:
             write_concept(concept, self.config.concept_path)
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
-        path = self.config.concept_path
-        return Trained(concept, path, self.step, before, after, self.stopped, self.exit_status)
+        result = concept, self.config.concept_path, self.step, before, after
+        return Trained(*result, self.stopped, self.exit_status)
 
     def _concept(self) -> Concept:
         """The concept as the models now hold it."""
