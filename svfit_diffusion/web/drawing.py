@@ -100,12 +100,15 @@ class Drawing:
             for event, live in self._events(window, job, number, len(cells)):
                 if event is not None:
                     images.append(event[0])
-                    captions.append(f"{strength:g}" if one else f"{card.trigger} at {strength:g}")
+                    captions.append(
+                        f"strength {strength:g}" if one else f"{card.trigger} at {strength:g}"
+                    )
                 yield None, live
             if len(images) == number:  # stopped
                 break
         if images:
-            cell = max(TILE, *(max(image.size) for image in images))
+            side = max(max(image.size) for image in images)
+            cell = -(-TILE // side) * side  # whole factors keep small pictures sharp
             columns = min(4, len(images)) if one else len(cards)
             yield grid(images, columns, captions, cell), snippets.note("")
 

@@ -167,6 +167,7 @@ def build_generate(
         inputs,
         [gallery, live, seed],
         api_visibility="private",
+        scroll_to_output=True,
         show_progress="minimal",
         show_progress_on=live,
         concurrency_id="draw",
@@ -238,6 +239,7 @@ def _cards(
                             scale=3,
                             min_width=120,
                             buttons=[],
+                            interactive=True,
                         )
                     _connect(form, entry.name, on, strength, chosen)
 

@@ -25,6 +25,12 @@ THEME = gr.themes.Base(
     button_primary_background_fill_dark="*primary_600",
     button_primary_background_fill_hover_dark="*primary_700",
     button_primary_text_color="white",
+    body_text_color_subdued="*neutral_500",  # the defaults are too faint to read
+    body_text_color_subdued_dark="*neutral_400",
+    block_info_text_color="*neutral_500",
+    block_info_text_color_dark="*neutral_400",
+    input_placeholder_color="*neutral_500",
+    input_placeholder_color_dark="*neutral_400",
 )
 CSS = """
 .gradio-container { max-width: 1240px !important; margin: 0 auto !important; }
@@ -65,6 +71,7 @@ footer .divider:last-child { display: none; }
 .concept.off img, .concept.off .face, .concept.off b { opacity: .45; filter: grayscale(1); }
 .why { margin: 4px 0 0; font-size: var(--text-sm); color: var(--body-text-color); }
 .dial { align-items: center !important; gap: 8px !important; }
+.dial .form { background: none !important; border: 0 !important; box-shadow: none !important; }
 .dial .block { border: 0 !important; padding: 0 !important; background: none !important; }
 .facts table { width: 100%; border-collapse: collapse; }
 .facts th, .facts td { text-align: left; padding: 4px 8px 4px 0; vertical-align: top; }
@@ -98,7 +105,8 @@ footer .divider:last-child { display: none; }
 @media (max-width: 768px) {
   #pictures, #pictures .empty { min-height: 220px; }
   footer { display: none !important; }
-  .gradio-container { padding: 8px !important; }
+  .gradio-container .fillable { padding: 12px !important; }
+  .tab-container button { padding: 0 11px !important; }
 }
 """
 # Ctrl+Enter (Cmd+Enter on a Mac) presses the main button of the tab that is open.

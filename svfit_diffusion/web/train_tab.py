@@ -112,7 +112,7 @@ class Trainer:
             gr.update(value=served(sheet) if drawn else None, visible=drawn),
             gr.update(
                 value=served(entry.path) if entry else None,
-                label=f"Download {entry.path.name} ({size_text(entry.card.size)})" if entry else "",
+                label=f"Download ({size_text(entry.card.size)})" if entry else "",
             ),
             entry.name if entry else "",
         )
