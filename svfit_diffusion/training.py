@@ -45,9 +45,8 @@ Report = Callable[["Training", float], None]
 class Trained:
     """A training's result: the concept, its file, and how the training went.
 
-    loss_before, loss_after: denoising loss of the photos on held-out noise, by the base and with
-    the concept as it was written. steps: those done. stopped: why it ended early, or None.
-    exit_status: for a shell; 130 after Ctrl-C, 1 after a loss that was no number.
+    loss_before, loss_after: of the photos on held-out noise, by the base and with the concept as
+    written. stopped: why it ended early. exit_status: 130 after Ctrl-C, 1 after a NaN.
     """
 
     concept: Concept
@@ -62,8 +61,8 @@ class Trained:
 def train(config: TrainConfig, progress: bool = True, report: Report | None = None) -> Trained:
     """Train a concept and write its file. Raises ValueError for settings that cannot be used.
 
-    Ctrl-C or SIGTERM ends it after the step under way, with the concept written. report: called
-    after each step with the training and the step's loss; it ends it by setting `stopped`.
+    Ctrl-C or SIGTERM ends it after the step under way, with the concept written; so does `report`,
+    called after each step with the training and the step's loss, by setting `stopped`.
     """
     return Training(config, make_accelerator(config), progress, report).run()
 

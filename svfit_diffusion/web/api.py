@@ -14,9 +14,11 @@ import gradio as gr
 from ..pictures import read_parameters, save_png
 from .bases import describe
 from .cards import read_card
+from .compare_tab import PROMPT
 from .desk import MAX_GUIDANCE, MAX_PICTURES, MAX_SEED, MAX_SIZE, MAX_STEPS, Desk, told
 from .drawing import Drawing, check_prompts, chosen_seed
 from .files import fresh_file, served
+from .plan import QUALITIES
 from .studio import Job
 from .train_tab import Trainer
 
@@ -64,7 +66,7 @@ class Api:
     def compare(
         self,
         concepts: list | None,
-        prompt: str = "a photo of {}",
+        prompt: str = PROMPT,
         seed: float = 0,
         steps: float | None = None,
         request: gr.Request = None,
@@ -88,7 +90,7 @@ class Api:
         photos: list | None,
         what: str,
         trigger: str = "",
-        quality: str = "quick",
+        quality: str = QUALITIES[0],
         name: str = "",
         max_train_steps: float | None = None,
         seed: float = 0,
@@ -184,7 +186,9 @@ def build_api(desk: Desk, drawing: Drawing, trainer: Trainer) -> None:
     """Register the endpoints, on components that nobody sees."""
     api = Api(desk, drawing, trainer)
     with gr.Group(visible=False):
-        text = [gr.Textbox(max_length=2_000) for _ in range(4)]
+        text, some, quality, scene = (
+            gr.Textbox(default, max_length=2_000) for default in (None, "", QUALITIES[0], PROMPT)
+        )
         value, answer, line = gr.JSON(), gr.JSON(), gr.Textbox()
         photos, file = gr.File(file_count="multiple"), gr.File()
         pictures = gr.Gallery(format="png")
@@ -201,20 +205,20 @@ def build_api(desk: Desk, drawing: Drawing, trainer: Trainer) -> None:
     num, seed, steps, *_ = knobs
     draws = {"concurrency_id": "draw", "concurrency_limit": 1}
     endpoints: list[tuple[Any, list, Any, dict]] = [
-        (api.generate, [*text[:2], value, *knobs], pictures, draws),
-        (api.compare, [value, text[0], seed, steps], png, draws),
-        (api.train, [photos, *text[:4], count, seed], answer, {}),
+        (api.generate, [text, some, value, *knobs], pictures, draws),
+        (api.compare, [value, scene, seed, steps], png, draws),
+        (api.train, [photos, text, some, quality, some, count, seed], answer, {}),
         (api.training, [], answer, {}),
         (api.stop_training, [], answer, {}),
         (api.library, [], answer, {}),
         (api.inspect, [file], answer, {}),
-        (api.add, [file, text[0]], line, {}),
-        (api.download, [text[0]], file, {}),
-        (api.delete, [text[0]], line, {}),
+        (api.add, [file, some], line, {}),
+        (api.download, [text], file, {}),
+        (api.delete, [text], line, {}),
         (api.undo, [], line, {}),
         (api.parameters, [file], line, {}),
-        (api.base, [text[0]], line, {}),
-        (api.use_base, [text[0]], line, draws),
+        (api.base, [text], line, {}),
+        (api.use_base, [text], line, draws),
     ]
     for function, inputs, outputs, more in endpoints:
         press.click(function, inputs, outputs, api_name=function.__name__, **more)

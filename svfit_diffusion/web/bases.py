@@ -19,7 +19,7 @@ from ..generation import pick_device
 from ..pictures import size_text
 from ..toybox import path as toybox_path
 
-PARTS = ("unet", "text_encoder", "text_encoder_2", "vae")
+PARTS = ("unet", "text_encoder", "text_encoder_2", "vae", "safety_checker")
 KINDS = {kind: family.name for family in FAMILIES for kind in family.pipelines}
 
 
@@ -152,6 +152,6 @@ def _family(kind: str) -> str:
     if kind not in KINDS:
         known = ", ".join(KINDS)
         raise ValueError(
-            f"this base is a {printable(str(kind), 60)!r}, and those supported are: {known}."
+            f"This base is a {printable(str(kind), 60)!r}, and those supported are: {known}."
         )
     return KINDS[kind]

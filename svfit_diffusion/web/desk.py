@@ -50,9 +50,7 @@ def signal() -> gr.Textbox:
 
 def shown(text: object) -> str:
     """A message for the page, where messages are HTML: a stranger's text stays text."""
-    text = printable(str(text))
-    text = f"{text[:1].upper()}{text[1:]}" if " " in text else text
-    return html.escape(text, quote=False)
+    return html.escape(printable(str(text)), quote=False)
 
 
 def warn(sentences: list[str]) -> None:

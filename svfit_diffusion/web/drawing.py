@@ -56,7 +56,7 @@ class Drawing:
             isinstance(v, int | float) and 0 <= v <= MAX_STRENGTH for v in concepts.values()
         ):
             raise ValueError(
-                f'concepts must be names with strengths from 0 to {MAX_STRENGTH}: {{"rex": 0.8}}.'
+                f'Concepts must be names with strengths from 0 to {MAX_STRENGTH}: {{"rex": 0.8}}.'
             )
         if sum(v > 0 for v in concepts.values()) > SLOTS:
             raise ValueError(f"At most {SLOTS} concepts can be used at once; switch some off.")

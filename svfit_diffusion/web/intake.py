@@ -18,7 +18,7 @@ from ..settings import RARE_WORDS
 MAX_PHOTOS = 50
 MAX_SIDE = 2_048  # px of a kept photo's shorter side
 MAX_WORDS = 60  # characters of what the photos show
-ARTICLES = re.compile(r"^(?:(?:a|an|the|my|our)\s+)+", re.IGNORECASE)
+ARTICLES = re.compile(r"^(?:(?:a|an|the|my|our)(?:\s+|$))+", re.IGNORECASE)
 
 
 @dataclass

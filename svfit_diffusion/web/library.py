@@ -80,7 +80,7 @@ class Library:
     def get(self, name: str) -> Entry:
         """The concept of this name; ValueError where there is none."""
         if name not in os.listdir(self.concepts):
-            raise ValueError(f"the library holds no concept named {name[:MAX_NAME]!r}.")
+            raise ValueError(f"The library holds no concept named {name[:MAX_NAME]!r}.")
         return self._entry(name)
 
     def version(self) -> str:
@@ -100,7 +100,7 @@ class Library:
                 if entry.card.digest == card.digest:
                     return entry.name
             if len(entries) >= MAX_CONCEPTS:
-                raise ValueError(f"the library is full: it holds {MAX_CONCEPTS} concepts.")
+                raise ValueError(f"The library is full: it holds {MAX_CONCEPTS} concepts.")
             name = self._free(slug(name or Path(path).stem))
             fresh = self.concepts.parent / f".new-{secrets.token_hex(4)}"
             try:
@@ -133,7 +133,7 @@ class Library:
         with self._lock:
             deleted = sorted(self.bin.iterdir())
             if not deleted:
-                raise ValueError("nothing was deleted that could be brought back.")
+                raise ValueError("Nothing was deleted that could be brought back.")
             was = deleted[-1].name.partition("-")[2]
             name = self._free(was)
             if name != was:  # its place was taken meanwhile

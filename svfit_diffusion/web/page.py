@@ -15,7 +15,7 @@ from .drawing import Drawing
 from .generate_tab import build_generate
 from .runs import GOING
 from .share_tab import build_share
-from .train_tab import build_train
+from .train_tab import Trainer, build_train
 
 SUBTITLE = "Photos in, pictures out, files of a few KB to share."
 QUEUE = 16  # jobs that may wait
@@ -25,8 +25,9 @@ QUICK = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
 
 def build_page(desk: Desk, names: Sequence[str] = ()) -> gr.Blocks:
     """The page on a desk, with these concepts of its library in use from the start."""
-    drawing = Drawing(desk)
+    drawing, trainer = Drawing(desk), Trainer(desk)
     with gr.Blocks(title="SVFit", analytics_enabled=False, delete_cache=CACHE) as page:
+        build_api(desk, drawing, trainer)  # first: a name belongs to whoever takes it first
         version = signal()
         gr.Markdown(
             "# SVFit\nPhotos in, pictures out, files of a few KB to share.", elem_id="title"
@@ -34,7 +35,7 @@ def build_page(desk: Desk, names: Sequence[str] = ()) -> gr.Blocks:
         place = gr.Column()
         with gr.Tabs(selected="train") as tabs:
             with gr.Tab("Train", id="train"):
-                use, learned, run, trainer = build_train(desk, version)
+                use, learned, run = build_train(trainer, version)
             with gr.Tab("Generate", id="generate"):
                 form = build_generate(desk, drawing, version, names)
             with gr.Tab("Compare", id="compare"):
@@ -43,7 +44,6 @@ def build_page(desk: Desk, names: Sequence[str] = ()) -> gr.Blocks:
                 build_share(desk, drawing, version)
         with place:
             said = build_base(desk, version, form.settings)
-        build_api(desk, drawing, trainer)
 
         def tick(held: str) -> tuple[Any, ...]:
             now = desk.version()

@@ -31,9 +31,9 @@ def plan(
     folder: the run's. given: fields that win over the quality's; None leaves them to it.
     """
     if quality not in QUALITIES:
-        raise ValueError(f"the quality is {quality!r}, but must be one of {QUALITIES}.")
+        raise ValueError(f"The quality is {quality!r}, but must be one of {QUALITIES}.")
     if preset not in PRESETS:
-        raise ValueError(f"the preset is {preset!r}, but must be one of {tuple(PRESETS)}.")
+        raise ValueError(f"The preset is {preset!r}, but must be one of {tuple(PRESETS)}.")
     own = {"max_train_steps": TOYBOX_STEPS[quality]}
     if base != TOYBOX:
         half = "fp16" if pick_device() == "cuda" else "no"
@@ -52,7 +52,7 @@ def plan(
         **(PRESETS[preset] | own | {k: v for k, v in given.items() if v is not None}),
     )
     if config.max_train_steps > MAX_TRAIN_STEPS:
-        raise ValueError(f"a training may have {MAX_TRAIN_STEPS:,} steps at most.")
+        raise ValueError(f"A training may have {MAX_TRAIN_STEPS:,} steps at most.")
     config.words()
     plain = asdict(TrainConfig())
     return {key: value for key, value in asdict(config).items() if value != plain[key]}

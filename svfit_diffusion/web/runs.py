@@ -132,7 +132,7 @@ class Runs:
         """
         with self._lock:
             if self.going():
-                raise ValueError("a training is under way; wait until it ends, or stop it first.")
+                raise ValueError("A training is under way; wait until it ends, or stop it first.")
             for old in self._all()[: -KEPT_RUNS + 1]:
                 shutil.rmtree(old.folder, ignore_errors=True)
             run = Run(self.folder / f"{time.time_ns():020d}")

@@ -69,7 +69,7 @@ def facts(card: Card, reason: str) -> str:
         for key, value in card.facts().items()
     )
     verdict = (
-        f'<p class="verdict no">The file is in order, but {text(reason)}</p>'
+        f'<p class="verdict no">The file is in order. But {text(reason)}</p>'
         if reason
         else '<p class="verdict yes">The file is in order and fits the base in use.</p>'
     )

@@ -124,9 +124,9 @@ class Trainer:
             return None
 
 
-def build_train(desk: Desk, version: gr.Textbox) -> tuple[gr.Button, gr.State, list, Trainer]:
+def build_train(trainer: Trainer, version: gr.Textbox) -> tuple[gr.Button, gr.State, list]:
     """Lay out the tab and connect it; returns "use it now", its concept, and what shows a run."""
-    trainer, seen, learned = Trainer(desk), gr.State(""), gr.State("")
+    seen, learned = gr.State(""), gr.State("")
     with gr.Row():
         with gr.Column(scale=5, min_width=320):
             photos = gr.File(
@@ -146,7 +146,7 @@ def build_train(desk: Desk, version: gr.Textbox) -> tuple[gr.Button, gr.State, l
                 [(q.capitalize(), q) for q in QUALITIES],
                 value=QUALITIES[0],
                 label="How long",
-                info=_times(desk),
+                info=_times(trainer.desk),
             )
             go = gr.Button("Train", variant="primary", size="lg", elem_classes="go")
             token, advanced = _advanced(trainer)
@@ -183,7 +183,7 @@ def build_train(desk: Desk, version: gr.Textbox) -> tuple[gr.Button, gr.State, l
     go.click(trainer.begin, [photos, what, token, quality, *advanced], outputs, **quick)
     stop.click(trainer.stop, None, outputs, **quick)
     gr.Timer(1).tick(trainer.show, seen, outputs, **quick)
-    return use, learned, outputs, trainer
+    return use, learned, outputs
 
 
 def _phrase(what: str, token: str) -> str:

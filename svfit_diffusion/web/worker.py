@@ -90,7 +90,7 @@ class Reporter:
             self._measure(training)
             self._take_best(training)
         now = time.monotonic()
-        if now - self.written > 0.5 or training.stopped:
+        if now - self.written > 0.5 or training.stopped or training.step == self.steps:
             self._write(training.step)
             self.written = now
 
