@@ -10,7 +10,7 @@ import gradio as gr
 from ..families import TOYBOX
 from . import snippets
 from .bases import describe
-from .desk import Desk, told
+from .desk import QUICK, Desk, told
 
 
 def world(desk: Desk) -> str:
@@ -59,9 +59,14 @@ def build_base(desk: Desk, version: gr.Textbox, settings: list[gr.Slider]) -> gr
         else ("a Hub id such as owner/name, a diffusers folder, or one .safetensors file")
     )
     with gr.Accordion("Use another base", open=False, elem_id="bases"):
-        with gr.Row(equal_height=True):
+        with gr.Row():
             source = gr.Textbox(
-                TOYBOX, label="Base", info=f"toybox, {where}", scale=5, max_length=500
+                TOYBOX,
+                label="Base",
+                info=f"toybox, {where}",
+                scale=5,
+                min_width=280,
+                max_length=500,
             )
             look = gr.Button("Look it up", scale=1, min_width=120)
         facts = gr.HTML()
@@ -72,9 +77,7 @@ def build_base(desk: Desk, version: gr.Textbox, settings: list[gr.Slider]) -> gr
         lambda: ("", gr.update(visible=False)),
         None,
         [facts, go],
-        api_visibility="private",
-        show_progress="hidden",
-        queue=False,
+        **QUICK,
     )
     go.click(
         use,
@@ -85,7 +88,5 @@ def build_base(desk: Desk, version: gr.Textbox, settings: list[gr.Slider]) -> gr
         show_progress_on=facts,
         concurrency_id="draw",
         concurrency_limit=1,
-    ).success(
-        defaults, None, settings, api_visibility="private", show_progress="hidden", queue=False
-    )
+    ).success(defaults, None, settings, **QUICK)
     return said

@@ -9,7 +9,7 @@ import gradio as gr
 
 from ..pictures import save_png
 from . import snippets
-from .desk import MAX_PROMPT, MAX_SEED, SLOTS, Desk, told
+from .desk import MAX_PROMPT, MAX_SEED, QUICK, SLOTS, Desk, told
 from .drawing import Drawing, chosen_seed
 from .files import fresh_file
 
@@ -33,9 +33,8 @@ def build_compare(desk: Desk, drawing: Drawing, version: gr.Textbox) -> gr.Dropd
                 save_png(picture, path)
                 yield str(path), live
 
-    def stop(window: gr.Request) -> str:
+    def stop(window: gr.Request) -> None:
         drawing.stop(window.session_hash)
-        return snippets.note("Stopped.")
 
     def choices(names: list[str]) -> Any:
         fitting = [
@@ -67,7 +66,7 @@ def build_compare(desk: Desk, drawing: Drawing, version: gr.Textbox) -> gr.Dropd
             with gr.Row(elem_classes="actions"):
                 go = gr.Button("Compare", variant="primary", scale=4, elem_classes="go")
                 halt = gr.Button("Stop", scale=1, min_width=90)
-        with gr.Column(scale=7, min_width=320):
+        with gr.Column(scale=7, min_width=320, elem_classes="made"):
             live = gr.HTML(
                 snippets.empty("Nothing to compare yet", "Choose concepts, then press Compare.")
             )
@@ -91,8 +90,7 @@ def build_compare(desk: Desk, drawing: Drawing, version: gr.Textbox) -> gr.Dropd
         concurrency_id="draw",
         concurrency_limit=1,
     )
-    quick = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
-    go.click(lambda: gr.update(visible=True), None, grid, **quick)
-    halt.click(stop, None, live, cancels=[event], **quick)
-    version.change(choices, names, names, **quick)
+    go.click(lambda: gr.update(visible=True), None, grid, **QUICK)
+    halt.click(stop, cancels=[event], **QUICK).then(drawing.stopped, None, live, **QUICK)
+    version.change(choices, names, names, **QUICK)
     return names

@@ -19,6 +19,10 @@ MAX_PICTURES, MAX_STEPS, MAX_GUIDANCE, MAX_STRENGTH = 8, 100, 20, 1.5
 MAX_SEED, MAX_SIZE = 2**32 - 1, 2_048  # of a picture's side: px
 MAX_PROMPT = 1_000  # characters
 
+# Options of the page's own events. Only what went through the queue can show a warning.
+QUICK = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
+TELLING = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
+
 
 @dataclass(frozen=True)
 class Desk:

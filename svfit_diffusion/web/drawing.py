@@ -50,6 +50,11 @@ class Drawing:
         if window in self._stops:
             self._stops[window].set()
 
+    def stopped(self) -> str:
+        """What stands in the place of the live view, once the last word of the job is through."""
+        time.sleep(0.5)
+        return snippets.note("Stopped.")
+
     def wanted(self, concepts: Mapping[str, float]) -> list[tuple[Card, float]]:
         """Concepts of the library, by name, with their strengths; ValueError for unusable ones."""
         if not isinstance(concepts, Mapping) or not all(

@@ -59,10 +59,9 @@ class Form:
                 yield gr.skip() if made is None else made, live, gr.skip()
             yield gr.skip(), "", gr.skip()
 
-    def stop(self, window: gr.Request) -> str:
+    def stop(self, window: gr.Request) -> None:
         """End what this window has under way."""
         self.drawing.stop(window.session_hash)
-        return snippets.note("Stopped.")
 
     def choose(self, name: str, on: bool, strength: float, chosen: dict) -> dict:
         """The concepts in use, after a card was changed."""

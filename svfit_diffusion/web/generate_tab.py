@@ -16,6 +16,8 @@ from .desk import (
     MAX_SIZE,
     MAX_STEPS,
     MAX_STRENGTH,
+    QUICK,
+    TELLING,
     Desk,
     shown,
     signal,
@@ -53,7 +55,7 @@ def build_generate(
                 height=140,
                 elem_id="reuse-drop",
             )
-        with gr.Column(scale=6, min_width=320):
+        with gr.Column(scale=6, min_width=320, elem_classes="made"):
             live = gr.HTML(elem_id="live")
             gallery = _gallery()
             with gr.Group(visible=False) as details:
@@ -67,19 +69,17 @@ def build_generate(
         inputs,
         [gallery, live, seed],
         api_visibility="private",
-        scroll_to_output=True,
         show_progress="minimal",
         show_progress_on=live,
         concurrency_id="draw",
         concurrency_limit=1,
     )
-    quick = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
-    stop.click(form.stop, None, live, cancels=[event], **quick)
-    gallery.select(form.read, gallery, [text, details], **quick)
-    files.upload(form.drop, files, [text, details], **quick).then(
-        form.fill, text, [*inputs[:3], fresh, seed, *sliders, refill], **quick
+    stop.click(form.stop, cancels=[event], **QUICK).then(drawing.stopped, None, live, **QUICK)
+    gallery.select(form.read, gallery, [text, details], **QUICK)
+    files.upload(form.drop, files, [text, details], **TELLING).then(
+        form.fill, text, [*inputs[:3], fresh, seed, *sliders, refill], **TELLING
     )
-    reuse.click(form.fill, text, [*inputs[:3], fresh, seed, *sliders, refill], **quick)
+    reuse.click(form.fill, text, [*inputs[:3], fresh, seed, *sliders, refill], **TELLING)
     return GenerateTab(prompt, chosen, sliders)
 
 
@@ -153,9 +153,7 @@ def _connect(form: Form, name: str, on: gr.Checkbox, strength: gr.Slider, chosen
             choose,
             [on, strength, chosen],
             chosen,
-            show_progress="hidden",
-            api_visibility="private",
-            queue=False,
+            **TELLING,
         )
 
 

@@ -74,7 +74,8 @@ footer .divider:last-child { display: none; }
 .dial .form { background: none !important; border: 0 !important; box-shadow: none !important; }
 .dial .block { border: 0 !important; padding: 0 !important; background: none !important; }
 .facts table { width: 100%; border-collapse: collapse; }
-.facts th, .facts td { text-align: left; padding: 4px 8px 4px 0; vertical-align: top; }
+.facts table, .facts tr, .facts th, .facts td { border: 0 !important; background: none !important; }
+.facts th, .facts td { text-align: left; padding: 4px 8px 4px 0 !important; vertical-align: top; }
 .facts th { color: var(--body-text-color-subdued); font-weight: 500; white-space: nowrap; }
 .facts td { overflow-wrap: anywhere; }
 .verdict { margin: 0 0 8px; padding: 10px 12px; border-radius: 10px; border-left: 4px solid; }
@@ -109,10 +110,19 @@ footer .divider:last-child { display: none; }
   .tab-container button { padding: 0 11px !important; }
 }
 """
-# Ctrl+Enter (Cmd+Enter on a Mac) presses the main button of the tab that is open.
-KEYS = """() => document.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
-    const shown = [...document.querySelectorAll("button.go")].find((b) => b.offsetParent);
-    if (shown) { event.preventDefault(); shown.click(); }
-  }
-})"""
+# Ctrl+Enter (Cmd+Enter on a Mac) presses the main button of the tab that is open. On a phone what
+# it makes lies below the form: go there, once the live view has its place.
+KEYS = """() => {
+  const seen = (name) => [...document.querySelectorAll(name)].find((part) => part.offsetParent);
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && seen("button.go")) {
+      event.preventDefault();
+      seen("button.go").click();
+    }
+  });
+  document.addEventListener("click", (event) => {
+    if (innerWidth < 769 && event.target.closest("button.go")) {
+      setTimeout(() => seen(".made").scrollIntoView({ behavior: "smooth" }), 300);
+    }
+  });
+}"""

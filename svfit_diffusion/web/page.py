@@ -10,7 +10,7 @@ import gradio as gr
 from .api import build_api
 from .base_bar import build_base, world
 from .compare_tab import build_compare
-from .desk import Desk, signal
+from .desk import QUICK, Desk, signal
 from .drawing import Drawing
 from .generate_tab import build_generate
 from .runs import GOING
@@ -20,7 +20,6 @@ from .train_tab import Trainer, build_train
 SUBTITLE = "Photos in, pictures out, files of a few KB to share."
 QUEUE = 16  # jobs that may wait
 CACHE = (3_600, 86_400)  # seconds: look every hour, delete what is older than a day
-QUICK = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
 
 
 def build_page(desk: Desk, names: Sequence[str] = ()) -> gr.Blocks:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from . import snippets
 from .cards import read_card
-from .desk import Desk, shown, told
+from .desk import QUICK, TELLING, Desk, shown, told
 from .drawing import Drawing
 from .files import served
 from .studio import Job
@@ -106,8 +106,7 @@ def build_share(desk: Desk, drawing: Drawing, version: gr.Textbox) -> None:
             gr.Markdown("### My library")
             undo = gr.Button(UNDO, visible=False, size="sm", elem_id="undo")
             _shelf(desk, shelf, version, undo)
-    quick = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
-    file.change(shelf.inspect, file, [said, look, add, picture, seen], **quick)
+    file.change(shelf.inspect, file, [said, look, add, picture, seen], **QUICK)
     look.click(
         shelf.preview,
         file,
@@ -119,10 +118,10 @@ def build_share(desk: Desk, drawing: Drawing, version: gr.Textbox) -> None:
         concurrency_limit=1,
     )
     picture.change(
-        lambda image: gr.update(value=image, visible=bool(image)), picture, seen, **quick
+        lambda image: gr.update(value=image, visible=bool(image)), picture, seen, **QUICK
     )
-    add.click(shelf.add, [file, picture], [file, said, look, add, picture, version], **quick)
-    undo.click(shelf.undo, None, [version, undo], **quick)
+    add.click(shelf.add, [file, picture], [file, said, look, add, picture, version], **TELLING)
+    undo.click(shelf.undo, None, [version, undo], **TELLING)
 
 
 def _shelf(desk: Desk, shelf: Shelf, version: gr.Textbox, undo: gr.Button) -> None:
@@ -145,7 +144,5 @@ def _shelf(desk: Desk, shelf: Shelf, version: gr.Textbox, undo: gr.Button) -> No
                     lambda name=entry.name: shelf.delete(name),
                     None,
                     [version, undo],
-                    api_visibility="private",
-                    show_progress="hidden",
-                    queue=False,
+                    **TELLING,
                 )

@@ -154,7 +154,8 @@ def _curve(status: Mapping[str, Any]) -> str:
     if len(lines["steps"]) < 2:
         return ""
     low, high = min(values), max(values)
-    last = max(status.get("steps", 1), 2)
+    ended = status.get("state") != "training"
+    last = max(status.get("step" if ended else "steps", 2), 2)
 
     def place(point: Sequence[float]) -> tuple[float, float]:
         height = (point[1] - low) / ((high - low) or 1)

@@ -12,7 +12,7 @@ from ..concept import printable
 from ..pictures import size_text
 from ..settings import PRESETS
 from . import snippets
-from .desk import MAX_SEED, Desk, told, warn
+from .desk import MAX_SEED, QUICK, TELLING, Desk, told, warn
 from .files import served
 from .intake import MAX_PHOTOS, MAX_WORDS, class_word, keep, look, propose_token
 from .library import slug
@@ -150,7 +150,7 @@ def build_train(trainer: Trainer, version: gr.Textbox) -> tuple[gr.Button, gr.St
             )
             go = gr.Button("Train", variant="primary", size="lg", elem_classes="go")
             token, advanced = _advanced(trainer)
-        with gr.Column(scale=6, min_width=320):
+        with gr.Column(scale=6, min_width=320, elem_classes="made"):
             view = gr.HTML(elem_id="run")
             stop = gr.Button("Stop and keep what was learned", visible=False, elem_id="stop")
             with gr.Row(visible=False) as result:
@@ -165,7 +165,6 @@ def build_train(trainer: Trainer, version: gr.Textbox) -> tuple[gr.Button, gr.St
                 buttons=["download", "fullscreen"],
                 elem_id="sheet",
             )
-    quick = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
     outputs = [seen, view, go, stop, result, sheet, download, learned]
     center = advanced[-3]
     for happens in (photos.change, center.change):
@@ -178,11 +177,11 @@ def build_train(trainer: Trainer, version: gr.Textbox) -> tuple[gr.Button, gr.St
             concurrency_limit=2,
         )
     for happens in (what.change, token.change):
-        happens(_phrase, [what, token], hint, **quick)
-    version.change(trainer.token, None, token, **quick)
-    go.click(trainer.begin, [photos, what, token, quality, *advanced], outputs, **quick)
-    stop.click(trainer.stop, None, outputs, **quick)
-    gr.Timer(1).tick(trainer.show, seen, outputs, **quick)
+        happens(_phrase, [what, token], hint, **QUICK)
+    version.change(trainer.token, None, token, **QUICK)
+    go.click(trainer.begin, [photos, what, token, quality, *advanced], outputs, **TELLING)
+    stop.click(trainer.stop, None, outputs, **QUICK)
+    gr.Timer(1).tick(trainer.show, seen, outputs, **QUICK)
     return use, learned, outputs
 
 
