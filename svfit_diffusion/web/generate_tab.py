@@ -128,7 +128,12 @@ def _cards(
                         continue
                     with gr.Row(elem_classes="dial"):
                         on = gr.Checkbox(
-                            entry.name in held, label="Use", min_width=70, scale=1, container=False
+                            entry.name in held,
+                            label="Use",
+                            min_width=70,
+                            scale=1,
+                            container=False,
+                            interactive=True,
                         )
                         strength = gr.Slider(
                             0,

@@ -13,7 +13,6 @@ from .compare_tab import build_compare
 from .desk import QUICK, Desk, signal
 from .drawing import Drawing
 from .generate_tab import build_generate
-from .runs import GOING
 from .share_tab import build_share
 from .train_tab import Trainer, build_train
 
@@ -32,7 +31,7 @@ def build_page(desk: Desk, names: Sequence[str] = ()) -> gr.Blocks:
             "# SVFit\nPhotos in, pictures out, files of a few KB to share.", elem_id="title"
         )
         place = gr.Column()
-        with gr.Tabs(selected="train") as tabs:
+        with gr.Tabs(selected="generate" if names else "train") as tabs:
             with gr.Tab("Train", id="train"):
                 use, learned, run = build_train(trainer, version)
             with gr.Tab("Generate", id="generate"):
@@ -50,12 +49,6 @@ def build_page(desk: Desk, names: Sequence[str] = ()) -> gr.Blocks:
                 return (gr.skip(),) * 3
             return now, world(desk), gr.update(placeholder=desk.prompt())
 
-        def first() -> Any:
-            going = desk.runs.latest()
-            training = going and going.status().get("state") in GOING
-            empty = not desk.library.entries()
-            return gr.update(selected="train" if training or empty else "generate")
-
         def use_it(name: str, held: dict, now: str) -> tuple[Any, ...]:
             if name not in desk.library.names():
                 return (gr.skip(),) * 4
@@ -67,7 +60,6 @@ def build_page(desk: Desk, names: Sequence[str] = ()) -> gr.Blocks:
         shown = [version, said, form.prompt]
         page.load(tick, version, shown, **QUICK)
         page.load(trainer.show, run[0], run, **QUICK)
-        page.load(first, None, tabs, **QUICK)
         gr.Timer(2).tick(tick, version, shown, **QUICK)
         use.click(
             use_it,
