@@ -82,7 +82,7 @@ def build_share(desk: Desk, drawing: Drawing, version: gr.Textbox) -> None:
             file = gr.File(
                 label="A concept file that somebody gave you",
                 file_types=[".safetensors"],
-                height=130,
+                height=150,
                 elem_id="strange",
             )
             said = gr.HTML(elem_id="facts")
