@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     draw.add_argument("--output_dir", default="svfit-pictures", help="folder of the PNGs")
     draw.set_defaults(run=_generate)
 
-    app = commands.add_parser("app", help="draw pictures with concepts in the browser")
+    app = commands.add_parser("app", help="train, draw and share concepts in the browser")
     app.add_argument("--base", default="toybox", help="base of the concepts (default: toybox)")
     app.add_argument("--host", default="127.0.0.1", help="address to serve on (default: 127.0.0.1)")
     app.add_argument("--port", type=int, help="port to serve on (default: a free one from 7860)")
@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="FILE",
-        help="a concept file that is there from the start; may be given several times",
+        help="a concept file for the library, in use from the start; may be given several times",
     )
     app.add_argument(
         "--auth", metavar="USER:PASSWORD", help="login; needed where --host lets others in"

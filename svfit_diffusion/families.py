@@ -141,10 +141,13 @@ def recognise(pipe: Any) -> Family:
     raise ValueError(f"{kind} is not supported; load the base as one of: {known}.")
 
 
-def load_base(base: str, dtype: torch.dtype = torch.float32, **options: Any) -> Any:
+def load_base(
+    base: str, dtype: torch.dtype = torch.float32, checked: bool = False, **options: Any
+) -> Any:
     """The pipeline of a base: "toybox", a diffusers folder, a .safetensors file, or a Hub id.
 
-    options go to diffusers (variant, revision, cache_dir ...). Only safetensors files are read.
+    checked: keep the safety checker of its pictures, where the base has one. options go to
+    diffusers (variant, revision, cache_dir ...). Only safetensors files are read.
     Raises ValueError when the base cannot be had.
     """
     if base == TOYBOX:
@@ -156,7 +159,7 @@ def load_base(base: str, dtype: torch.dtype = torch.float32, **options: Any) -> 
         if Path(base).is_file():
             return StableDiffusionPipeline.from_single_file(base, dtype=dtype, **quiet, **options)
         return DiffusionPipeline.from_pretrained(
-            base, dtype=dtype, use_safetensors=True, **quiet, **options
+            base, dtype=dtype, use_safetensors=True, **({} if checked else quiet), **options
         )
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -57,15 +57,26 @@ def parameters(pipe: Any, prompt: str, seed: int = 0, **given: Any) -> Parameter
 
 @torch.no_grad()
 def generate(
-    pipe: Any, prompt: str, num: int = 1, seed: int = 0, **given: Any
+    pipe: Any,
+    prompt: str,
+    num: int = 1,
+    seed: int = 0,
+    watch: Callable[[int, torch.Tensor], None] | None = None,
+    **given: Any,
 ) -> Iterator[tuple[Image.Image, Parameters]]:
     """Draw `num` pictures, one after the other, with the seeds seed, seed + 1, ...
 
-    A picture depends on its own seed only, not on `num`. given: as for parameters().
+    A picture depends on its own seed only, not on `num`. watch: called after each denoising step
+    with the steps done and the latents [1, c, h, w]. given: as for parameters().
     """
     if num < 1:
         raise ValueError(f"num is {num}, but must be at least 1.")
     first = parameters(pipe, prompt, seed, **given)
+
+    def stepped(_: Any, step: int, __: Any, tensors: dict[str, torch.Tensor]) -> dict:
+        watch(step + 1, tensors["latents"])
+        return tensors
+
     for i in range(num):
         made = replace(first, seed=seed + i)
         image = pipe(
@@ -76,5 +87,6 @@ def generate(
             width=made.width,
             height=made.height,
             generator=torch.Generator().manual_seed(made.seed),
+            callback_on_step_end=stepped if watch else None,
         ).images[0]
         yield image, made

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import logging
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from PIL.Image import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -19,6 +22,7 @@ from . import trigger
 from .attention import patch_attention
 from .examples import Examples, encode, generator, views
 from .families import Family, load_base, recognise
+from .generation import generate
 from .photos import Photo, read_folder
 from .pictures import save_png
 from .settings import TrainConfig
@@ -70,6 +74,18 @@ class Subject:
     def _encode(self, prompts: list[str], device: torch.device) -> dict[str, Tensor]:
         ids = self.family.tokenize(self.pipe, [self.put_tokens(p) for p in prompts])
         return self.family.encode_text(self.pipe, tuple(i.to(device) for i in ids))
+
+    @torch.no_grad()
+    def draw(self, prompt: str, seeds: Iterable[int], steps: int | None = None) -> list[Image]:
+        """A picture of the prompt for each seed, as the models now are. steps: of denoising."""
+        noise, size = self.pipe.scheduler, self.resolution
+        self.pipe.scheduler = copy.deepcopy(noise)  # drawing sets its time steps
+        given = {"steps": steps, "width": size, "height": size}
+        try:
+            prompt = self.put_tokens(prompt)
+            return [next(generate(self.pipe, prompt, 1, seed, **given))[0] for seed in seeds]
+        finally:
+            self.pipe.scheduler = noise
 
     def parameters(self) -> dict[str, dict[str, nn.Parameter]]:
         """What is trained: "denoiser", "text" and "token", name -> parameter."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,15 +39,15 @@ from .subject import ADAPTER, prepare_subject
 from .tuner import tie_deltas
 
 log = logging.getLogger(__name__)
+Report = Callable[["Training", float], None]
 
 
 @dataclass(frozen=True)
 class Trained:
     """A training's result: the concept, its file, and how the training went.
 
-    loss_before, loss_after: denoising loss of the photos on held-out noise, by the base and with
-    the concept as it was written. steps: those done. stopped: why it ended early, or None.
-    exit_status: for a shell; 130 after Ctrl-C, 1 after a loss that was no number.
+    loss_before, loss_after: of the photos on held-out noise, by the base and with the concept as
+    written. stopped: why it ended early. exit_status: 130 after Ctrl-C, 1 after a NaN.
     """
 
     concept: Concept
@@ -58,19 +59,27 @@ class Trained:
     exit_status: int = 0
 
 
-def train(config: TrainConfig, progress: bool = True) -> Trained:
+def train(config: TrainConfig, progress: bool = True, report: Report | None = None) -> Trained:
     """Train a concept and write its file. Raises ValueError for settings that cannot be used.
 
-    Ctrl-C or SIGTERM ends it after the step under way, with the concept written.
+    Ctrl-C or SIGTERM ends it after the step under way, with the concept written; so does `report`,
+    called after each step with the training and the step's loss, by setting `stopped`.
     """
-    return Training(config, make_accelerator(config), progress).run()
+    return Training(config, make_accelerator(config), progress, report).run()
 
 
 class Training:
     """One run: the loop, and what it reports and saves on the way."""
 
-    def __init__(self, config: TrainConfig, accelerator: Accelerator, progress: bool) -> None:
-        self.config, self.accelerator, self.progress = config, accelerator, progress
+    def __init__(
+        self,
+        config: TrainConfig,
+        accelerator: Accelerator,
+        progress: bool,
+        report: Report | None = None,
+    ) -> None:
+        self.config, self.accelerator = config, accelerator
+        self.progress, self.report = progress, report
         self.folder = Path(config.output_dir)
         self.subject = prepare_subject(config, accelerator, progress)
         self.objective = Objective(config, accelerator, self.subject)
@@ -148,6 +157,8 @@ class Training:
             self._checkpoint()
         if config.validation_prompt and (self.step % config.validation_steps == 0 or last):
             self._validate()
+        if self.report:
+            self.report(self, loss)
 
     def _checkpoint(self) -> None:
         self.accelerator.wait_for_everyone()
@@ -189,21 +200,14 @@ class Training:
         self.step = settings["step"]
         resume_schedule(self.schedule, self.optimizer, self.step)
 
-    @torch.no_grad()
     def _validate(self) -> None:
         """Draw the validation prompt and keep a grid of it, by the main process."""
         if not self.accelerator.is_main_process:
             return
-        config, subject = self.config, self.subject
-        size, prompt = subject.resolution, subject.put_tokens(config.validation_prompt)
+        config = self.config
         seeds = range(config.seed, config.seed + config.num_validation_images)
         with self.accelerator.autocast():
-            images = [
-                subject.pipe(
-                    prompt, height=size, width=size, generator=torch.Generator().manual_seed(seed)
-                ).images[0]
-                for seed in seeds
-            ]
+            images = self.subject.draw(config.validation_prompt, seeds)
         folder = self.folder / "validation"
         folder.mkdir(parents=True, exist_ok=True)
         grid(images, captions=[f"seed {s}" for s in seeds]).save(folder / f"{self.step:06d}.png")
@@ -221,8 +225,8 @@ class Training:
             write_concept(concept, self.config.concept_path)
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
-        path = self.config.concept_path
-        return Trained(concept, path, self.step, before, after, self.stopped, self.exit_status)
+        result = concept, self.config.concept_path, self.step, before, after
+        return Trained(*result, self.stopped, self.exit_status)
 
     def _concept(self) -> Concept:
         """The concept as the models now hold it."""

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import load, make_concept, make_xl_pipeline, picture
+from conftest import load, make_concept, make_pipeline, make_xl_pipeline, picture
 from original_layout import original_state
 from PIL import Image
 from safetensors.torch import save_file
@@ -150,3 +150,20 @@ def test_a_single_file_or_folder_that_is_no_base_is_told(tmp_path):
     for base in (tmp_path, tmp_path / "x.safetensors"):
         with pytest.raises(ValueError, match="could not be loaded"):
             load_base(str(base))
+
+
+def test_a_base_keeps_its_safety_checker_where_that_is_asked_for(tmp_path):
+    from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
+    from transformers import CLIPConfig, CLIPImageProcessor
+
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    vision = small | {"num_attention_heads": 2, "image_size": 32, "patch_size": 16}
+    settings = CLIPConfig(vision_config=vision, projection_dim=8)
+    pipe = make_pipeline()
+    pipe.register_modules(
+        safety_checker=StableDiffusionSafetyChecker(settings),
+        feature_extractor=CLIPImageProcessor(size=32, crop_size=32),
+    )
+    pipe.save_pretrained(tmp_path)
+    assert load_base(str(tmp_path)).safety_checker is None
+    assert load_base(str(tmp_path), checked=True).safety_checker is not None

@@ -15,11 +15,20 @@ from svfit_diffusion.cli import main
 from svfit_diffusion.concept import write_concept
 from svfit_diffusion.pictures import read_parameters
 from svfit_diffusion.web import server
-from svfit_diffusion.web.actions import SLOTS, Actions, shown
+from svfit_diffusion.web.cards import read_card
+from svfit_diffusion.web.desk import SLOTS, Desk, shown
+from svfit_diffusion.web.form import Form
+from svfit_diffusion.web.library import Library
 from svfit_diffusion.web.page import build_page
-from svfit_diffusion.web.studio import MAX_FILE, Studio, named, read_card
+from svfit_diffusion.web.runs import Runs
+from svfit_diffusion.web.server import MAX_UPLOAD
+from svfit_diffusion.web.studio import Studio, named
 
 PROMPT = "a photo of sks dog"
+ENDPOINTS = {
+    *("/generate", "/compare", "/train", "/training", "/stop_training", "/library", "/inspect"),
+    *("/add", "/download", "/delete", "/undo", "/parameters", "/base", "/use_base"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -37,18 +46,23 @@ def files(base_folder, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def studio(base_folder, tmp_path_factory):
+def desk(base_folder, files, tmp_path_factory):
+    """The app's own parts, with two concepts in the library, and one of another base."""
+    home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SVFIT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        return Studio(str(base_folder))
+        desk = Desk(Studio(str(base_folder)), Library(home), Runs(home))
+    for name in ("rex", "max", "other"):
+        desk.library.add(files[name])
+    return desk
 
 
 @pytest.fixture(scope="module")
-def url(studio, tmp_path_factory):
+def url(desk, tmp_path_factory):
     """The address of the app, served as `svfit app` serves it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("gradio")))
-        page = build_page(studio, [])
+        page = build_page(desk)
         yield server.launch(page, "127.0.0.1", None)[1]
         page.close(verbose=False)
 
@@ -58,105 +72,142 @@ def client(url, tmp_path_factory):
     return Client(url, verbose=False, download_files=tmp_path_factory.mktemp("downloads"))
 
 
-def draw(client, *concepts, **given):
+def draw(client, concepts=None, **given):
     """Paths of the pictures that the endpoint returns, two steps each."""
     options = {"prompt": PROMPT, "num": 1, "seed": 7, "steps": 2} | given
-    listed = [handle_file(path) for path in concepts]
-    made = client.predict(concepts=listed, api_name="/generate", **options)
+    made = client.predict(concepts=concepts or {}, api_name="/generate", **options)
     return [Path(picture["image"]) for picture in made]
+
+
+def ask(client, name, *given, **more):
+    return client.predict(*given, api_name=f"/{name}", **more)
 
 
 def pixels(path):
     return np.asarray(Image.open(path)).astype(int)
 
 
-def test_a_concept_changes_the_picture_and_the_png_says_how_it_was_made(client, files):
-    plain, with_rex = draw(client), draw(client, files["rex"], strength_1=0.8, num=2)
+def test_a_concept_changes_the_picture_and_the_png_says_how_it_was_made(client):
+    plain, with_rex = draw(client), draw(client, {"rex": 0.8}, num=2)
     assert [path.name for path in with_rex] == ["0000000007.png", "0000000008.png"]
     assert not np.array_equal(pixels(plain[0]), pixels(with_rex[0]))
     held = read_parameters(with_rex[1])
     assert (held.prompt, held.seed, held.steps, held.base) == (PROMPT, 8, 2, "tiny")
     assert held.concepts == (("rex", 0.8),)
     assert read_parameters(plain[0]).concepts == ()
+    assert ask(client, "parameters", handle_file(with_rex[1])) == held.to_infotext()
 
 
-def test_windows_do_not_disturb_one_another(client, url, files):
+def test_windows_do_not_disturb_one_another(client, url):
     other = Client(url, verbose=False)
-    plain, one = draw(client), draw(client, files["rex"])
-    two = draw(other, files["max"], files["rex"], strength_2=0.5)
+    plain, one = draw(client), draw(client, {"rex": 1})
+    two = draw(other, {"max": 1, "rex": 0.5})
     assert np.array_equal(pixels(draw(client)[0]), pixels(plain[0]))
-    assert np.array_equal(pixels(draw(client, files["rex"])[0]), pixels(one[0]))
-    again = draw(other, files["max"], files["rex"], strength_2=0.5)
-    assert np.array_equal(pixels(again[0]), pixels(two[0]))
-    off = draw(client, files["rex"], strength_1=0)
-    assert np.array_equal(pixels(off[0]), pixels(plain[0]))
+    assert np.array_equal(pixels(draw(client, {"rex": 1})[0]), pixels(one[0]))
+    assert np.array_equal(pixels(draw(other, {"max": 1, "rex": 0.5})[0]), pixels(two[0]))
+    assert np.array_equal(pixels(draw(client, {"rex": 0})[0]), pixels(plain[0]))
 
 
-def test_another_file_of_the_same_name_is_another_concept(client, files, tmp_path):
+def test_another_file_of_the_same_name_is_another_concept(files, tmp_path):
     twin = tmp_path / "rex.safetensors"
     twin.write_bytes(files["max"].read_bytes())
-    first, second = draw(client, files["rex"]), draw(client, twin)
-    assert not np.array_equal(pixels(first[0]), pixels(second[0]))
     cards = [(read_card(path), 1.0) for path in (files["rex"], twin)]
     assert list(named(cards)) == ["rex", "rex_2"]
 
 
-def test_the_endpoint_is_named_and_described(client):
-    (endpoint,) = client.view_api(return_format="dict")["named_endpoints"].items()
-    assert endpoint[0] == "/generate" and "PNG files" in endpoint[1]["description"]
+def test_the_endpoints_are_named_and_described(client):
+    endpoints = client.view_api(return_format="dict")["named_endpoints"]
+    assert set(endpoints) == ENDPOINTS
+    assert all(len(info["description"]) > 30 for info in endpoints.values())
 
 
 @pytest.mark.parametrize(
-    ("names", "given", "reason"),
+    ("concepts", "given", "reason"),
     [
-        (["bad"], {}, "bad.safetensors is not a usable concept file: it is no safetensors"),
-        (["other"], {}, "other was learned on 'tiny', not on the base in use here"),
-        (["rex", "rex"], {}, "are both called by 'sks'"),
-        (["rex"] * (SLOTS + 1), {}, f"Only the first {SLOTS}"),
-        ([], {"prompt": "  "}, "Write what to draw"),
-        ([], {"prompt": "x" * 2000}, "1,000 characters"),
-        ([], {"num": 99}, "greater than maximum value 8"),
-        ([], {"steps": 0}, "less than minimum value 1"),
+        ({"nobody": 1}, {}, "no concept named 'nobody'"),
+        ({"../rex": 1}, {}, "no concept named '../rex'"),
+        ({"other": 1}, {}, "other was learned on 'tiny', not on the base in use here"),
+        ({"rex": 9}, {}, "strengths from 0 to 1.5"),
+        ({"rex": "1"}, {}, "strengths from 0 to 1.5"),
+        (["rex"], {}, "strengths from 0 to 1.5"),
+        ({str(i): 1 for i in range(SLOTS + 1)}, {}, f"At most {SLOTS}"),
+        ({}, {"prompt": "  "}, "Write what to draw"),
+        ({}, {"prompt": "x" * 2000}, "1,000 characters"),
+        ({}, {"num": 99}, "greater than maximum value 8"),
+        ({}, {"steps": 0}, "less than minimum value 1"),
+        ({}, {"width": 33}, "multiple of 8"),
     ],
 )
-def test_mistakes_are_refused_with_a_sentence(client, files, names, given, reason):
-    with pytest.raises(AppError, match=reason.replace(".", r"\.")) as caught:
-        draw(client, *(files[name] for name in names), **given)
-    assert "Traceback" not in str(caught.value) and "/" not in str(caught.value)
+def test_mistakes_are_refused_with_a_sentence(client, concepts, given, reason):
+    with pytest.raises(AppError, match="(?i)" + reason.replace(".", r"\.")) as caught:
+        draw(client, concepts, **given)
+    assert "Traceback" not in str(caught.value) and "/work" not in str(caught.value)
 
 
-@pytest.mark.filterwarnings("ignore:bad.safetensors:UserWarning")  # no page, no pop-up
-def test_the_page_lists_concepts_and_warns_of_the_others(studio, files):
-    actions = Actions(studio)
-    paths = [str(files[name]) for name in ("rex", "bad", "max")]
-    kept, listed, prompt, *sliders = actions.show_concepts(paths, [], *[1.0] * SLOTS)
-    assert kept == listed == [paths[0], paths[2]]
-    assert prompt["placeholder"] == "a photo of sks dog on the beach"
-    size = files["rex"].stat().st_size
-    assert sliders[0]["label"] == f"sks dog · on tiny · {size:,} bytes"
-    assert [slider["visible"] for slider in sliders] == [True, True, False, False]
-    left = actions.show_concepts(paths[2:], listed, 0.4, 0.7, 1.0, 1.0)
-    assert left[3]["value"] == 0.7, "a strength stays with its file"
+def test_a_comparison_is_one_labelled_grid(client):
+    over = pixels(ask(client, "compare", ["rex"], PROMPT, 3, 1))
+    against = pixels(ask(client, "compare", ["rex", "max"], "a photo of {}", 3, 1))
+    assert over.shape[1] / over.shape[0] > 1.5, "seven strengths: four in a row"
+    assert against.shape[1] < against.shape[0], "two columns, three strengths"
+    for names in ([], ["other"], ["rex"] * 5):
+        with pytest.raises(AppError):
+            ask(client, "compare", names)
+
+
+def test_a_strangers_file_is_verified_added_given_away_deleted_and_brought_back(client, files):
+    evil = ask(client, "inspect", handle_file(files["evil"]))
+    assert evil["misfit"] == "" and "\x1b" not in str(evil)
+    with pytest.raises(AppError, match="bad.safetensors is not a usable concept file"):
+        ask(client, "inspect", handle_file(files["bad"]))
+    name = ask(client, "add", handle_file(files["evil"]), "../../Evil Rex!")
+    assert name == "evil_rex"
+    assert ask(client, "add", handle_file(files["evil"]), "again") == name, "it is here already"
+    assert name in [entry["name"] for entry in ask(client, "library")]
+    copy = Path(ask(client, "download", name))
+    assert copy.name == "evil_rex.safetensors"
+    assert copy.read_bytes() == files["evil"].read_bytes()
+    ask(client, "delete", name)
+    assert name not in [entry["name"] for entry in ask(client, "library")]
+    assert ask(client, "undo") == name
+    ask(client, "delete", name)
+    for call in (lambda: ask(client, "delete", name), lambda: ask(client, "download", "/etc")):
+        with pytest.raises(AppError, match="no concept named"):
+            call()
+
+
+@pytest.mark.filterwarnings("ignore:The library has no:UserWarning")  # no page, no pop-up
+def test_a_picture_fills_the_form_and_impossible_values_are_brought_in_range(desk, client):
+    picture = draw(client, {"rex": 0.8}, seed=11)[0]
+    form = Form(desk, None)
+    text, _ = form.drop(str(picture))
+    chosen, prompt, negative, fresh, seed, steps, _, width, *_ = form.fill(text)
+    assert (chosen, prompt, negative, fresh) == ({"rex": 0.8}, PROMPT, "", False)
+    assert (seed, steps, width) == (11, 2, 32)
+    strange = (
+        "x\nSteps: 999999, Seed: -5, CFG scale: nan, Size: 99999x9, Concepts: gone:1, Model: m"
+    )
+    chosen, _, _, _, seed, steps, guidance, width, height, _ = form.fill(strange)
+    assert (chosen, seed, steps, guidance, width, height) == ({}, 0, 100, 0, 2_048, 8)
 
 
 def test_a_strangers_text_is_never_html(files):
-    label = read_card(files["evil"]).label  # labels are text to the page, messages are HTML
-    assert "\x1b" not in label and shown(label).startswith("&lt;img src=x")
+    card = read_card(files["evil"])
+    assert "\x1b" not in card.trigger and shown(card.trigger).startswith("&lt;img src=x")
 
 
-def test_only_files_that_were_uploaded_are_read_or_served(url, files):
+def test_only_files_that_were_uploaded_are_read_or_served(url, files, desk):
     stolen = {"path": str(files["rex"]), "meta": {"_type": "gradio.FileData"}}
-    data = [PROMPT, "", 1, 7, 2, 3.0, [stolen], 1.0, 1.0, 1.0, 1.0]
-    call = f"{url}gradio_api/call/generate"  # not the Client: it would upload the file
-    event = httpx.post(call, json={"data": data}).json()["event_id"]
+    call = f"{url}gradio_api/call/inspect"  # not the Client: it would upload the file
+    event = httpx.post(call, json={"data": [stolen]}).json()["event_id"]
     answer = httpx.get(f"{call}/{event}", timeout=30).text
     assert "event: error" in answer and "event: complete" not in answer
-    for path in (files["rex"], Path("pyproject.toml").resolve(), "/etc/hostname"):
+    held = desk.library.get("rex").path
+    for path in (files["rex"], held, Path("pyproject.toml").resolve(), "/etc/hostname"):
         assert httpx.get(f"{url}gradio_api/file={path}").status_code == 403
 
 
-def test_uploads_are_bounded_and_nothing_is_recorded(url, files):
-    big = {"files": ("big.safetensors", b"0" * (MAX_FILE + 1))}
+def test_uploads_are_bounded_and_nothing_is_recorded(url):
+    big = {"files": ("big.safetensors", b"0" * (MAX_UPLOAD + 1))}
     assert httpx.post(f"{url}gradio_api/upload", files=big).status_code == 413
     config = httpx.get(f"{url}config").json()
     assert not config["analytics_enabled"] and not config["run_history"]
@@ -172,27 +223,35 @@ def test_uploads_are_bounded_and_nothing_is_recorded(url, files):
         (["--host", "0.0.0.0", "--auth", "me"], "user:password"),
     ],
 )
-def test_mistakes_on_the_command_line_are_one_sentence(given, reason, monkeypatch, capsys):
+def test_mistakes_on_the_command_line_are_one_sentence(
+    given, reason, monkeypatch, capsys, tmp_path
+):
     monkeypatch.setenv("GRADIO_TEMP_DIR", "")  # set by the command; put back after the test
+    monkeypatch.setenv("SVFIT_HOME", str(tmp_path))
     assert main(["app", *given]) == 2
     err = capsys.readouterr().err
     assert reason in err and len(err.strip().splitlines()) == 1
 
 
-def test_a_port_that_is_taken_is_one_sentence(base_folder, url, monkeypatch, capsys):
+def test_a_port_that_is_taken_is_one_sentence(base_folder, url, monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("GRADIO_TEMP_DIR", "")
+    monkeypatch.setenv("SVFIT_HOME", str(tmp_path))
     port = str(httpx.URL(url).port)
     assert main(["app", "--base", str(base_folder), "--port", port]) == 2
     assert "pass another --port" in capsys.readouterr().err
 
 
-def test_the_command_serves_with_concepts_from_the_start(base_folder, files, monkeypatch, capsys):
+def test_the_command_serves_with_concepts_from_the_start(
+    base_folder, files, monkeypatch, capsys, tmp_path
+):
     monkeypatch.setenv("GRADIO_TEMP_DIR", "")
+    monkeypatch.setenv("SVFIT_HOME", str(tmp_path))
     found = []
 
     def visit(page):
         client = Client(page.local_url, verbose=False)
-        found.append(client.predict(prompt=PROMPT, num=1, steps=1, api_name="/generate"))
+        given = {"prompt": PROMPT, "concepts": {"rex": 1}, "steps": 1}
+        found.append(client.predict(**given, api_name="/generate"))
 
     monkeypatch.setattr("gradio.Blocks.block_thread", visit)
     assert main(["app", "--base", str(base_folder), "--concept", str(files["rex"])]) == 0

@@ -1,169 +1,70 @@
-"""How the page looks: a form on the left, pictures on the right, below one another on a phone."""
+"""The page: four tabs over one desk, and what keeps them in step with the library and trainings."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import gradio as gr
 
-from ..families import TOYBOX
-from .actions import (
-    MAX_GUIDANCE,
-    MAX_PICTURES,
-    MAX_PROMPT,
-    MAX_SEED,
-    MAX_STEPS,
-    MAX_STRENGTH,
-    SLOTS,
-    Actions,
-)
-from .studio import Studio
+from .api import build_api
+from .base_bar import build_base, world
+from .compare_tab import build_compare
+from .desk import QUICK, Desk, signal
+from .drawing import Drawing
+from .generate_tab import build_generate
+from .share_tab import build_share
+from .train_tab import Trainer, build_train
 
-QUEUE = 16  # generations that may wait
+SUBTITLE = "Photos in, pictures out, files of a few KB to share."
+QUEUE = 16  # jobs that may wait
 CACHE = (3_600, 86_400)  # seconds: look every hour, delete what is older than a day
 
-THEME = gr.themes.Base(
-    primary_hue=gr.themes.colors.blue,
-    neutral_hue=gr.themes.colors.slate,
-    radius_size=gr.themes.sizes.radius_lg,
-    font=("ui-sans-serif", "system-ui", "sans-serif"),
-    font_mono=("ui-monospace", "Consolas", "monospace"),
-).set(
-    button_primary_background_fill="*primary_600",  # white on the default is hard to read
-    button_primary_background_fill_hover="*primary_700",
-)
-CSS = """
-.gradio-container { max-width: 1240px !important; margin: 0 auto !important; }
-#title h1 { margin-bottom: 0; }
-#pictures, #pictures .empty { min-height: 420px; }
-@media (max-width: 768px) {
-  #pictures, #pictures .empty { min-height: 220px; }
-  footer { display: none !important; }
-}
-footer .divider:last-child { display: none; }
-#pictures .empty::after {
-  content: "Your pictures appear here: write a prompt, then press Generate or Ctrl+Enter.";
-  max-width: 260px; margin-left: 12px; color: var(--body-text-color-subdued);
-}
-"""
-# Ctrl+Enter (Cmd+Enter on a Mac) generates, wherever the cursor is.
-SHORTCUT = """() => document.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
-    event.preventDefault();
-    document.querySelector("#generate").click();
-  }
-})"""
-RANDOM_SEED = f"() => Math.floor(Math.random() * {MAX_SEED + 1})"
 
-
-def build_page(studio: Studio, concepts: list[str]) -> gr.Blocks:
-    """The page on a studio, with these concept files in it from the start."""
-    actions = Actions(studio)
+def build_page(desk: Desk, names: Sequence[str] = ()) -> gr.Blocks:
+    """The page on a desk, with these concepts of its library in use from the start."""
+    drawing, trainer = Drawing(desk), Trainer(desk)
     with gr.Blocks(title="SVFit", analytics_enabled=False, delete_cache=CACHE) as page:
-        gr.Markdown(f"# SVFit\n{_world(studio)}", elem_id="title")
-        with gr.Row():
-            with gr.Column(scale=5, min_width=320):
-                prompt, negative = _prompts(actions.example(actions.admit(concepts)[0]))
-                files, shown, sliders = _concepts(concepts)
-                settings = _settings(studio)
-                button = gr.Button("Generate", variant="primary", size="lg", elem_id="generate")
-            with gr.Column(scale=6, min_width=320):
-                gallery = _gallery()
-        listed = [files, shown, prompt, *sliders]
-        for happens in (files.change, page.load):
-            happens(
-                actions.show_concepts,
-                [files, shown, *sliders],
-                listed,
-                api_visibility="private",
-                show_progress="hidden",
-            )
-        button.click(
-            actions.generate,
-            [prompt, negative, *settings, files, *sliders],
-            gallery,
-            api_name="generate",
-            scroll_to_output=True,
-            concurrency_id="generate",
-            concurrency_limit=1,
+        build_api(desk, drawing, trainer)  # first: a name belongs to whoever takes it first
+        version = signal()
+        gr.Markdown(
+            "# SVFit\nPhotos in, pictures out, files of a few KB to share.", elem_id="title"
+        )
+        place = gr.Column()
+        with gr.Tabs(selected="generate" if names else "train") as tabs:
+            with gr.Tab("Train", id="train"):
+                use, learned, run = build_train(trainer, version)
+            with gr.Tab("Generate", id="generate"):
+                form = build_generate(desk, drawing, version, names)
+            with gr.Tab("Compare", id="compare"):
+                build_compare(desk, drawing, version)
+            with gr.Tab("Share", id="share"):
+                build_share(desk, drawing, version)
+        with place:
+            said = build_base(desk, version, form.settings)
+
+        def tick(held: str) -> tuple[Any, ...]:
+            now = desk.version()
+            if now == held.partition("\n")[0]:
+                return (gr.skip(),) * 3
+            return now, world(desk), gr.update(placeholder=desk.prompt())
+
+        def use_it(name: str, held: dict, now: str) -> tuple[Any, ...]:
+            if name not in desk.library.names():
+                return (gr.skip(),) * 4
+            card = desk.library.get(name).card
+            again = f"{desk.version()}\n{now}"[:200]  # the cards are drawn anew
+            prompt = f"a photo of {card.trigger} on the beach"
+            return held | {name: 1.0}, prompt, gr.update(selected="generate"), again
+
+        shown = [version, said, form.prompt]
+        page.load(tick, version, shown, **QUICK)
+        page.load(trainer.show, run[0], run, **QUICK)
+        gr.Timer(2).tick(tick, version, shown, **QUICK)
+        use.click(
+            use_it,
+            [learned, form.chosen, version],
+            [form.chosen, form.prompt, tabs, version],
+            **QUICK,
         )
     return page.queue(max_size=QUEUE, api_open=False, default_concurrency_limit=2)
-
-
-def _world(studio: Studio) -> str:
-    """One sentence on the base in use."""
-    size = studio.defaults.width
-    if studio.base == TOYBOX:
-        return (
-            f"This is Toybox, a demo world of toy-like objects at {size} px; it came with the "
-            "program, so nothing is downloaded."
-        )
-    return f"Pictures of {size} px from the base `{studio.base.replace('`', '')}`."
-
-
-def _prompts(example: str) -> tuple[gr.Textbox, gr.Textbox]:
-    prompt = gr.Textbox(
-        label="Prompt",
-        placeholder=example,
-        lines=2,
-        max_length=MAX_PROMPT,
-        autofocus=True,
-        elem_id="prompt",
-    )
-    negative = gr.Textbox(
-        value="",
-        label="Negative prompt",
-        placeholder="what not to draw",
-        lines=1,
-        max_length=MAX_PROMPT,
-    )
-    return prompt, negative
-
-
-def _concepts(paths: list[str]) -> tuple[gr.File, gr.State, list[gr.Slider]]:
-    """The files, the paths whose sliders are shown, and a strength slider for each slot."""
-    files = gr.File(
-        value=paths or None,
-        label=f"Concepts: drop up to {SLOTS} .safetensors files",
-        file_count="multiple",
-        file_types=[".safetensors"],
-        height=150,
-    )
-    sliders = [
-        gr.Slider(0, MAX_STRENGTH, 1.0, step=0.05, label=f"Strength {i + 1}", visible=False)
-        for i in range(SLOTS)
-    ]
-    return files, gr.State([]), sliders
-
-
-def _settings(studio: Studio) -> tuple[gr.Slider, gr.Number, gr.Slider, gr.Slider]:
-    """Number, seed, steps, guidance."""
-    start = studio.defaults
-    with gr.Row(equal_height=True):
-        num = gr.Slider(1, MAX_PICTURES, 2, step=1, label="Pictures", min_width=140, buttons=[])
-        dice = gr.Button("Random", size="sm", render=False)
-        seed = gr.Number(
-            0,
-            label="Seed",
-            precision=0,
-            minimum=0,
-            maximum=MAX_SEED,
-            min_width=140,
-            buttons=[dice],
-        )
-    with gr.Accordion("Steps and guidance", open=False):
-        steps = gr.Slider(1, MAX_STEPS, start.steps, step=1, label="Steps")
-        guidance = gr.Slider(0, MAX_GUIDANCE, start.guidance, step=0.1, label="Guidance")
-    dice.click(None, None, seed, js=RANDOM_SEED, api_visibility="private")
-    return num, seed, steps, guidance
-
-
-def _gallery() -> gr.Gallery:
-    return gr.Gallery(
-        label="Pictures",
-        show_label=False,  # it would lie on the first picture
-        elem_id="pictures",
-        format="png",  # the default, webp, would drop the parameters
-        columns=2,
-        object_fit="contain",
-        interactive=False,
-        buttons=["download", "fullscreen"],
-    )

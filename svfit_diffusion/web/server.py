@@ -9,9 +9,15 @@ from collections.abc import Sequence
 
 import gradio as gr
 
-from .page import CSS, SHORTCUT, THEME, build_page
-from .studio import MAX_FILE, Studio, read_card
+from .cards import read_card
+from .desk import Desk
+from .library import Library, data_folder
+from .look import CSS, KEYS, THEME
+from .page import build_page
+from .runs import Runs
+from .studio import Studio
 
+MAX_UPLOAD = 25_000_000  # bytes of one file: a photo of a phone; concepts have their own limit
 SESSIONS = 64  # browser windows remembered
 
 
@@ -24,10 +30,10 @@ def run_app(
         read_card(path)  # refuse a bad file before the base is loaded
     with tempfile.TemporaryDirectory(prefix="svfit-") as folder:  # mode 0700, gone at the end
         os.environ["GRADIO_TEMP_DIR"] = folder
-        studio = Studio(base)
+        desk = Desk(Studio(base), Library(data_folder()), Runs(data_folder()), not login)
         for path in concepts:
-            studio.check(read_card(path))
-        page = build_page(studio, list(concepts))
+            desk.studio.check(read_card(path))
+        page = build_page(desk, [desk.library.add(path) for path in concepts])
         try:
             _, url, _ = launch(page, host, port, login)
         except OSError as error:
@@ -40,6 +46,9 @@ def run_app(
             page.block_thread()
         finally:
             page.close(verbose=False)
+            if run := desk.runs.going():
+                run.stop()
+                print("The training under way ends too; what it learned is kept.", flush=True)
 
 
 def check_access(host: str, auth: str | None) -> tuple[str, str] | None:
@@ -74,7 +83,7 @@ def launch(
         quiet=True,
         inbrowser=False,
         prevent_thread_lock=True,
-        max_file_size=MAX_FILE,
+        max_file_size=MAX_UPLOAD,
         allowed_paths=[],
         run_history=False,
         enable_monitoring=False,
@@ -87,5 +96,5 @@ def launch(
         footer_links=["api"],
         theme=THEME,
         css=CSS,
-        js=SHORTCUT,
+        js=KEYS,
     )

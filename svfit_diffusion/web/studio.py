@@ -6,60 +6,53 @@ asked for, in that order, under a lock that is held for one picture.
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import hashlib
 import itertools
+import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from PIL import Image
 
 from ..attention import find_projections
 from ..cache import fingerprint
-from ..concept import Concept, printable, read_concept, to_bytes
-from ..families import base_name, load_base, recognise
+from ..concept import printable
+from ..families import TOYBOX, base_name, load_base, recognise
 from ..generation import generate, parameters, pick_device
-from ..matching import adapter_name, clash
+from ..matching import clash
 from ..pictures import Parameters
 from ..pipeline import load_concept, remove_concept, set_concepts
+from .cards import MAX_LABEL, Card
 
-MAX_FILE = 8_000_000  # bytes; the whole spectrum of SDXL in float32 takes half of that
-MAX_LABEL = 60  # characters of a stranger's text in one place
+LOOK_SHARE = 0.2  # of a picture's time may go into showing it half done
+
+
+class Stopped(Exception):
+    """The user pressed Stop."""
 
 
 @dataclass(frozen=True)
-class Card:
-    """A concept file that was read and checked. digest: SHA-256 (hex) of what it holds."""
+class Step:
+    """A picture half done: its number (from 0), its steps done, and, now and then, its look."""
 
-    concept: Concept
-    name: str
-    size: int
-    digest: str
-
-    @property
-    def label(self) -> str:
-        """One line of plain text: trigger, base, bytes."""
-        trigger = printable(self.concept.trigger, MAX_LABEL) or self.name
-        return f"{trigger} · on {printable(self.concept.base, MAX_LABEL)} · {self.size:,} bytes"
+    picture: int
+    done: int
+    image: Image.Image | None
 
 
-def read_card(path: str | Path) -> Card:
-    """Read a concept file; ValueError names it, without the folder it lies in, and the reason."""
-    path = Path(path)
-    try:
-        size = path.stat().st_size
-        if size > MAX_FILE:
-            raise ValueError(f"{path} has {size:,} bytes, but at most {MAX_FILE:,} are read here.")
-        concept = read_concept(path)
-    except (ValueError, OSError) as error:
-        raise ValueError(printable(str(error).replace(str(path), path.name))) from None
-    digest = hashlib.sha256(to_bytes(concept)).hexdigest()
-    return Card(concept, adapter_name(path.stem), size, digest)
+@dataclass(frozen=True)
+class Job:
+    """What to draw: concepts with their strengths, pictures with the seeds seed, seed + 1, ..."""
+
+    wanted: Sequence[tuple[Card, float]]
+    prompt: str
+    num: int
+    seed: int
+    options: dict[str, Any]
 
 
 class Studio:
@@ -67,65 +60,114 @@ class Studio:
 
     def __init__(self, base: str) -> None:
         self.device = pick_device()
-        dtype = torch.float32 if self.device == "cpu" else torch.float16
-        self.pipe = load_base(base, dtype).to(self.device)
-        self.pipe.set_progress_bar_config(disable=True)
-        self.family = recognise(self.pipe)
-        self.base = base_name(base)
-        self.defaults = parameters(self.pipe, "")
-        self._denoiser = getattr(self.pipe, self.family.denoiser)
-        self._prints = {
-            part: fingerprint(model, find_projections(model), self.family.dtype)
-            for part, model in self.family.components(self.pipe).items()
-        }
-        self._digests: dict[str, str] = {}
         self._lock = threading.Lock()
+        self.use(base)
+
+    def use(self, base: str) -> None:
+        """Load a base in the place of the one in use; ValueError, and the old one stays."""
+        dtype = torch.float32 if self.device == "cpu" else torch.float16
+        pipe = load_base(base, dtype, checked=True).to(self.device)
+        pipe.set_progress_bar_config(disable=True)
+        family = recognise(pipe)
+        prints = {
+            part: fingerprint(model, find_projections(model), family.dtype)
+            for part, model in family.components(pipe).items()
+        }
+        with self._lock:
+            self.pipe, self.family, self._prints = pipe, family, prints
+            self.source, self.base = base, base_name(base)
+            self.defaults = parameters(pipe, "")
+            self._digests: dict[str, str] = {}
+
+    @property
+    def is_toybox(self) -> bool:
+        """Whether the demo base is in use."""
+        return self.base == TOYBOX
+
+    def misfit(self, card: Card) -> str:
+        """Why a concept cannot be used on this base, as a sentence; empty where it can."""
+        concept = card.concept
+        wanted = {part: self._prints.get(part) for part in concept.targets}
+        if concept.family == self.family.name and dict(concept.fingerprints) == wanted:
+            return ""
+        return (
+            f"{card.name} was learned on {card.base!r}, not on the base in use here, "
+            f"{self.base!r}; choose that base first."
+        )
 
     def check(self, card: Card) -> None:
         """Refuse a concept of another base with a sentence, without touching the pipeline."""
-        concept = card.concept
-        wanted = {part: self._prints.get(part) for part in concept.targets}
-        if concept.family != self.family.name or dict(concept.fingerprints) != wanted:
-            base = printable(concept.base, MAX_LABEL)
-            raise ValueError(
-                f"{card.name} was learned on {base!r}, not on the base in use here, "
-                f"{self.base!r}; start the app with that base (svfit app --base ...)."
-            )
+        if reason := self.misfit(card):
+            raise ValueError(reason)
+
+    def room(self) -> tuple[bool, int, int]:
+        """Whether a picture fits into memory now; bytes that are free, and about those needed.
+
+        Needed is a guess: as much as the denoiser's weights, for what it computes on the way.
+        """
+        weights = getattr(self.pipe, self.family.denoiser).parameters()
+        needed = sum(p.numel() * p.element_size() for p in weights)
+        cuda = self.device == "cuda"
+        free = torch.cuda.mem_get_info()[0] if cuda else psutil.virtual_memory().available
+        return free > needed, free, needed
 
     def draw(
-        self,
-        wanted: Sequence[tuple[Card, float]],
-        prompt: str,
-        num: int,
-        seed: int,
-        stepped: Callable[[int, int], None],
-        **given: Any,
-    ) -> Iterator[tuple[Image.Image, Parameters]]:
-        """Draw pictures with the seeds seed, seed + 1, ... and these concepts at these strengths.
+        self, job: Job, stop: threading.Event
+    ) -> Iterator[Step | tuple[Image.Image, Parameters]]:
+        """Draw a job's pictures: steps as they are done, and each picture with its parameters.
 
-        stepped: called with the picture (from 0) and its steps done. given: as for parameters().
+        stop: ends it after the step under way. A caller who goes away stops it too.
         """
-        active = named([(card, strength) for card, strength in wanted if strength])
-        for i in range(num):
-            with self._lock:
-                self._use(active)
-                with self._watched(functools.partial(stepped, i)):
-                    picture = next(generate(self.pipe, prompt, 1, seed + i, **given))
-            yield picture
-
-    @contextlib.contextmanager
-    def _watched(self, stepped: Callable[[int], None]) -> Iterator[None]:
-        """Call `stepped` with the number of denoising steps done, after each."""
-        done = itertools.count(1)
-
-        def report(*_: Any) -> None:  # what a hook returns would take the output's place
-            stepped(next(done))
-
-        hook = self._denoiser.register_forward_hook(report)
+        active = named([(card, strength) for card, strength in job.wanted if strength])
+        events: queue.Queue[Any] = queue.Queue()
+        thread = threading.Thread(target=self._draw, args=(job, active, stop, events.put))
+        thread.start()
         try:
-            yield
+            while (event := events.get()) is not None:
+                if isinstance(event, BaseException):
+                    raise event
+                yield event
         finally:
-            hook.remove()
+            stop.set()
+            thread.join()
+
+    def _draw(self, job: Job, active: dict, stop: threading.Event, put: Any) -> None:
+        """What draw() does, in a thread of its own: what goes wrong is put like the rest."""
+        try:
+            for i, seed in enumerate(range(job.seed, job.seed + job.num)):
+                with self._lock:
+                    self._use(active)
+                    watch = self._watch(i, stop, put)
+                    put(next(generate(self.pipe, job.prompt, 1, seed, watch, **job.options)))
+        except Stopped:
+            pass
+        except BaseException as error:
+            put(error)
+        put(None)
+
+    def _watch(self, picture: int, stop: threading.Event, put: Any) -> Any:
+        """Called after each step of a picture: tells the steps done, and shows it now and then."""
+        next_look = time.monotonic()
+
+        def watch(done: int, latents: torch.Tensor) -> None:
+            nonlocal next_look
+            if stop.is_set():
+                raise Stopped
+            image, start = None, time.monotonic()
+            if start >= next_look:
+                image = self._decode(latents)
+                took = time.monotonic() - start
+                next_look = time.monotonic() + took * (1 / LOOK_SHARE - 1)
+            put(Step(picture, done, image))
+
+        return watch
+
+    def _decode(self, latents: torch.Tensor) -> Image.Image:
+        """Latents [1, c, h, w] as they stand -> a picture."""
+        vae = self.pipe.vae
+        latents = latents.to(vae.dtype) / vae.config.scaling_factor
+        pixels = vae.decode(latents, return_dict=False)[0]
+        return self.pipe.image_processor.postprocess(pixels, output_type="pil")[0]
 
     def _use(self, active: dict[str, tuple[Card, float]]) -> None:
         """Make the concepts on the pipeline these, in this order.

@@ -1,0 +1,58 @@
+"""From what a user chooses to a TrainConfig: quick, balanced or thorough instead of numbers."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..families import TOYBOX
+from ..generation import pick_device
+from ..settings import PRESETS, TrainConfig
+
+QUALITIES = ("quick", "balanced", "thorough")
+TOYBOX_STEPS = dict(zip(QUALITIES, (100, 400, 1_000), strict=True))  # four pictures each
+STEPS = dict(zip(QUALITIES, (300, 800, 1_600), strict=True))  # one picture each
+MAX_TRAIN_STEPS = 20_000
+
+
+def plan(
+    base: str,
+    folder: Path,
+    name: str,
+    token: str,
+    word: str,
+    quality: str = QUALITIES[0],
+    preset: str = "tiny",
+    **given: Any,
+) -> dict[str, Any]:
+    """Fields of a TrainConfig that differ from its defaults; ValueError for impossible ones.
+
+    folder: the run's. given: fields that win over the quality's; None leaves them to it.
+    """
+    if quality not in QUALITIES:
+        raise ValueError(f"The quality is {quality!r}, but must be one of {QUALITIES}.")
+    if preset not in PRESETS:
+        raise ValueError(f"The preset is {preset!r}, but must be one of {tuple(PRESETS)}.")
+    own = {"max_train_steps": TOYBOX_STEPS[quality]}
+    if base != TOYBOX:
+        half = "fp16" if pick_device() == "cuda" else "no"
+        own = {
+            "max_train_steps": STEPS[quality],
+            "train_batch_size": 1,
+            "gradient_checkpointing": True,
+            "mixed_precision": half,
+        }
+    config = TrainConfig(
+        pretrained_model_name_or_path=base,
+        instance_data_dir=str(folder / "photos"),
+        placeholder_token=token,
+        initializer_token=word,
+        output_dir=str(folder / name),
+        **(PRESETS[preset] | own | {k: v for k, v in given.items() if v is not None}),
+    )
+    if config.max_train_steps > MAX_TRAIN_STEPS:
+        raise ValueError(f"A training may have {MAX_TRAIN_STEPS:,} steps at most.")
+    config.words()
+    plain = asdict(TrainConfig())
+    return {key: value for key, value in asdict(config).items() if value != plain[key]}

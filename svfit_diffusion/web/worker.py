@@ -1,0 +1,181 @@
+"""The process of one training: `python -m svfit_diffusion.web.worker <run's folder>`.
+
+It writes how it stands into the run's folder, draws previews at one seed, and puts what was learned
+into the library, whether or not a page is open.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from .runs import Run
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+PREVIEW_STEPS = 12  # denoising steps of a preview
+PREVIEW_SHARE = 0.2  # of the time may go into previews
+SCENES = ("a photo of {} on the beach", "a photo of {} in the snow", "a photo of {} at night")
+SHEET_PHOTOS = 9
+CURVE = 200  # points of the loss curve
+MAX_REASON = 300  # characters
+
+
+def main(folder: str) -> int:
+    """Train as the run's config.json says; returns the exit status."""
+    run = Run(Path(folder))
+    try:
+        with FileLock(run.folder / "alive.lock").acquire(timeout=5):
+            return _work(run)
+    except Timeout:
+        return 2  # another process works on it
+
+
+def _work(run: Run) -> int:
+    try:
+        run.write(state="preparing")
+        from ..settings import TrainConfig
+        from ..training import train
+
+        config = TrainConfig(**run.config["training"])
+        reporter = Reporter(run, config.max_train_steps, config.seed)
+        trained = train(config, progress=False, report=reporter)
+        if trained.exit_status:
+            run.write(message=f"{trained.stopped[:1].upper()}{trained.stopped[1:]}")
+        run.write(state="finishing", loss_before=trained.loss_before, loss_after=trained.loss_after)
+        _present(run, config, trained)
+        run.write(state="stopped" if trained.stopped else "done", step=trained.steps)
+        return 0
+    except BaseException as error:
+        run.write(state="failed", message=_sentence(error))
+        raise
+
+
+def _sentence(error: BaseException) -> str:
+    """What went wrong, for the page; the log holds the rest."""
+    if isinstance(error, ValueError | OSError):
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
+        return f"{reason[:1].upper()}{reason[1:MAX_REASON]}"
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        return "There was not enough memory for this training; choose a smaller base or size."
+    return f"The training failed ({type(error).__name__}); its folder holds a log."
+
+
+class Reporter:
+    """Called after each step: status, previews, and the best state so far."""
+
+    def __init__(self, run: Run, steps: int, seed: int) -> None:
+        self.run, self.steps, self.seed = run, steps, seed
+        self.losses: list[tuple[int, float]] = []
+        self.held_out: list[tuple[int, float]] = []
+        self.best: tuple[float, dict[str, Any]] | None = None
+        self.smooth, self.next_look, self.written = None, 0.0, 0.0
+        self.began, self.looking = time.monotonic(), 0.0
+        (run.folder / "preview").mkdir(exist_ok=True)
+
+    def __call__(self, training: Any, loss: float) -> None:
+        """Write down a step; stop, at the best state, where that was asked for."""
+        self.smooth = loss if self.smooth is None else 0.9 * self.smooth + 0.1 * loss
+        self.losses.append((training.step, round(self.smooth, 5)))
+        if time.monotonic() >= self.next_look:
+            self._look(training)
+        if self.run.asked_to_stop():
+            training.stopped = "stopped"
+            self._measure(training)
+            self._take_best(training)
+        now = time.monotonic()
+        if now - self.written > 0.5 or training.stopped or training.step == self.steps:
+            self._write(training.step)
+            self.written = now
+
+    def _look(self, training: Any) -> None:
+        """Draw a preview and measure the loss on held-out noise; not too often."""
+        start = time.monotonic()
+        self._measure(training)
+        self._write(training.step)
+        self._draw(training)
+        took = time.monotonic() - start
+        self.looking += took
+        self.next_look = time.monotonic() + took * (1 / PREVIEW_SHARE - 1)
+
+    def _measure(self, training: Any) -> None:
+        from ..runtime import copied
+
+        loss = training.objective.held_out_loss(training.model)
+        self.held_out.append((training.step, round(loss, 5)))
+        if self.best is None or loss < self.best[0]:
+            self.best = loss, copied(training.named)
+
+    def _take_best(self, training: Any) -> None:
+        from ..runtime import restore
+
+        if self.best:
+            restore(training.named, self.best[1])
+
+    def _draw(self, training: Any) -> None:
+        subject = training.subject
+        prompt = f"a photo of {subject.token} {subject.class_word}"
+        with training.accelerator.autocast():
+            image = subject.draw(prompt, [self.seed], PREVIEW_STEPS)[0]
+        path = self.run.folder / "preview" / f"{training.step:06d}.jpg"
+        temporary = path.with_suffix(".tmp")
+        image.save(temporary, "JPEG", quality=88)
+        temporary.replace(path)
+
+    def _write(self, step: int) -> None:
+        going = time.monotonic() - self.began - self.looking
+        every = max(1, len(self.losses) // CURVE)
+        self.run.write(
+            state="training",
+            step=step,
+            steps=self.steps,
+            left=going / step * (self.steps - step) / (1 - PREVIEW_SHARE),
+            losses=self.losses[::every],
+            held_out=self.held_out,
+        )
+
+
+def _present(run: Run, config: Any, trained: Any) -> None:
+    """Put the file into the library, and draw a sheet with a fresh base and the file."""
+    from ..pictures import save_png
+    from .library import Library
+
+    library = Library(run.folder.parents[1])
+    name = library.add(trained.path)
+    run.write(file=trained.path.name, bytes=trained.path.stat().st_size, concept=name)
+    try:
+        picture, first = _sheet(config, trained)
+    except (ValueError, RuntimeError) as error:  # the file is there all the same
+        run.write(message=f"The sheet could not be drawn. {_sentence(error)}")
+        return
+    save_png(picture, run.folder / "sheet.png")
+    library.set_preview(name, first)
+
+
+def _sheet(config: Any, trained: Any) -> tuple[Image.Image, Image.Image]:
+    """The story in one picture, and its first scene."""
+    from ..families import load_base
+    from ..generation import generate, pick_device
+    from ..photos import read_folder
+    from ..pictures import sheet
+    from ..pipeline import load_concept
+    from ..subject import DTYPES
+
+    pipe = load_base(config.pretrained_model_name_or_path, DTYPES[config.mixed_precision])
+    pipe.to(pick_device()).set_progress_bar_config(disable=True)
+    prompts = [scene.format(trained.concept.trigger) for scene in SCENES]
+    before, _ = next(generate(pipe, prompts[0], seed=config.seed))
+    load_concept(pipe, trained.path)
+    drawn = [(next(generate(pipe, p, seed=config.seed))[0], p) for p in prompts]
+    photos = [photo.image for photo in read_folder(config.instance_data_dir)[0]][:SHEET_PHOTOS]
+    size = trained.path.stat().st_size
+    return sheet(photos, trained.path.name, size, (before, prompts[0]), drawn), drawn[0][0]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
