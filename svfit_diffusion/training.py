@@ -65,21 +65,18 @@ def train(config: TrainConfig, progress: bool = True, report: Report | None = No
     Ctrl-C or SIGTERM ends it after the step under way, with the concept written; so does `report`,
     called after each step with the training and the step's loss, by setting `stopped`.
     """
-    return Training(config, make_accelerator(config), progress, report).run()
+    training = Training(config, make_accelerator(config), progress)
+    training.report = report
+    return training.run()
 
 
 class Training:
     """One run: the loop, and what it reports and saves on the way."""
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        accelerator: Accelerator,
-        progress: bool,
-        report: Report | None = None,
-    ) -> None:
-        self.config, self.accelerator = config, accelerator
-        self.progress, self.report = progress, report
+    report: Report | None = None
+
+    def __init__(self, config: TrainConfig, accelerator: Accelerator, progress: bool) -> None:
+        self.config, self.accelerator, self.progress = config, accelerator, progress
         self.folder = Path(config.output_dir)
         self.subject = prepare_subject(config, accelerator, progress)
         self.objective = Objective(config, accelerator, self.subject)
