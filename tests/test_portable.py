@@ -67,7 +67,7 @@ def test_drivers_agree_on_every_projection_of_toybox(driver, record_property):
                 basis = factor(torch.from_numpy(weight), rank)
                 delta = tied(basis, random.standard_normal(rank))
                 worst = max(worst, disagreement(weight, basis, driver, delta))
-    record_property("worst", worst)
+    record_property("worst", float(worst))
     print(f"{driver}: {worst:.2e}")
     assert worst < 1e-6
 
