@@ -1,5 +1,6 @@
 """web: the real app on loopback, driven through its API as a stranger's program would."""
 
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,12 @@ from conftest import load, make_concept
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
+from safetensors.numpy import load as load_tensors
 
 from svfit_diffusion.cli import main
 from svfit_diffusion.concept import write_concept
+from svfit_diffusion.export import export_lora
+from svfit_diffusion.families import load_base
 from svfit_diffusion.pictures import read_parameters
 from svfit_diffusion.web import server
 from svfit_diffusion.web.cards import read_card
@@ -27,7 +31,7 @@ from svfit_diffusion.web.studio import Studio, named
 PROMPT = "a photo of sks dog"
 ENDPOINTS = {
     *("/generate", "/compare", "/train", "/training", "/stop_training", "/library", "/inspect"),
-    *("/add", "/download", "/delete", "/undo", "/parameters", "/base", "/use_base"),
+    *("/add", "/download", "/lora", "/delete", "/undo", "/parameters", "/base", "/use_base"),
 }
 
 
@@ -175,6 +179,22 @@ def test_a_strangers_file_is_verified_added_given_away_deleted_and_brought_back(
     for call in (lambda: ask(client, "delete", name), lambda: ask(client, "download", "/etc")):
         with pytest.raises(AppError, match="no concept named"):
             call()
+
+
+def test_a_concept_goes_to_other_programs_as_the_lora_that_export_writes(desk, client, tmp_path):
+    draw(client, {"rex": 1.0})  # a concept on the pipeline is not in the way
+    with zipfile.ZipFile(ask(client, "lora", "rex")) as archive:
+        archive.extractall(tmp_path / "zip")
+    held = {path.name: path.read_bytes() for path in (tmp_path / "zip").iterdir()}
+    fresh, entry = load_base(desk.studio.source), desk.library.get("rex")
+    made = export_lora(entry.card.concept, fresh, tmp_path / "rex.safetensors")
+    assert {path.name for path in made.files} <= set(held)
+    lora, wanted = (
+        load_tensors(data) for data in (held["rex.safetensors"], made.files[0].read_bytes())
+    )
+    assert set(lora) == set(wanted) and all((lora[k] == wanted[k]).all() for k in lora)
+    with pytest.raises(AppError, match="no concept named"):
+        ask(client, "lora", "nobody")
 
 
 @pytest.mark.filterwarnings("ignore:The library has no:UserWarning")  # no page, no pop-up

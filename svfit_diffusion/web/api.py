@@ -18,6 +18,7 @@ from .compare_tab import PROMPT
 from .desk import MAX_GUIDANCE, MAX_PICTURES, MAX_SEED, MAX_SIZE, MAX_STEPS, Desk, told
 from .drawing import Drawing, check_prompts, chosen_seed
 from .files import fresh_file, served
+from .packing import packed_lora
 from .plan import QUALITIES
 from .studio import Job
 from .train_tab import Trainer
@@ -144,6 +145,14 @@ class Api:
         with told():
             return served(self.desk.library.get(name).path)
 
+    def lora(self, name: str) -> str:
+        """A concept of the library as a LoRA for other programs: a ZIP with all that belongs to it.
+
+        In it: the LoRA in kohya's format, its JSON and picture, and the learned word's embedding.
+        """
+        with told():
+            return packed_lora(self.desk, name)
+
     def delete(self, name: str) -> str:
         """Delete a concept of the library; /undo brings back the last one."""
         with told():
@@ -214,6 +223,7 @@ def build_api(desk: Desk, drawing: Drawing, trainer: Trainer) -> None:
         (api.inspect, [file], answer, {}),
         (api.add, [file, some], line, {}),
         (api.download, [text], file, {}),
+        (api.lora, [text], file, draws),
         (api.delete, [text], line, {}),
         (api.undo, [], line, {}),
         (api.parameters, [file], line, {}),

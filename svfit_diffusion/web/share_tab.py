@@ -13,6 +13,7 @@ from .cards import read_card
 from .desk import QUICK, TELLING, Desk, shown, told
 from .drawing import Drawing
 from .files import served
+from .packing import packed_lora
 from .studio import Job
 
 UNDO = "Bring back what was deleted last"
@@ -59,6 +60,11 @@ class Shelf:
         gr.Info(f"{name} is in your library.")
         hidden = gr.update(visible=False)
         return None, "", hidden, hidden, None, self.desk.version()
+
+    def export(self, name: str) -> Any:
+        """A concept as a LoRA for other programs, to be downloaded."""
+        with told():
+            return gr.update(value=packed_lora(self.desk, name), visible=True)
 
     def delete(self, name: str) -> tuple[str, Any]:
         """Delete a concept; it can be brought back."""
@@ -139,7 +145,18 @@ def _shelf(desk: Desk, shelf: Shelf, version: gr.Textbox, undo: gr.Button) -> No
                     gr.HTML(snippets.concept(entry))
                     with gr.Row(elem_classes="dial"):
                         gr.DownloadButton("Download", served(entry.path), size="sm", min_width=80)
+                        other = gr.Button("As LoRA", size="sm", min_width=80)
                         gone = gr.Button("Delete", size="sm", min_width=80)
+                    lora = gr.File(visible=False, interactive=False, show_label=False)
+                other.click(
+                    lambda name=entry.name: shelf.export(name),
+                    None,
+                    lora,
+                    api_visibility="private",
+                    show_progress_on=lora,
+                    concurrency_id="draw",
+                    concurrency_limit=1,
+                )
                 gone.click(
                     lambda name=entry.name: shelf.delete(name),
                     None,

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -21,6 +22,7 @@ from PIL import Image
 from ..attention import find_projections
 from ..cache import fingerprint
 from ..concept import printable
+from ..export import Exported, export_lora
 from ..families import TOYBOX, base_name, load_base, recognise
 from ..generation import generate, parameters, pick_device
 from ..matching import clash
@@ -110,6 +112,13 @@ class Studio:
         cuda = self.device == "cuda"
         free = torch.cuda.mem_get_info()[0] if cuda else psutil.virtual_memory().available
         return free > needed, free, needed
+
+    def export(self, card: Card, path: Path, preview: Image.Image | None) -> Exported:
+        """Write a concept as a LoRA that other programs read, with its sidecars, beside `path`."""
+        self.check(card)
+        with self._lock:
+            self._use({})  # the base is known by its own weights
+            return export_lora(card.concept, self.pipe, path, preview=preview)
 
     def draw(
         self, job: Job, stop: threading.Event
