@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,6 +113,12 @@ def test_from_an_empty_app_to_a_downloaded_file_in_four_actions(page, url):
     page.locator("#compared").get_by_text("sks toy").wait_for()
     go(page)
     page.locator("#comparison img").wait_for(timeout=PATIENCE)
+    page.get_by_role("tab", name="Share").click()
+    page.get_by_role("button", name="As LoRA").click()
+    with page.expect_download() as got:
+        page.locator("a[download='toy-lora.zip']").first.click()
+    with zipfile.ZipFile(got.value.path()) as archive:
+        assert {"toy.safetensors", "toy.json", "toy.png"} <= set(archive.namelist())
 
 
 @pytest.mark.parametrize("page", [390], indirect=True)
