@@ -279,3 +279,12 @@ def test_the_command_serves_with_concepts_from_the_start(
     assert main(["app", "--base", str(base_folder), "--concept", str(files["rex"])]) == 0
     assert "Open http://127.0.0.1:" in capsys.readouterr().out
     assert read_parameters(found[0][0]["image"]).concepts == (("rex", 1.0),)
+
+
+def test_a_base_is_chosen_and_nothing_is_there_to_stop(desk, client):
+    before = desk.studio.pipe
+    assert ask(client, "use_base", desk.studio.source) == desk.studio.base
+    assert desk.studio.pipe is not before
+    with pytest.raises(AppError):
+        ask(client, "use_base", "/no/such/base")
+    assert ask(client, "stop_training") == ask(client, "training")
