@@ -1,12 +1,15 @@
-"""Point one head of every cross-attention at the text state that foretells its region.
+"""Point two heads of every cross-attention at the text state that foretells their region.
 
 The text encoder's last states each foretell one of 4 x 4 regions (train_text.py). A UNet finds
-out which of them belongs to which of its positions, but slowly; here head 0 of each
-cross-attention is set to it. Both the position of a query and the place of a register are read
-off their features by ridge regression onto one-hot regions; the head's query and key weights
-become these two linear maps, so that their product is high where the regions agree.
-Takes the averages of `unet/stable.pt` and writes them, so changed, as `unet/start.pt`, from which
-training goes on. Run: python recipes/toybox/registers.py
+out which of them belongs to which of its positions, but slowly; here heads 0 and 1 of each
+cross-attention are set to it. Both the position of a query and the place of a register are read
+off their features by ridge regression onto one-hot regions; the heads' query and key weights
+become these two linear maps, so that their product is high where the regions agree. What the
+heads hand on are the principal components of the foretold regions, half of them each; their
+outputs start silent.
+Takes the averages of `unet/stable.pt` (the text encoder of `unet/start.pt`, if that file has none)
+and writes them, so changed, as `unet/start.pt`, from which training goes on.
+Run: python recipes/toybox/registers.py
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import torch
 from common import save_checkpoint, work_dir
 from latents import LatentPool
 from text_model import REGISTERS, build_text_encoder, load_tokenizer
+from train_text import regions
 from unet_model import build_scheduler, build_unet
 
 LOGIT = 6.0  # score of the right register over the others: about nine tenths of the attention
@@ -56,13 +60,33 @@ def seen(unet, states: torch.Tensor, latents: torch.Tensor) -> dict[str, torch.T
 
 
 @torch.no_grad()
-def point(module, query: torch.Tensor, key: torch.Tensor) -> None:
-    """Set head 0 of a cross-attention; query (width, 16), key (text width, 16)."""
+def foretold(states: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+    """Map (width, 128) from a register's state to the principal components of its region.
+
+    Components come strongest first and vary by 1.
+    """
+    registers = states[:, -REGISTERS:].flatten(0, 1).double()
+    wanted = regions(latents).flatten(0, 1).double()
+    x = registers - registers.mean(0)
+    gram = x.T @ x / len(x)
+    ridge = RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
+    found = torch.linalg.solve(gram + ridge, x.T @ (wanted - wanted.mean(0)) / len(x))
+    spread, axes = torch.linalg.eigh(found.T @ gram @ found)
+    scale = spread.flip(0).clamp_min(1e-6).rsqrt()
+    return (found @ axes.flip(1) * scale).float()
+
+
+@torch.no_grad()
+def point(module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
+    """Set heads 0 and 1; query (width, 16), key (text width, 16), value (text width, 128)."""
     head = module.to_q.out_features // module.heads
     scale = (LOGIT * head**0.5) ** 0.5
-    for layer, found in ((module.to_q, query), (module.to_k, key)):
-        layer.weight[:head] = 0
-        layer.weight[:REGISTERS] = scale * found.T
+    for start in (0, head):
+        for layer, found in ((module.to_q, query), (module.to_k, key)):
+            layer.weight[start : start + head] = 0
+            layer.weight[start : start + REGISTERS] = scale * found.T
+    module.to_v.weight[: 2 * head] = value[:, : 2 * head].T
+    module.to_out[0].weight[:, : 2 * head] = 0
 
 
 def main() -> None:
@@ -73,14 +97,16 @@ def main() -> None:
     unet, tokenizer = build_unet(), load_tokenizer()
     text = build_text_encoder(tokenizer)
     unet.load_state_dict(state["ema_unet"])
-    text.load_state_dict(state["ema_text"])
-    latents, captions = LatentPool(163, 1, 0, 256, (0.7, 0.5)).batch(256)
+    start = torch.load(folder / "start.pt", weights_only=True)
+    text.load_state_dict(state.get("ema_text", start["text"]))
+    latents, captions = LatentPool(163, 1, 0, 600, (0.75, 0.0)).batch(600)
     ids = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
     with torch.no_grad():
         states = text(ids).last_hidden_state
     places = torch.full(ids.shape, -1)
     places[:, -REGISTERS:] = torch.arange(REGISTERS)
     key, right = probe(states.flatten(0, 1), places.flatten())
+    value = foretold(states, latents)
     print(f"registers told apart: {right:.3f}")
     for name, features in seen(unet, states, latents).items():
         side = int(features.shape[1] ** 0.5)
@@ -88,7 +114,7 @@ def main() -> None:
         regions = (row * 4 // side * 4 + column * 4 // side).flatten().repeat(len(features))
         query, right = probe(features.flatten(0, 1), regions)
         print(f"{name}: positions told apart: {right:.3f}")
-        point(unet.get_submodule(name), query, key)
+        point(unet.get_submodule(name), query, key, value)
     save_checkpoint(folder / "start.pt", {
         "unet": unet.state_dict(), "text": text.state_dict(),
         "step": state["step"], "samples": state["samples"],

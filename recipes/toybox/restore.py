@@ -3,7 +3,8 @@
 Writes `vae/final.pt`, `tokenizer/` and `unet/start.pt` of the work folder from
 `svfit_diffusion/toybox/model/`; files that are there already stay. The shipped weights are
 averages in half precision, so momentum starts anew. Where the networks have grown since they
-were shipped, the new parts start such that they change little.
+were shipped, the new parts start such that they change little. The text encoder has changed its
+form since then and starts anew: train_text.py comes next, then registers.py.
 Run: python recipes/toybox/restore.py
 """
 
@@ -58,7 +59,7 @@ def main() -> None:
     if not (work / "unet" / "start.pt").is_file():
         save_checkpoint(work / "unet" / "start.pt", {
             "unet": grown(build_unet(), weights("unet", "diffusion_pytorch_model")),
-            "text": grown(build_text_encoder(load_tokenizer()), weights("text_encoder", "model")),
+            "text": build_text_encoder(load_tokenizer()).state_dict(),
             "step": facts["steps"], "samples": facts["samples"],
         })  # fmt: skip
     print(f"{work} holds what is needed to go on from step {facts['steps']}")

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 from common import TRIGGERS, work_dir
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -18,6 +19,7 @@ LENGTH = 40  # tokens
 REGISTERS = 16  # the last of them, almost always padding: each foretells one region of a picture
 WIDTH = 192
 VOCABULARY = 2000
+OPEN, CLOSED = 1.2, -3.0  # of a hidden unit: the weight of its register, the bias
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -77,10 +79,34 @@ def load_tokenizer(folder: Path | None = None) -> CLIPTokenizer:
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """A fresh text encoder: 4 layers of width 192."""
-    return CLIPTextModel(CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=3 * WIDTH,
-        projection_dim=WIDTH, num_hidden_layers=4, num_attention_heads=6,
+    """A fresh text encoder: 3 layers of width 192, their hidden units shared out to registers."""
+    text = CLIPTextModel(CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=6 * WIDTH,
+        projection_dim=WIDTH, num_hidden_layers=3, num_attention_heads=6,
         max_position_embeddings=LENGTH, bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     ))  # fmt: skip
+    share_out(text)
+    return text
+
+
+@torch.no_grad()
+def share_out(text: CLIPTextModel) -> None:
+    """Give each register a part of every layer's hidden units, in the first channels' hands.
+
+    What a caption's word means for one region of the picture is a map of that region's own, but
+    all positions of a transformer share their weights. So the first 16 channels name the register
+    (one each), and two thirds of the hidden units stay closed (their bias) unless theirs is set:
+    each register begins with a linear map of 48 units in each layer, which training refines.
+    """
+    embeddings = text.embeddings
+    for table in (embeddings.token_embedding, embeddings.position_embedding):
+        table.weight[:, :REGISTERS] = 0
+    embeddings.position_embedding.weight[-REGISTERS:, :REGISTERS] = torch.eye(REGISTERS)
+    for layer in text.encoder.layers:
+        opening, closing = layer.mlp.fc1, layer.mlp.fc2
+        units = torch.arange(opening.out_features * 2 // 3)
+        layer.self_attn.out_proj.weight[:REGISTERS] = closing.weight[:REGISTERS] = 0
+        opening.weight[units, :REGISTERS] = 0
+        opening.weight[units, units % REGISTERS] = OPEN
+        opening.bias[units] = CLOSED

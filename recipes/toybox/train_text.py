@@ -57,7 +57,8 @@ def work(rank: int, alive, args, text, heads, counter) -> None:
     optimizer = Optimizers(
         [text, heads], args.lr, args.muon_lr, ("embeddings", "region", "2.weight")
     )
-    pool = LatentPool(args.objects, 500 + rank, rank, args.pool_start, (0.6, 0.5))
+    pool = LatentPool(args.objects, 500 + rank, rank, args.pool_start,
+                      (args.simple, args.variety))  # fmt: skip
     known = references(pool)
     begin, mine, mean, seconds = time.time(), 0, None, args.minutes * 60
     while (spent := time.time() - begin) < seconds and alive():
@@ -90,11 +91,15 @@ def main() -> None:
     """Parse, go on from `unet/start.pt` if it is there, train."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--minutes", type=float, default=8)
-    parser.add_argument("--batch", type=int, default=64, help="of each worker")
+    parser.add_argument("--batch", type=int, default=32, help="of each worker")
     parser.add_argument("--lr", type=float, default=1e-3, help="AdamW")
     parser.add_argument("--muon-lr", type=float, default=0.02)
     parser.add_argument("--objects", type=int, default=163, help="how many training objects")
     parser.add_argument("--pool-start", type=int, default=2500, help="latents, of each worker")
+    parser.add_argument(
+        "--simple", type=float, default=0.75, help="share of single, centred things"
+    )
+    parser.add_argument("--variety", type=float, default=0.0, help="of their pose, 0 to 1")
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     torch.manual_seed(0)

@@ -1,0 +1,169 @@
+"""Likeness against bytes: SVFit beside LoRA and the field's other small methods, on Toybox.
+
+    python benchmarks/likeness.py sweep                   rates and lengths, on dev subjects
+    python benchmarks/likeness.py measure --split dev     all methods at their best, on dev subjects
+    python benchmarks/likeness.py measure --split sealed  the same, once, for the final table
+    python benchmarks/likeness.py report --split sealed   table, plot and sheets
+
+Every run writes one small JSON file, so that all of it can be stopped and goes on where it was.
+Needs the recipe's objects (`python recipes/toybox/fetch.py`) and the `bench` extra.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+import platformdirs
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+RESULTS = Path(__file__).parent / "results" / "likeness"
+LOOKS = (50, 100, 200)
+SWEEP_SUBJECTS, SUBJECTS, TRAINING_SEEDS = 2, 6, (0, 1)
+
+
+def base_name() -> str:
+    """A short name of the base that results belong to."""
+    from svfit_diffusion import toybox
+
+    digest = hashlib.sha256()
+    for path in sorted(toybox.path().rglob("*.safetensors")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:10]
+
+
+def work_folder() -> Path:
+    """Where single runs and their pictures lie, outside the repository."""
+    root = os.environ.get("LIKENESS_WORK") or platformdirs.user_cache_dir("svfit-likeness")
+    return Path(root) / base_name()
+
+
+def run_job(job: dict) -> dict:
+    """One run, in a process of its own."""
+    import logging
+    import warnings
+
+    warnings.filterwarnings("ignore")
+    for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "TQDM_DISABLE"):
+        os.environ[name] = "1"
+    logging.disable(logging.WARNING)
+    import likeness_run
+    from likeness_methods import BY_NAME
+    from likeness_world import SPLITS
+
+    method, work = BY_NAME[job["method"]], work_folder()
+    item = next(item for item in SPLITS[job["split"]] if item.slug == job["subject"])
+    if job["stage"] == "sweep":
+        return likeness_run.sweep(method, item, job["rate"], LOOKS, work)
+    return likeness_run.measure(method, item, job["seed"], job["rate"], job["steps"], work)
+
+
+def path_of(job: dict) -> Path:
+    """Where a run's result lies."""
+    keys = [str(job[key]) for key in ("subject", "seed", "rate", "steps") if key in job]
+    return work_folder() / job["stage"] / job["split"] / job["method"] / ("_".join(keys) + ".json")
+
+
+def run_all(jobs: list[dict], workers: int) -> None:
+    """Run the jobs that have no result yet."""
+    todo = [job for job in jobs if not path_of(job).is_file()]
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    with ProcessPoolExecutor(workers, max_tasks_per_child=8) as pool:
+        futures = {pool.submit(run_job, job): job for job in todo}
+        bar = tqdm(as_completed(futures), total=len(jobs), initial=len(jobs) - len(todo))
+        for future in bar:
+            job = futures[future]
+            path = path_of(job)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_suffix(".part")
+            temporary.write_text(json.dumps({"job": job, "result": future.result()}), "utf-8")
+            temporary.replace(path)
+
+
+def sweep_jobs(names: list[str]) -> list[dict]:
+    """Every learning rate of every method on the sweep's subjects."""
+    from likeness_methods import BY_NAME
+    from likeness_world import subjects
+
+    return [
+        {"stage": "sweep", "split": "dev", "method": name, "subject": item.slug, "rate": rate}
+        for item in subjects("dev", SWEEP_SUBJECTS)
+        for name in names
+        for rate in BY_NAME[name].rates
+        if name != "base"
+    ]
+
+
+def best(names: list[str]) -> dict[str, dict]:
+    """Method -> rate and steps of the lowest mean loss in the sweep."""
+    found: dict[str, dict[tuple, list[float]]] = {}
+    for job in sweep_jobs(names):
+        if not path_of(job).is_file():
+            raise SystemExit(f"The sweep of {job['method']} is not finished; run `sweep` first.")
+        losses = json.loads(path_of(job).read_text("utf-8"))["result"]["losses"]
+        for steps, loss in losses.items():
+            found.setdefault(job["method"], {}).setdefault((job["rate"], int(steps)), []).append(
+                loss
+            )
+    chosen = {}
+    for name, options in found.items():
+        means = {option: sum(losses) / len(losses) for option, losses in options.items()}
+        rate, steps = min(means, key=means.get)
+        chosen[name] = {"rate": rate, "steps": steps, "loss": means[rate, steps]}
+    return chosen
+
+
+def measure_jobs(names: list[str], split: str) -> list[dict]:
+    """Every method at its best on every subject of a split."""
+    from likeness_world import subjects
+
+    chosen = best(names) | {"base": {"rate": 0.0, "steps": 0}}
+    return [
+        {
+            "stage": "measure",
+            "split": split,
+            "method": name,
+            "subject": item.slug,
+            "seed": seed,
+            **{key: chosen[name][key] for key in ("rate", "steps")},
+        }
+        for item in subjects(split, SUBJECTS)
+        for name in names
+        for seed in (TRAINING_SEEDS if name != "base" else (0,))
+    ]
+
+
+def main() -> None:
+    """Parse and run one stage."""
+    from likeness_methods import METHODS
+
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("stage", choices=("sweep", "measure", "report"))
+    parser.add_argument("--split", choices=("dev", "sealed"), default="dev")
+    parser.add_argument("--methods", nargs="*", default=[method.name for method in METHODS])
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    args = parser.parse_args()
+    if args.stage == "sweep":
+        run_all(sweep_jobs(args.methods), args.workers)
+        for name, choice in best(args.methods).items():
+            print(f"{name:20} rate {choice['rate']:<8} steps {choice['steps']:<5} "
+                  f"loss {choice['loss']:.4f}")  # fmt: skip
+    elif args.stage == "measure":
+        run_all(measure_jobs(args.methods, args.split), args.workers)
+    else:
+        import likeness_report
+
+        jobs = measure_jobs(args.methods, args.split)
+        results = [json.loads(path_of(job).read_text("utf-8")) for job in jobs]
+        likeness_report.write(results, args.split, RESULTS, work_folder())
+
+
+if __name__ == "__main__":
+    main()

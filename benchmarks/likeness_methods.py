@@ -1,0 +1,201 @@
+"""The methods of the likeness comparison: what each trains, and how much it must keep.
+
+Every method is put on the same base by the field's own library (peft), and trained by one loop.
+A method with a token learns the trigger's embedding as well, as ours does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import peft
+import torch
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+from torch import Tensor, nn
+
+from svfit_diffusion.attention import find_projections, patch_attention
+from svfit_diffusion.svd import Basis, factor
+from svfit_diffusion.tuner import SVFitConfig, layers
+
+NAME = "subject"
+SD15_TOKEN = 768  # numbers of one trigger row on Stable Diffusion 1.5
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row. adapter: see ADAPTERS, or "" for none; text: whether the text encoder is adapted.
+
+    rates: learning rates of the sweep. sd15: values on Stable Diffusion 1.5 of each adapted
+    projection (out, in); judged: whether it is one of the rows of a few kilobytes.
+    """
+
+    name: str
+    label: str
+    adapter: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    token: bool = False
+    text: bool = False
+    rates: tuple[float, ...] = (5e-3,)
+    sd15: Callable[[int, int], int] | None = None
+    judged: bool = False
+
+
+class Core(nn.Module):
+    """y = base(x) + x V C U^T with a trained core C [r, r] in the singular basis (LoRA-XS)."""
+
+    def __init__(self, base: nn.Linear, basis: Basis) -> None:
+        super().__init__()
+        self.base = base
+        self.register_buffer("U", basis.U.float())
+        self.register_buffer("V", basis.V.float())
+        rank = basis.s.numel()
+        self.core = nn.Parameter(torch.zeros(rank, rank))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., in] -> [..., out]."""
+        return self.base(x) + ((x @ self.V) @ self.core) @ self.U.T
+
+
+def _svfit(model: nn.Module, options: dict[str, Any]) -> Iterator[nn.Parameter]:
+    patch_attention(model, SVFitConfig(**options), NAME)
+    for layer in layers(model).values():
+        yield layer.svfit_delta[NAME]
+
+
+def _core(model: nn.Module, options: dict[str, Any]) -> Iterator[nn.Parameter]:
+    for name in find_projections(model):
+        parent, _, child = name.rpartition(".")
+        base = model.get_submodule(name)
+        module = Core(base, factor(base.weight.detach(), options["r"]))
+        setattr(model.get_submodule(parent), child, module)
+        yield module.core
+
+
+def _full(model: nn.Module, options: dict[str, Any]) -> Iterator[nn.Parameter]:
+    for name in find_projections(model):
+        weight = model.get_submodule(name).weight
+        weight.requires_grad_(True)
+        yield weight
+
+
+def _peft(kind: str) -> Callable[[nn.Module, dict[str, Any]], Iterator[nn.Parameter]]:
+    def attach(model: nn.Module, options: dict[str, Any]) -> Iterator[nn.Parameter]:
+        config = getattr(peft, kind)(target_modules=sorted(find_projections(model)), **options)
+        before = {name for name, p in model.named_parameters() if p.requires_grad}
+        tuner = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](model, {NAME: config}, NAME)
+        model.__dict__["peft_tuner"] = tuner  # AdaLoRA is told of every step
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad and name not in before:
+                yield parameter
+
+    return attach
+
+
+ADAPTERS = {"svfit": _svfit, "core": _core, "full": _full}
+for _kind in ("LoraConfig", "AdaLoraConfig", "TinyLoraConfig", "UniLoraConfig", "VBLoRAConfig",
+              "WaveFTConfig", "VeraConfig", "HRAConfig", "PsoftConfig"):  # fmt: skip
+    ADAPTERS[_kind] = _peft(_kind)
+
+
+def attach(method: Method, models: dict[str, nn.Module], denoiser: str) -> dict[str, list]:
+    """Put a method on the models; returns its parameters, "denoiser" and "text"."""
+    groups: dict[str, list] = {"denoiser": [], "text": []}
+    if not method.adapter:
+        return groups
+    for part, model in models.items():
+        if part == denoiser or method.text:
+            found = ADAPTERS[method.adapter](model, method.options)
+            groups["denoiser" if part == denoiser else "text"] += list(found)
+    for parameter in (*groups["denoiser"], *groups["text"]):
+        parameter.requires_grad_(True)
+    return groups
+
+
+def _lora(rank: int) -> dict[str, Any]:
+    return {"r": rank, "lora_alpha": rank, "init_lora_weights": "gaussian"}
+
+
+def _lora_values(rank: int) -> Callable[[int, int], int]:
+    return lambda out, inner: rank * (out + inner)
+
+
+def _constant(values: int) -> Callable[[int, int], int]:
+    return lambda out, inner: values
+
+
+def _whole(out: int, inner: int) -> int:
+    return min(out, inner)
+
+
+DELTAS, LORAS, TOKEN = (1e-2, 3e-2, 1e-1), (5e-4, 1.5e-3, 5e-3), (5e-3, 1e-2, 2e-2)
+RANK_EQUAL = 3  # of Toybox's 128 to 192 values, what 16 is of Stable Diffusion's 320 to 1280
+
+METHODS = (
+    Method("base", "base model"),
+    Method("ti", "Textual Inversion", token=True, rates=TOKEN),
+    *(
+        Method(
+            f"svfit-{rank}{'-unet' if not text else ''}{'-plain' if not token else ''}",
+            f"SVFit top {rank}{', UNet only' if not text else ''}{' + token' if token else ''}",
+            "svfit", {"r": rank}, token=token, text=text, rates=DELTAS,
+            sd15=_whole if rank == "full" else _constant(round(16 * rank / RANK_EQUAL)),
+            judged=rank == RANK_EQUAL,
+        )
+        for rank, text, token in (
+            (RANK_EQUAL, True, True), (RANK_EQUAL, False, True), (RANK_EQUAL, True, False),
+            (16, True, True), (16, True, False), ("full", True, True), ("full", True, False),
+        )
+    ),
+    Method("paper", "SVFit, 99 % of the energy", "svfit", {"r": "energy=0.99"}, text=True,
+           rates=DELTAS, sd15=_whole),
+    Method("core-2", "2 x 2 core (LoRA-XS) + token", "core", {"r": 2}, token=True, text=True,
+           rates=DELTAS, sd15=_constant(16), judged=True),
+    Method("core-4", "4 x 4 core (LoRA-XS) + token", "core", {"r": 4}, token=True, text=True,
+           rates=DELTAS, sd15=_constant(16)),
+    Method("tinylora", "TinyLoRA + token", "TinyLoraConfig", {"r": 2, "u": RANK_EQUAL},
+           token=True, text=True, rates=(5e-3, 2e-2, 8e-2), sd15=_constant(16), judged=True),
+    Method("unilora", "UniLoRA + token", "UniLoraConfig", {"r": 4, "theta_d_length": 250},
+           token=True, text=True, rates=(5e-3, 2e-2, 8e-2), judged=True),
+    Method("vblora", "VB-LoRA + token", "VBLoRAConfig",
+           {"r": 1, "num_vectors": 16, "vector_length": 32, "topk": 2}, token=True,
+           rates=(1e-3, 5e-3, 2e-2)),
+    Method("waveft", "WaveFT + token", "WaveFTConfig", {"n_frequency": RANK_EQUAL}, token=True,
+           text=True, rates=(1e-2, 5e-2, 2e-1), sd15=_constant(16), judged=True),
+    Method("vera", "VeRA + token", "VeraConfig", {"r": 16}, token=True, rates=(3e-3, 1e-2, 3e-2),
+           sd15=lambda out, inner: out + 16),
+    Method("lora-1", "LoRA rank 1", "LoraConfig", _lora(1), rates=LORAS, sd15=_lora_values(1)),
+    Method("lora-4", "LoRA rank 4", "LoraConfig", _lora(4), rates=LORAS, sd15=_lora_values(4)),
+    Method("lora-8", "LoRA rank 8", "LoraConfig", _lora(8), rates=LORAS, sd15=_lora_values(8)),
+    Method("lora-1-token", "LoRA rank 1 + token", "LoraConfig", _lora(1), token=True, rates=LORAS,
+           sd15=_lora_values(1)),
+    Method("lora-4-token", "LoRA rank 4 + token", "LoraConfig", _lora(4), token=True, rates=LORAS,
+           sd15=_lora_values(4)),
+    Method("adalora", "AdaLoRA rank 6 to 4", "AdaLoraConfig",
+           {"init_r": 6, "target_r": 4, "lora_alpha": 6, "tinit": 20, "tfinal": 50, "deltaT": 5,
+            "total_step": 200}, rates=LORAS,
+           sd15=lambda out, inner: 4 * (out + inner + 1)),
+    Method("hra", "HRA rank 4", "HRAConfig", {"r": 4}, rates=(1e-3, 4e-3, 1.5e-2),
+           sd15=lambda out, inner: 4 * inner),
+    Method("psoft", "PSOFT rank 16", "PsoftConfig", {"r": 16, "psoft_alpha": 16},
+           rates=(1e-3, 5e-3, 2e-2), sd15=_constant(16 * 15 // 2 + 32)),
+    Method("full", "all attention weights", "full", rates=(5e-5, 2e-4, 8e-4),
+           sd15=lambda out, inner: out * inner),
+)  # fmt: skip
+BY_NAME = {method.name: method for method in METHODS}
+
+
+def sd15_values(method: Method, shapes: dict[str, list[tuple[int, int]]]) -> int | None:
+    """Values on Stable Diffusion 1.5; shapes: (out, in) of projections of "denoiser", "text"."""
+    if method.adapter and method.sd15 is None:
+        return None
+    parts = [shapes["denoiser"], shapes["text"] if method.text else []]
+    total = sum(method.sd15(*shape) for part in parts for shape in part) if method.sd15 else 0
+    return total + SD15_TOKEN * method.token
+
+
+def file_bytes(values: int) -> int:
+    """Bytes of so many values in half precision."""
+    return math.ceil(2 * values)

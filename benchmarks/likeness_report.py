@@ -1,0 +1,188 @@
+"""The likeness comparison's table, plot and sheets, from the runs' JSON files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import UNet2DConditionModel
+from likeness_methods import BY_NAME, METHODS, file_bytes, sd15_values
+from likeness_run import SEEDS
+from likeness_world import PROMPTS, photos
+from objects import OBJECTS
+from PIL import Image
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel
+from true_size import TEXT, UNET
+
+from svfit_diffusion.attention import find_projections
+from svfit_diffusion.pictures import grid, save_png, size_text
+
+RESAMPLES, LEVEL = 4000, 95
+AGAINST = "lora-4"
+SHOWN = ("svfit-3", "core-2", "paper", "ti", "lora-4", "lora-4-token", "full")
+COLOURS = {"judged": "#d1495b", "ours": "#edae49", "lora": "#00798c", "other": "#8d96a3"}
+
+
+def shapes() -> dict[str, list[tuple[int, int]]]:
+    """(out, in) of Stable Diffusion 1.5's attention projections, "denoiser" and "text"."""
+    with torch.device("meta"):
+        models: dict[str, nn.Module] = {
+            "denoiser": UNet2DConditionModel(**UNET),
+            "text": CLIPTextModel(CLIPTextConfig(**TEXT)),
+        }
+    return {
+        part: [tuple(model.get_submodule(name).weight.shape) for name in find_projections(model)]
+        for part, model in models.items()
+    }
+
+
+def cells(results: list[dict], measure: str) -> dict[str, np.ndarray]:
+    """Method -> [subjects, training seeds, prompts, seeds] of a measure."""
+    found: dict[str, dict[str, list]] = {}
+    for entry in results:
+        job = entry["job"]
+        runs = found.setdefault(job["method"], {}).setdefault(job["subject"], [])
+        runs.append(entry["result"][measure])
+    arrays = {name: np.array(list(subjects.values())) for name, subjects in found.items()}
+    most = max(array.shape[1] for array in arrays.values())
+    return {
+        name: np.repeat(array, most, 1) if array.shape[1] == 1 else array
+        for name, array in arrays.items()
+    }
+
+
+def interval(values: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
+    """Mean and its bootstrap interval; subjects, training seeds, prompts, seeds are redrawn.
+
+    values: [subjects, training seeds, prompts, seeds], or the paired difference of two such.
+    """
+    rng, means = np.random.default_rng(seed), np.empty(RESAMPLES)
+    for i in range(RESAMPLES):
+        chosen = values
+        for axis, size in enumerate(values.shape):
+            chosen = chosen.take(rng.integers(0, size, size), axis)
+        means[i] = chosen.mean()
+    low, high = np.percentile(means, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
+    return float(values.mean()), float(low), float(high)
+
+
+def table(results: list[dict]) -> list[dict]:
+    """A row a method, in the order of METHODS."""
+    by_method: dict[str, list[dict]] = {}
+    for entry in results:
+        by_method.setdefault(entry["job"]["method"], []).append(entry)
+    fidelity, sizes = cells(results, "fidelity"), shapes()
+    copies, aligned = cells(results, "copy"), cells(results, "aligned")
+    rows = []
+    for method in METHODS:
+        if method.name not in by_method:
+            continue
+        entries, values = by_method[method.name], sd15_values(method, sizes)
+        rows.append({
+            "method": method.name, "label": method.label, "judged": method.judged,
+            "rate": entries[0]["job"]["rate"], "steps": entries[0]["job"]["steps"],
+            "values": entries[0]["result"]["values"], "bytes": entries[0]["result"]["bytes"],
+            "sd15_bytes": None if values is None else file_bytes(values),
+            "fidelity": interval(fidelity[method.name]),
+            "against": interval(fidelity[method.name] - fidelity[AGAINST]),
+            "aligned": interval(aligned[method.name]),
+            "aligned_against": interval(aligned[method.name] - aligned[AGAINST]),
+            "copy": float(copies[method.name].mean()),
+            "copy_against": interval(copies[method.name] - copies[AGAINST]),
+            **{key: float(np.mean([entry["result"][key] for entry in entries]))
+               for key in ("drift", "diversity", "loss")},
+        })  # fmt: skip
+    return rows
+
+
+def _range(triple: tuple[float, float, float], sign: bool = False) -> str:
+    form = "{:+.3f}" if sign else "{:.3f}"
+    return f"{form.format(triple[0])} ({form.format(triple[1])} to {form.format(triple[2])})"
+
+
+def markdown(rows: list[dict], split: str, count: int) -> str:
+    """The table, with what its columns mean."""
+    lines = [
+        f"# Likeness against bytes on Toybox, {split} subjects",
+        "",
+        f"`python benchmarks/likeness.py report --split {split}`: {count} subjects, five pictures "
+        f"each, {len(PROMPTS)} prompts x {SEEDS} seeds, two training seeds, batch 4. Fidelity is 0 "
+        "for the base and 1 for true pictures; intervals hold 95 % of paired bootstraps over "
+        "subjects, training seeds, prompts and seeds. Rows in bold are the judged ones.",
+        "",
+        "| method | values | bytes | bytes on SD 1.5 | fidelity | minus LoRA rank 4 | aligned "
+        "| copy | drift | loss |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        label = f"**{row['label']}**" if row["judged"] else row["label"]
+        real = "-" if row["sd15_bytes"] is None else f"{row['sd15_bytes']:,}"
+        lines.append(
+            f"| {label} | {row['values']:,} | {row['bytes']:,} | {real} "
+            f"| {_range(row['fidelity'])} | {_range(row['against'], True)} "
+            f"| {row['aligned'][0]:.3f} | {row['copy']:.3f} | {row['drift']:.4f} "
+            f"| {row['loss']:.4f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def plot(rows: list[dict], path: Path) -> None:
+    """Fidelity against bytes (log)."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(9, 5.5), dpi=110)
+    for row in rows:
+        if not row["bytes"]:
+            continue
+        adapter = BY_NAME[row["method"]].adapter
+        kind = "judged" if row["judged"] else {"svfit": "ours", "LoraConfig": "lora"}.get(adapter)
+        middle, low, high = row["fidelity"]
+        errors = [[middle - low], [high - middle]]
+        axes.errorbar(row["bytes"], middle, errors, fmt="o", color=COLOURS[kind or "other"],
+                      capsize=2, elinewidth=0.8)  # fmt: skip
+        axes.annotate(row["label"], (row["bytes"], middle), (5, 4), fontsize=7,
+                      textcoords="offset points")  # fmt: skip
+    axes.set(xscale="log", xlabel="bytes in half precision (Toybox)",
+             ylabel="fidelity: 0 = base, 1 = true pictures")  # fmt: skip
+    axes.grid(alpha=0.25)
+    figure.tight_layout()
+    figure.savefig(path)
+
+
+def sheet(slug: str, work: Path) -> Image.Image:
+    """The subject's photos, then a row of prompts for each of the shown methods."""
+    item = next(item for item in OBJECTS if item.slug == slug)
+    taken = photos(item)
+    images = [*taken, *[Image.new("RGB", (128, 128), "white")] * (len(PROMPTS) - len(taken))]
+    captions = ["photo"] * len(taken) + [""] * (len(PROMPTS) - len(taken))
+    for name in SHOWN:
+        folder = work / name / f"{slug}-0"
+        if folder.is_dir():
+            for index, prompt in enumerate(PROMPTS):
+                images.append(Image.open(folder / f"{index * SEEDS:03d}.png").convert("RGB"))
+                captions.append(
+                    BY_NAME[name].label if index == 0 else prompt.words.replace("{}", "...")
+                )
+    return grid(images, captions=captions, columns=len(PROMPTS))
+
+
+def write(results: list[dict], split: str, folder: Path, work: Path) -> None:
+    """Write table, plot and a sheet for each subject."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = table(results)
+    slugs = sorted({entry["job"]["subject"] for entry in results})
+    (folder / f"{split}.json").write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
+    text = markdown(rows, split, len(slugs))
+    (folder / f"{split}.md").write_text(text, "utf-8")
+    plot(rows, folder / f"{split}.png")
+    for slug in slugs:
+        path = folder / f"{split}-{slug}.png"
+        save_png(sheet(slug, work), path)
+        print(f"{path}: {size_text(path.stat().st_size)}")
+    print(text)

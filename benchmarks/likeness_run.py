@@ -1,0 +1,200 @@
+"""One run of the likeness comparison: a method learns a subject on Toybox, and is measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+from likeness_methods import NAME, Method, attach, file_bytes
+from likeness_world import OTHERS, PROMPTS, Judge, compositions, photos
+from objects import ToyObject, with_article
+from PIL import Image
+
+from svfit_diffusion import trigger
+from svfit_diffusion.examples import encode, views
+from svfit_diffusion.families import TOYBOX, load_base, recognise
+from svfit_diffusion.measures import denoising_loss, diversity, drift
+from svfit_diffusion.objective import Denoiser, Objective
+from svfit_diffusion.photos import read_folder
+from svfit_diffusion.pictures import save_png
+from svfit_diffusion.runtime import make_accelerator
+from svfit_diffusion.settings import TrainConfig
+from svfit_diffusion.subject import Subject
+from svfit_diffusion.tuner import tie_deltas
+
+SEEDS, BATCH, TOKEN_RATE, DRAWN_AT_ONCE = 4, 4, 1e-2, 8
+TOKEN = "sks"
+
+
+class Run:
+    """A base with a method on it, and a subject to learn."""
+
+    def __init__(self, method: Method, item: ToyObject, seed: int, rate: float, work: Path) -> None:
+        torch.set_num_threads(1)
+        torch.manual_seed(seed)
+        self.method, self.item, self.work = method, item, work
+        self.pipe: StableDiffusionPipeline = load_base(TOYBOX)
+        self.pipe.set_progress_bar_config(disable=True)
+        self.family = recognise(self.pipe)
+        self.models = self.family.components(self.pipe)
+        for model in (*self.models.values(), self.pipe.vae):
+            model.requires_grad_(False)
+        self.noise = self.pipe.scheduler
+        self.config = TrainConfig(
+            instance_prompt=f"a photo of {TOKEN} {item.kind}",
+            seed=seed,
+            train_batch_size=BATCH,
+            output_dir=str(work / "out"),
+        )
+        self.accelerator = make_accelerator(self.config)
+        groups = attach(method, self.models, self.family.denoiser)
+        self.subject = self._subject(bool(groups["text"]))
+        rows = [
+            row
+            for part, ids in self.subject.ids.items()
+            for row in trigger.row_parameters(getattr(self.pipe, part), ids)
+        ]
+        adapter = [*groups["denoiser"], *groups["text"]]
+        self.parameters = [*adapter, *rows]
+        rates = ((adapter, rate), (rows, rate if not adapter else TOKEN_RATE))
+        parts = [{"params": part, "lr": value} for part, value in rates if part]
+        self.optimizer = torch.optim.AdamW(parts, weight_decay=0.0) if parts else None
+        self.steps = 0
+
+    def _subject(self, text: bool) -> Subject:
+        """The product's own Subject, whose adapters are the method's."""
+        folder = self.work / "photos" / self.item.slug
+        for index, picture in enumerate(photos(self.item)):
+            if not (path := folder / f"{index}.png").is_file():
+                folder.mkdir(parents=True, exist_ok=True)
+                save_png(picture, path)
+        taken, _ = read_folder(folder)
+        token, noun, prompt = self.config.words()
+        size = self.pipe.unet.config.sample_size * self.pipe.vae_scale_factor
+        examples = encode(
+            taken,
+            prompt,
+            lambda photo: views(photo, size, False, False),
+            lambda pixels: self.family.encode_images(self.pipe.vae, pixels),
+        )
+        targets = {self.family.denoiser: "both"} | ({"text_encoder": "self"} if text else {})
+        subject = Subject(
+            self.pipe, self.family, targets, token, noun, examples, None, resolution=size
+        )
+        if self.method.token:
+            subject.tokens = [f"<{token}-training-0>"]
+            ids = trigger.add_tokens(self.pipe.tokenizer, subject.tokens)
+            start = trigger.start_row(self.pipe.tokenizer, self.pipe.text_encoder, noun)
+            trigger.set_rows(self.pipe.text_encoder, ids, start[None], train=True)
+            subject.ids["text_encoder"] = ids
+        return subject
+
+    @property
+    def values(self) -> int:
+        """Numbers that the method must keep."""
+        return sum(parameter.numel() for parameter in self.parameters)
+
+    def prompt(self, words: str) -> str:
+        """A prompt's words with the subject in them; the base is asked for its class."""
+        named = f"{TOKEN} {self.item.kind}" if self.parameters else with_article(self.item.kind)
+        return self.subject.put_tokens(words.format(named))
+
+    def train(self, steps: int) -> None:
+        """Train on to `steps` in all, with the base's own loss."""
+        objective = Objective(self.config, self.accelerator, self.subject)
+        model = Denoiser(self.subject)
+        tuner = self.models[self.family.denoiser].__dict__.get("peft_tuner")
+        while self.optimizer and self.steps < steps:
+            objective.loss(model, self.steps).backward()
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+            self.optimizer.step()
+            if self.method.adapter == "svfit":
+                for part in self.subject.targets:
+                    tie_deltas(self.models[part], NAME)
+            if hasattr(tuner, "update_and_allocate"):
+                tuner.update_and_allocate(self.steps)
+            self.optimizer.zero_grad()
+            self.steps += 1
+
+    def loss(self) -> float:
+        """Error on unseen compositions, at fixed noise and times."""
+        pictures, words = compositions(self.item)
+        self.pipe.scheduler = self.noise
+        return denoising_loss(self.pipe, pictures, [self.prompt(text) for text in words])
+
+    def draw(self, words: list[str]) -> list[Image.Image]:
+        """SEEDS pictures of each prompt, side by side."""
+        jobs = [(self.prompt(text), seed) for text in words for seed in range(SEEDS)]
+        pictures = []
+        self.pipe.scheduler = type(self.noise).from_config(self.noise.config)
+        for start in range(0, len(jobs), DRAWN_AT_ONCE):
+            part = jobs[start : start + DRAWN_AT_ONCE]
+            generators = [torch.Generator().manual_seed(seed) for _, seed in part]
+            with torch.inference_mode():
+                pictures += self.pipe(
+                    [text for text, _ in part],
+                    num_inference_steps=25,
+                    guidance_scale=3.0,
+                    generator=generators,
+                ).images
+        self.pipe.scheduler = self.noise
+        return pictures
+
+
+def sweep(method: Method, item: ToyObject, rate: float, looks: tuple[int, ...], work: Path) -> dict:
+    """The loss on unseen compositions after each number of steps."""
+    run, losses = Run(method, item, 0, rate, work), {}
+    for steps in looks:
+        run.train(steps)
+        losses[steps] = round(run.loss(), 6)
+    return {"values": run.values, "losses": losses}
+
+
+def measure(
+    method: Method, item: ToyObject, seed: int, rate: float, steps: int, work: Path
+) -> dict[str, Any]:
+    """Train, draw all prompts, and measure. The pictures stay in the work folder."""
+    words = [prompt.words for prompt in PROMPTS]
+    base = _drawn(work / "base" / item.slug, [*words, *OTHERS])
+    if base is None:
+        alone = Run(_BASE, item, 0, 0.0, work)
+        base = alone.draw([*words, *OTHERS])
+        _keep(work / "base" / item.slug, base)
+    run = Run(method, item, seed, rate, work)
+    run.train(steps)
+    loss = run.loss()
+    pictures = base if not run.parameters else run.draw([*words, *OTHERS])
+    _keep(work / method.name / f"{item.slug}-{seed}", pictures)
+    count = len(words) * SEEDS
+    judge = Judge(item, base[:count], SEEDS)
+    features, others = judge.features(pictures[:count]), judge.features(pictures[count:])
+    return {
+        "values": run.values,
+        "bytes": file_bytes(run.values),
+        "loss": round(loss, 6),
+        "fidelity": np.round(judge.fidelity(features), 4).tolist(),
+        "copy": np.round(judge.copies(features), 4).tolist(),
+        "aligned": np.round(judge.aligned(pictures[:count]), 4).tolist(),
+        "drift": round(drift(others, judge.features(base[count:])), 5),
+        "diversity": round(diversity(features, SEEDS), 5),
+    }
+
+
+_BASE = Method("base", "base model")
+
+
+def _keep(folder: Path, pictures: list[Image.Image]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, picture in enumerate(pictures):
+        save_png(picture, folder / f"{index:03d}.png")
+
+
+def _drawn(folder: Path, words: list[str]) -> list[Image.Image] | None:
+    """The pictures of a folder, if all are there."""
+    paths = [folder / f"{index:03d}.png" for index in range(len(words) * SEEDS)]
+    if not all(path.is_file() for path in paths):
+        return None
+    return [Image.open(path).convert("RGB") for path in paths]
