@@ -160,7 +160,7 @@ def load(folder, dtype=torch.float32):
 def picture(pipe, prompt="a photo of sks dog", seed=0, steps=2, **options):
     """The latents of a picture: compared, not looked at."""
     return pipe(
-        prompt,
+        prompt=prompt,
         num_inference_steps=steps,
         generator=torch.Generator().manual_seed(seed),
         output_type="latent",
