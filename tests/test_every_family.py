@@ -1,7 +1,6 @@
 """One suite for every family: training, files, pictures, with diffusers as the judge of each."""
 
 import shutil
-import warnings
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import load, make_concept, picture
-from PIL import Image
-from tiny_families import TINY
+from tiny_families import TINY, save_tiny
 
 from svfit_diffusion.attention import layout
 from svfit_diffusion.concept import read_concept
@@ -32,15 +30,7 @@ def family(request, tmp_path_factory):
     with prior preservation and a checkpoint after each of three steps.
     """
     root = tmp_path_factory.mktemp(request.param)
-    pipe = TINY[request.param]()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        pipe.to(getattr(torch, recognise(pipe).dtype)).save_pretrained(root / "base")
-    (root / "photos").mkdir()
-    for i, size in enumerate(((32, 32), (56, 32))):
-        image = Image.new("RGB", size, ("white", "blue")[i])
-        image.paste((255, 0, 0), (8, 8, 24, 24))
-        image.save(root / "photos" / f"{i}.png")
+    save_tiny(request.param, root)
     config = TrainConfig(
         pretrained_model_name_or_path=str(root / "base"),
         instance_data_dir=str(root / "photos"),

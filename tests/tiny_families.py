@@ -4,12 +4,15 @@ To add a family: a function that makes its pipeline, and its line in TINY.
 """
 
 import string
+import warnings
+from pathlib import Path
 
 import torch
 from conftest import make_pipeline, make_tokenizer, make_unet, make_xl_pipeline, text_config
 from diffusers import (
     AutoencoderKL,
     AutoencoderKLFlux2,
+    EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
     Flux2Transformer2DModel,
@@ -18,6 +21,7 @@ from diffusers import (
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
 )
+from PIL import Image
 from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
@@ -28,6 +32,8 @@ from transformers import (
     T5EncoderModel,
     T5TokenizerFast,
 )
+
+from svfit_diffusion.families import recognise
 
 VAE = {
     "block_out_channels": (8, 16),
@@ -81,6 +87,13 @@ def make_sd2(seed: int = 0):
     torch.manual_seed(seed)
     pipe.unet = make_unet(32, use_linear_projection=True)
     pipe.scheduler.register_to_config(prediction_type="v_prediction")
+    return pipe
+
+
+def make_sdxl(seed: int = 0):
+    """SDXL with the scheduler that it is published with, which adds noise by another rule."""
+    pipe = make_xl_pipeline(seed)
+    pipe.scheduler = EulerDiscreteScheduler(beta_schedule="scaled_linear", steps_offset=1)
     return pipe
 
 
@@ -171,8 +184,21 @@ def make_flux2(seed: int = 0):
 TINY = {
     "sd": make_pipeline,
     "sd2": make_sd2,
-    "sdxl": make_xl_pipeline,
+    "sdxl": make_sdxl,
     "sd3": make_sd3,
     "flux": make_flux,
     "flux2": make_flux2,
 }
+
+
+def save_tiny(name: str, root: Path) -> None:
+    """The family's base in `root/base`, as it is published, and two photos in `root/photos`."""
+    pipe = TINY[name]()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pipe.to(getattr(torch, recognise(pipe).dtype)).save_pretrained(root / "base")
+    (root / "photos").mkdir()
+    for i, size in enumerate(((32, 32), (56, 32))):
+        image = Image.new("RGB", size, ("white", "blue")[i])
+        image.paste((255, 0, 0), (8, 8, 24, 24))
+        image.save(root / "photos" / f"{i}.png")

@@ -35,6 +35,7 @@ def load_base(
     if base == TOYBOX:
         return toybox.load(dtype)
     from diffusers import DiffusionPipeline
+    from diffusers.loaders.single_file_utils import SingleFileComponentError
 
     try:
         if Path(base).is_file():
@@ -45,7 +46,7 @@ def load_base(
         return DiffusionPipeline.from_pretrained(
             base, dtype=dtype, use_safetensors=True, **({} if checked else _UNCHECKED), **options
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SingleFileComponentError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise ValueError(
             f"the base {base!r} could not be loaded ({reason}); pass 'toybox', a diffusers folder, "
