@@ -9,7 +9,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from . import __version__, cli_evaluate, cli_files
+from . import __version__, cli_evaluate, cli_files, cli_info
 from .settings import add_arguments, from_arguments
 
 
@@ -85,9 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     app.set_defaults(run=_app)
 
-    info = commands.add_parser("info", help="say what a concept file is, without its base")
-    info.add_argument("file", help="a concept's .safetensors file")
-    info.set_defaults(run=_info)
+    cli_info.add_command(commands)
     cli_files.add_commands(commands, _quiet)
     cli_evaluate.add_command(commands, _quiet)
     return parser
@@ -184,30 +182,6 @@ def _app(arguments: argparse.Namespace) -> int:
     from .web.server import run_app
 
     run_app(arguments.base, arguments.host, arguments.port, arguments.concept, arguments.auth)
-    return 0
-
-
-def _info(arguments: argparse.Namespace) -> int:
-    from .concept import printable, read_concept
-
-    concept = read_concept(arguments.file)
-    ranks = sorted(set(concept.ranks))
-    span = f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
-    learned = 0 if concept.trigger_rows is None else concept.trigger_rows.size
-    lines = {
-        "file": f"{arguments.file} ({Path(arguments.file).stat().st_size:,} bytes)",
-        "trigger": f"{concept.trigger} ({'learned' if learned else 'not learned'})",
-        "base": f"{concept.base} (family {concept.family})",
-        "values": f"{concept.values:,}: {concept.deltas.size:,} singular values of "
-        f"{len(concept.ranks)} projections, {learned:,} of the trigger",
-        "rank": f"{concept.rank} ({span} per projection)",
-        "attention": ", ".join(f"{part}: {kind}" for part, kind in sorted(concept.targets.items())),
-        "training": ", ".join(f"{key} {value}" for key, value in sorted(concept.training.items())),
-        "licence": concept.license or "not stated",
-        "created": concept.created or "not stated",
-    }
-    for key, value in lines.items():
-        print(printable(f"{key:<10} {value}"))
     return 0
 
 

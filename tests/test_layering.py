@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "svfit_diffusion"
 ORDER = (
     *("toybox", "settings", "svd", "cache", "layer", "tuner", "attention"),
     *("selfcheck", "header", "concept", "hub", "trigger"),
-    *("families", "verify", "matching", "pipeline"),
+    *("families", "census", "verify", "matching", "pipeline"),
     *(
         "photos",
         "pictures",
@@ -23,7 +23,7 @@ ORDER = (
     *("lora", "export", "lora_import", "combine", "publish"),
     *("subject", "objective", "runtime", "training", "demo"),
     *("features", "measures", "evaluate", "protocol", "benchmark"),
-    *("web", "cli_files", "cli_evaluate", "cli"),
+    *("web", "cli_files", "cli_evaluate", "cli_info", "cli"),
 )
 
 
