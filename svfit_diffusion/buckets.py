@@ -6,6 +6,8 @@ photo smaller than its bucket is enlarged, as without buckets.
 
 from __future__ import annotations
 
+import warnings
+
 from PIL import Image
 
 from .settings import TrainConfig
@@ -22,7 +24,9 @@ def find_buckets(config: TrainConfig, resolution: int, multiple: int) -> list[tu
         sizes = [(resolution, resolution)]
     elif config.aspect_ratio_buckets:
         try:
-            sizes = parse_buckets_string(config.aspect_ratio_buckets)
+            with warnings.catch_warnings():  # of multiples of 8: ours are checked below
+                warnings.simplefilter("ignore")
+                sizes = parse_buckets_string(config.aspect_ratio_buckets)
         except ValueError:
             raise ValueError(
                 f"aspect_ratio_buckets is {config.aspect_ratio_buckets!r}; expected heights and "
