@@ -66,6 +66,12 @@ def _parser() -> argparse.ArgumentParser:
     draw.add_argument("--width", type=int, help="pixels (default: the base's)")
     draw.add_argument("--height", type=int, help="pixels (default: the base's)")
     draw.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="of the base")
+    draw.add_argument("--quantize", choices=("4bit", "int8"), help="load the base in fewer bits")
+    draw.add_argument(
+        "--offload",
+        choices=("model", "sequential"),
+        help="keep idle components, or idle layers, of the base in main memory",
+    )
     draw.add_argument("--output_dir", default="svfit-pictures", help="folder of the PNGs")
     draw.set_defaults(run=_generate)
 
@@ -154,14 +160,19 @@ def _generate(arguments: argparse.Namespace) -> int:
 
     from .families import load_base
     from .generation import generate, pick_device
+    from .offload import offload
     from .pictures import grid, save_png
     from .pipeline import load_concept
 
     device = pick_device()
     dtype = arguments.dtype or ("float32" if device == "cpu" else "float16")
-    pipe = load_base(arguments.base, getattr(torch, dtype)).to(device)
+    pipe = load_base(arguments.base, getattr(torch, dtype), quantize=arguments.quantize)
+    if not arguments.offload:
+        pipe.to(device)
     for path, strength in concepts:
         load_concept(pipe, path, strength, basis_from=arguments.basis_from)
+    if arguments.offload:
+        offload(pipe, arguments.offload)
     given = ("num", "seed", "steps", "guidance", "width", "height", "negative_prompt")
     folder, images = Path(arguments.output_dir), []
     folder.mkdir(parents=True, exist_ok=True)

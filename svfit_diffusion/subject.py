@@ -79,8 +79,10 @@ class Subject:
 
     def rest(self, device: torch.device) -> None:
         """Let the VAE and the untrained text encoders wait in main memory, all prompts encoded."""
-        for examples in (self.examples, self.class_examples):
-            self.encode_prompts(list(dict.fromkeys(examples.captions if examples else ())), device)
+        with torch.no_grad():
+            for examples in filter(None, (self.examples, self.class_examples)):
+                for caption in dict.fromkeys(examples.captions):
+                    self.encode_prompts([caption], device)
         self._move(torch.device("cpu"))
 
     def _move(self, device: torch.device) -> None:

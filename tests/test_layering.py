@@ -23,7 +23,7 @@ ORDER = (
     *("lora", "export", "lora_import", "combine", "publish"),
     *("subject", "objective", "runtime", "training", "demo"),
     *("features", "measures", "evaluate", "protocol", "benchmark"),
-    *("web", "cli_files", "cli_evaluate", "cli_info", "cli"),
+    *("web", "offload", "cli_files", "cli_evaluate", "cli_info", "cli"),
 )
 
 

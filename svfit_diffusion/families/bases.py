@@ -46,7 +46,7 @@ def load_base(
         return DiffusionPipeline.from_pretrained(
             base, dtype=dtype, use_safetensors=True, **({} if checked else _UNCHECKED), **options
         )
-    except (OSError, ValueError, SingleFileComponentError) as error:
+    except (OSError, ValueError, RuntimeError, SingleFileComponentError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise ValueError(
             f"the base {base!r} could not be loaded ({reason}); pass 'toybox', a diffusers folder, "
