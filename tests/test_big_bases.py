@@ -1,5 +1,5 @@
-"""Bases in fewer bits, and bases that do not fit a GPU's memory. No GPU here: accelerate's hooks run
-on the CPU, and where torchao is installed (`pip install .[quantized]`) its real int8 weights do.
+"""Bases in fewer bits, and bases that do not fit a GPU's memory. There is no GPU here: accelerate's
+hooks run on the CPU, and so do torchao's real int8 weights where `.[quantized]` is installed.
 """
 
 import importlib.metadata
@@ -114,7 +114,7 @@ def _unwanted(*_, **__):
 
 
 def test_what_rests_and_what_is_fetched(config, tmp_path, monkeypatch):
-    """VAE and untrained encoders go to main memory; a validation fetches them and puts them back."""
+    """VAE and untrained encoders wait in main memory; a validation fetches and returns them."""
     training = Training(
         replace(config, output_dir=str(tmp_path / "rex"), offload=True),
         make_accelerator(config),
