@@ -69,6 +69,7 @@ UNET, TEXT = ("diffusers", "UNet2DConditionModel"), ("transformers", "CLIPTextMo
 TEXT_2 = ("transformers", "CLIPTextModelWithProjection")
 MMDIT, FLUX = ("diffusers", "SD3Transformer2DModel"), ("diffusers", "FluxTransformer2DModel")
 FLUX2 = ("diffusers", "Flux2Transformer2DModel")
+ZIMAGE = ("diffusers", "ZImageTransformer2DModel")
 XL_TEXT = {"text_encoder": (TEXT, CLIP_L), "text_encoder_2": (TEXT_2, CLIP_G)}
 SD3_TEXT = {"text_encoder": (TEXT_2, CLIP_L), "text_encoder_2": (TEXT_2, CLIP_G)}
 
@@ -92,6 +93,7 @@ BASES = {
                         "diffusers' convert_flux2_to_diffusers.py"),
     "FLUX.2 klein 9B": ("Flux2KleinPipeline", {"transformer": (FLUX2, KLEIN_9B)},
                         "diffusers' convert_flux2_to_diffusers.py"),
+    "Z-Image": ("ZImagePipeline", {"transformer": (ZIMAGE, {})}, "the class's defaults"),
     "FLUX.2 dev": ("Flux2Pipeline", {"transformer": (FLUX2, {})}, "the class's defaults"),
 }  # fmt: skip
 

@@ -149,7 +149,8 @@ def _attention_modules(model: nn.Module) -> dict[str, nn.Module]:
     return {
         name: module
         for name, module in model.named_modules()
-        if "Attention" in type(module).__name__ and hasattr(module, "q_proj")
+        if "Attention" in type(module).__name__
+        and (hasattr(module, "q_proj") or hasattr(module, "to_q"))  # Z-Image lists no processors
     }
 
 

@@ -42,6 +42,7 @@ VERSIONS = {  # ss_base_model_version, modelspec.architecture, AUTOMATIC1111's "
     "flux": ("flux1", "flux-1", "Flux"),
     "flux2-klein": ("flux2", "flux-2-klein", "Flux2"),
     "flux2": ("flux2", "flux-2-dev", "Flux2"),
+    "z-image": ("zimage", "z-image", "Z-Image"),
 }
 
 

@@ -35,8 +35,7 @@ def offload(pipe: Any, kind: str, device: str | torch.device | None = None) -> N
 
 
 def offload_layers(pipe: Any, device: torch.device) -> None:
-    """The sequential kind, to any device."""
+    """The sequential kind, to any device. Buffers (bases among them: small) stay there."""
     for model in pipe.components.values():
         if isinstance(model, nn.Module):
-            own = len(model._parameters) > 0
-            cpu_offload(model, device, offload_buffers=own, preload_module_classes=WHOLE)
+            cpu_offload(model, device, offload_buffers=False, preload_module_classes=WHOLE)

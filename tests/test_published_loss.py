@@ -110,6 +110,12 @@ def flux2(pipe, noisy, level):
     return Flux2KleinPipeline._unpack_latents_with_ids(found, places)
 
 
+def z_image(pipe, noisy, level):
+    words, _ = pipe.encode_prompt([PROMPT], "cpu", do_classifier_free_guidance=False)
+    found = pipe.transformer(list(noisy.unsqueeze(2)), 1 - level, words * len(noisy)).sample
+    return -torch.stack(found)[:, :, 0]
+
+
 @torch.no_grad()
 def test_the_loss_is_the_published_one(first_step):
     pipe, batch = first_step.pipe, first_step.batch
@@ -117,6 +123,7 @@ def test_the_loss_is_the_published_one(first_step):
         "sd3": lambda: flow_loss(pipe, batch, 3.0, sd3),
         "flux": lambda: flow_loss(pipe, batch, 1.0, flux),
         "flux2": lambda: flow_loss(pipe, batch, 1.0, flux2),
+        "z-image": lambda: flow_loss(pipe, batch, 3.0, z_image),
     }.get(first_step.name, lambda: unet_loss(pipe, batch))()
     print(f"{first_step.name}: {first_step.loss:.7f}, by hand {by_hand:.7f}")
     assert first_step.loss == pytest.approx(float(by_hand), rel=1e-5)

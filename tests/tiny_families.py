@@ -20,6 +20,8 @@ from diffusers import (
     FluxTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
 )
 from PIL import Image
 from transformers import (
@@ -61,8 +63,8 @@ def make_t5(width: int) -> dict:
     return {"tokenizer": tokenizer, "text_encoder": T5EncoderModel(settings).eval()}
 
 
-def make_qwen(width: int) -> dict:
-    """Qwen3 of 27 layers, as many as FLUX.2 reads, and a tokenizer of single bytes."""
+def make_qwen(width: int, layers: int = 27) -> dict:
+    """Qwen3, by default of as many layers as FLUX.2 reads, and a tokenizer of single bytes."""
     from tokenizers.pre_tokenizers import ByteLevel
 
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -73,7 +75,7 @@ def make_qwen(width: int) -> dict:
         vocab_size=len(tokenizer),
         hidden_size=width,
         intermediate_size=8,
-        num_hidden_layers=27,
+        num_hidden_layers=layers,
         num_attention_heads=1,
         num_key_value_heads=1,
         head_dim=8,
@@ -181,6 +183,28 @@ def make_flux2(seed: int = 0):
     )
 
 
+def make_zimage(seed: int = 0):
+    """Z-Image: blocks that refine noise and words by themselves, then one of both."""
+    torch.manual_seed(seed)
+    transformer = ZImageTransformer2DModel(
+        in_channels=4,
+        dim=32,
+        n_layers=1,
+        n_refiner_layers=1,
+        n_heads=2,
+        n_kv_heads=2,
+        cap_feat_dim=8,
+        axes_dims=[4, 6, 6],
+        axes_lens=[1024, 32, 32],
+    )
+    return ZImagePipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=AutoencoderKL(**VAE, scaling_factor=0.36, shift_factor=0.12),
+        **make_qwen(8, layers=2),
+    )
+
+
 TINY = {
     "sd": make_pipeline,
     "sd2": make_sd2,
@@ -188,6 +212,7 @@ TINY = {
     "sd3": make_sd3,
     "flux": make_flux,
     "flux2": make_flux2,
+    "z-image": make_zimage,
 }
 
 

@@ -9,6 +9,7 @@ from .flux import Flux
 from .flux2 import Flux2, Flux2Klein
 from .sd import StableDiffusion, StableDiffusionXL
 from .sd3 import StableDiffusion3
+from .zimage import ZImage
 
 FAMILIES: tuple[Family, ...] = (
     StableDiffusion(),
@@ -17,6 +18,7 @@ FAMILIES: tuple[Family, ...] = (
     Flux(),
     Flux2Klein(),
     Flux2(),
+    ZImage(),
 )
 
 
