@@ -71,14 +71,16 @@ def generate(
     """Draw `num` pictures, one after the other, with the seeds seed, seed + 1, ...
 
     A picture depends on its own seed only, not on `num`. watch: called after each denoising step
-    with the steps done and the latents [1, c, h, w]. given: as for parameters().
+    with the steps done and the latents [1, c, h, w] as the VAE decodes them. given: as for
+    parameters().
     """
     if num < 1:
         raise ValueError(f"num is {num}, but must be at least 1.")
-    first = parameters(pipe, prompt, seed, **given)
+    first, family = parameters(pipe, prompt, seed, **given), recognise(pipe)
 
     def stepped(_: Any, step: int, __: Any, tensors: dict[str, torch.Tensor]) -> dict:
-        watch(step + 1, tensors["latents"])
+        latents = family.decodable(pipe, tensors["latents"], first.height, first.width)
+        watch(step + 1, latents)
         return tensors
 
     for i in range(num):
@@ -86,7 +88,7 @@ def generate(
         image = pipe(
             prompt=made.prompt,  # FLUX.2's first argument is an image
             num_inference_steps=made.steps,
-            **recognise(pipe).guided(made.guidance, made.negative_prompt),
+            **family.guided(made.guidance, made.negative_prompt),
             width=made.width,
             height=made.height,
             generator=torch.Generator().manual_seed(made.seed),

@@ -234,12 +234,15 @@ def _fill_class_images(
         names = (folder / f"class-{i:05d}.png" for i in itertools.count())
         free = (path for path in names if not path.exists())
         todo = list(itertools.islice(free, max(0, config.num_class_images - held)))
-        per_call = config.sample_batch_size
+        per_call, family = config.sample_batch_size, recognise(pipe)
+        steps, guidance = family.sampling(pipe)
+        given = {"num_inference_steps": steps, **family.guided(guidance, "")}
         with tqdm(total=len(todo), desc="class images", disable=not (progress and todo)) as bar:
             for batch in [todo[i : i + per_call] for i in range(0, len(todo), per_call)]:
                 seeds = [generator(config.seed, path.name) for path in batch]
                 prompts = [prompt] * len(batch)
-                images = pipe(prompt=prompts, height=size, width=size, generator=seeds).images
+                sizes = {"height": size, "width": size}
+                images = pipe(prompt=prompts, generator=seeds, **sizes, **given).images
                 for image, path in zip(images, batch, strict=True):
                     save_png(image, path)
                 bar.update(len(batch))

@@ -79,8 +79,14 @@ def test_save_load_generate_and_remove(family):
     before = drawn(fresh)
     name = load_concept(fresh, family.result.path)
     assert torch.equal(drawn(fresh), mine) and not torch.equal(before, mine)
-    image, made = next(generate(fresh, PROMPT, steps=1, width=32, height=32))
+    seen = []
+    image, made = next(
+        generate(fresh, PROMPT, watch=lambda *s: seen.append(s), steps=1, width=32, height=32)
+    )
     assert image.size == (32, 32) and made.concepts == ((name, 1.0),)
+    with torch.no_grad():  # what is shown meanwhile is, after the last step, the picture
+        last = fresh.image_processor.postprocess(fresh.vae.decode(seen[-1][1]).sample)[0]
+    assert len(seen) == 1 and np.array_equal(np.array(last), np.array(image))
     set_concepts(fresh, {name: 0.0})
     assert torch.equal(drawn(fresh), before)
     remove_concept(fresh, name)

@@ -179,6 +179,7 @@ def make_flux2(seed: int = 0):
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
         vae=vae,
+        is_distilled=True,
         **make_qwen(8),
     )
 

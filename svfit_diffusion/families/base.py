@@ -88,6 +88,11 @@ class Family:
         shift = getattr(vae.config, "shift_factor", None) or 0.0
         return (spread.mean - shift) * scale, spread.std * scale
 
+    def decodable(self, pipe: Any, latents: Tensor, height: int, width: int) -> Tensor:
+        """The pipeline's own latents of a picture of that many pixels -> what the VAE decodes."""
+        shift = getattr(pipe.vae.config, "shift_factor", None) or 0.0
+        return latents / pipe.vae.config.scaling_factor + shift
+
     def noise(self, scheduler: Any) -> Any:
         """The scheduler of training: another than the pipeline draws with, of its configuration."""
         raise NotImplementedError

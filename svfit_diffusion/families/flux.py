@@ -55,6 +55,11 @@ class Flux(Flow):
         found = found.reshape(count, rows, columns, channels, 2, 2)
         return found.permute(0, 3, 1, 4, 2, 5).reshape(noisy.shape)
 
+    def decodable(self, pipe: Any, latents: Tensor, height: int, width: int) -> Tensor:
+        """Patches [1, rows x columns, 4c] -> what the VAE decodes."""
+        latents = pipe._unpack_latents(latents, height, width, pipe.vae_scale_factor)
+        return super().decodable(pipe, latents, height, width)
+
     def sampling(self, pipe: Any) -> tuple[int, float]:
         """The pipeline's own for dev; schnell is drawn in four steps without guidance."""
         return (28, 3.5) if pipe.transformer.config.guidance_embeds else (4, 0.0)

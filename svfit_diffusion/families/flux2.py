@@ -48,10 +48,16 @@ class Flux2Klein(Flow):
         latents = latents.reshape(count, channels, height // 2, 2, width // 2, 2)
         latents = latents.permute(0, 1, 3, 5, 2, 4)
         latents = latents.reshape(count, 4 * channels, height // 2, width // 2)
-        mean = vae.bn.running_mean.view(1, -1, 1, 1).to(latents)
-        variance = vae.bn.running_var.view(1, -1, 1, 1).to(latents)
-        latents = (latents - mean) / (variance + vae.config.batch_norm_eps).sqrt()
+        mean, deviation = _statistics(vae, latents)
+        latents = (latents - mean) / deviation
         return latents, torch.zeros_like(latents)
+
+    def decodable(self, pipe: Any, latents: Tensor, height: int, width: int) -> Tensor:
+        """Patches [1, rows x columns, 4c] -> what the VAE decodes."""
+        rows, columns = (side // (2 * pipe.vae_scale_factor) for side in (height, width))
+        latents = latents.transpose(1, 2).reshape(len(latents), -1, rows, columns)
+        mean, deviation = _statistics(pipe.vae, latents)
+        return pipe._unpatchify_latents(latents * deviation + mean)
 
     def predict(
         self, denoiser: nn.Module, noisy: Tensor, times: Tensor, text: dict, guidance: float = 1.0
@@ -81,6 +87,13 @@ class Flux2Klein(Flow):
         """The pipeline's second pass always has an empty prompt."""
         no_negative("FLUX.2", negative_prompt)
         return {"guidance_scale": guidance}
+
+
+def _statistics(vae: nn.Module, latents: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation [1, 4c, 1, 1] of patches, as the VAE's batch norm holds them."""
+    mean = vae.bn.running_mean.view(1, -1, 1, 1).to(latents)
+    variance = vae.bn.running_var.view(1, -1, 1, 1).to(latents)
+    return mean, (variance + vae.config.batch_norm_eps).sqrt()
 
 
 class Flux2(Flux2Klein):
