@@ -103,8 +103,9 @@ def flux(pipe, noisy, level):
 def flux2(pipe, noisy, level):
     hidden, words = pipe.encode_prompt([PROMPT] * len(noisy))
     places = Flux2KleinPipeline._prepare_latent_ids(noisy)
+    told = {"guidance": torch.ones(len(noisy))} if pipe.transformer.config.guidance_embeds else {}
     found = pipe.transformer(
-        hidden_states=Flux2KleinPipeline._pack_latents(noisy), timestep=level,
+        **told, hidden_states=Flux2KleinPipeline._pack_latents(noisy), timestep=level,
         encoder_hidden_states=hidden, txt_ids=words, img_ids=places,
     ).sample  # fmt: skip
     return Flux2KleinPipeline._unpack_latents_with_ids(found, places)
@@ -122,6 +123,7 @@ def test_the_loss_is_the_published_one(first_step):
     by_hand = {
         "sd3": lambda: flow_loss(pipe, batch, 3.0, sd3),
         "flux": lambda: flow_loss(pipe, batch, 1.0, flux),
+        "flux2-klein": lambda: flow_loss(pipe, batch, 1.0, flux2),
         "flux2": lambda: flow_loss(pipe, batch, 1.0, flux2),
         "z-image": lambda: flow_loss(pipe, batch, 3.0, z_image),
     }.get(first_step.name, lambda: unet_loss(pipe, batch))()
@@ -135,7 +137,7 @@ def test_latents_are_what_the_pipeline_decodes(first_step):
     pipe, latents = first_step.pipe, first_step.examples.mean[0][None]
     image = np.array(Image.open(first_step.photos / "0.png"))
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None] / 127.5 - 1
-    if first_step.name == "flux2":
+    if first_step.name.startswith("flux2"):
         deviation = (pipe.vae.bn.running_var + pipe.vae.config.batch_norm_eps).sqrt()
         latents = latents * deviation.view(1, -1, 1, 1)
         latents = latents + pipe.vae.bn.running_mean.view(1, -1, 1, 1)

@@ -15,6 +15,7 @@ from diffusers import (
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
+    Flux2Pipeline,
     Flux2Transformer2DModel,
     FluxPipeline,
     FluxTransformer2DModel,
@@ -27,6 +28,10 @@ from PIL import Image
 from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
+    Mistral3Config,
+    Mistral3ForConditionalGeneration,
+    MistralConfig,
+    PixtralVisionConfig,
     Qwen2TokenizerFast,
     Qwen3Config,
     Qwen3ForCausalLM,
@@ -158,9 +163,10 @@ def make_flux(seed: int = 0):
     )
 
 
-def make_flux2(seed: int = 0):
-    """FLUX.2 klein: a double-stream block, and a single-stream one with fused projections."""
-    torch.manual_seed(seed)
+def flux2_parts(**more) -> dict:
+    """FLUX.2's transformer, VAE and scheduler: a double-stream block, and a single-stream one with
+    fused projections.
+    """
     vae = AutoencoderKLFlux2(**VAE)
     vae.bn.running_mean.uniform_(-0.2, 0.2)
     vae.bn.running_var.uniform_(0.5, 2.0)
@@ -173,15 +179,38 @@ def make_flux2(seed: int = 0):
         joint_attention_dim=24,
         timestep_guidance_channels=16,
         axes_dims_rope=(4, 4, 4, 4),
-        guidance_embeds=False,
+        **more,
     )
-    return Flux2KleinPipeline(
-        transformer=transformer,
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
-        vae=vae,
-        is_distilled=True,
-        **make_qwen(8),
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
+    return {"vae": vae, "transformer": transformer, "scheduler": scheduler}
+
+
+def make_flux2_klein(seed: int = 0):
+    """FLUX.2 klein, distilled: four steps without guidance."""
+    torch.manual_seed(seed)
+    parts = flux2_parts(guidance_embeds=False) | make_qwen(8)
+    return Flux2KleinPipeline(**parts, is_distilled=True)
+
+
+def make_flux2(seed: int = 0):
+    """FLUX.2 dev: Mistral 3 of 30 layers. Its processor needs torchvision; a tokenizer with a chat
+    template that knows its kind of messages does the same for words.
+    """
+    torch.manual_seed(seed)
+    tokenizer, small = make_qwen(8)["tokenizer"], {"hidden_size": 8, "intermediate_size": 8}
+    tokenizer.chat_template = CHAT.replace("m.content", "m.content[0].text")
+    text = MistralConfig(
+        vocab_size=len(tokenizer), num_hidden_layers=30, num_attention_heads=1,
+        num_key_value_heads=1, head_dim=8, **small,
+    )  # fmt: skip
+    vision = PixtralVisionConfig(
+        num_hidden_layers=1, num_attention_heads=1, image_size=16, patch_size=8, **small
     )
+    encoder = Mistral3ForConditionalGeneration(
+        Mistral3Config(vision_config=vision.to_dict(), text_config=text.to_dict())
+    )
+    parts = flux2_parts(guidance_embeds=True)
+    return Flux2Pipeline(**parts, text_encoder=encoder.eval(), tokenizer=tokenizer)
 
 
 def make_zimage(seed: int = 0):
@@ -212,6 +241,7 @@ TINY = {
     "sdxl": make_sdxl,
     "sd3": make_sd3,
     "flux": make_flux,
+    "flux2-klein": make_flux2_klein,
     "flux2": make_flux2,
     "z-image": make_zimage,
 }
