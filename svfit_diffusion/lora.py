@@ -54,7 +54,7 @@ def lora_tensors(
         known = ", ".join(PREFIXES)
         raise ValueError(
             f"kohya's format is written for the families {known}, not {concept.family!r}; pass "
-            "--to diffusers, which ComfyUI reads too."
+            "--to diffusers."
         )
     rank, tensors = max(concept.ranks), {}
     deltas = np.split(concept.deltas.astype(np.float32), np.cumsum(concept.ranks)[:-1])
