@@ -242,7 +242,8 @@ def _fill_class_images(
                 seeds = [generator(config.seed, path.name) for path in batch]
                 prompts = [prompt] * len(batch)
                 sizes = {"height": size, "width": size}
-                images = pipe(prompt=prompts, generator=seeds, **sizes, **given).images
+                with accelerator.autocast():  # the VAE is in float32
+                    images = pipe(prompt=prompts, generator=seeds, **sizes, **given).images
                 for image, path in zip(images, batch, strict=True):
                     save_png(image, path)
                 bar.update(len(batch))

@@ -109,6 +109,17 @@ def test_offloaded_encoders_read_each_prompt_once(config, tmp_path, monkeypatch)
     assert (result.concept.deltas == plain.concept.deltas).all()
 
 
+def test_class_images_of_a_base_in_bfloat16(config, tmp_path):
+    """The base is cast and its VAE is not: drawing with both must go on."""
+    result = train(
+        replace(config, output_dir=str(tmp_path / "rex"), mixed_precision="bf16", max_train_steps=1,
+                with_prior_preservation=True, class_data_dir=str(tmp_path / "class"),
+                num_class_images=1),
+        progress=False,
+    )  # fmt: skip
+    assert len(list((tmp_path / "class").iterdir())) == 1 and result.concept.deltas.any()
+
+
 def _unwanted(*_, **__):
     raise AssertionError("called again")
 
