@@ -20,6 +20,10 @@ from .layer import SVFitLinear
 from .settings import ATTENTION
 from .tuner import PROJECTIONS, SVFitConfig, layers
 
+# FLUX.2's single-stream blocks: q, k, v and the MLP's input in one Linear, and their output. Not in
+# PROJECTIONS: other attention has a ModuleList called to_out.
+NAMES = (*PROJECTIONS, "to_qkv_mlp_proj", "to_out")
+
 
 @dataclass(frozen=True)
 class Patched:
@@ -50,7 +54,7 @@ def find_projections(model: nn.Module, attention: str = "both") -> dict[str, str
         kind = "cross" if getattr(module, "is_cross_attention", False) else "self"
         if attention in ("both", kind):
             held = dict(module.named_modules())
-            found.update({f"{name}.{p}": kind for p in PROJECTIONS if _is_linear(held.get(p))})
+            found.update({f"{name}.{p}": kind for p in NAMES if _is_linear(held.get(p))})
     if not found:
         wanted = "" if attention == "both" else f"{attention}-"
         raise ValueError(
@@ -145,7 +149,8 @@ def _attention_modules(model: nn.Module) -> dict[str, nn.Module]:
     return {
         name: module
         for name, module in model.named_modules()
-        if "Attention" in type(module).__name__ and hasattr(module, "q_proj")
+        if "Attention" in type(module).__name__
+        and (hasattr(module, "q_proj") or hasattr(module, "to_q"))  # Z-Image lists no processors
     }
 
 

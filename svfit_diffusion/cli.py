@@ -9,7 +9,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from . import __version__, cli_evaluate, cli_files
+from . import __version__, cli_evaluate, cli_files, cli_info
 from .settings import add_arguments, from_arguments
 
 
@@ -66,6 +66,12 @@ def _parser() -> argparse.ArgumentParser:
     draw.add_argument("--width", type=int, help="pixels (default: the base's)")
     draw.add_argument("--height", type=int, help="pixels (default: the base's)")
     draw.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="of the base")
+    draw.add_argument("--quantize", choices=("4bit", "int8"), help="load the base in fewer bits")
+    draw.add_argument(
+        "--offload",
+        choices=("model", "sequential"),
+        help="keep idle components, or idle layers, of the base in main memory",
+    )
     draw.add_argument("--output_dir", default="svfit-pictures", help="folder of the PNGs")
     draw.set_defaults(run=_generate)
 
@@ -85,9 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     app.set_defaults(run=_app)
 
-    info = commands.add_parser("info", help="say what a concept file is, without its base")
-    info.add_argument("file", help="a concept's .safetensors file")
-    info.set_defaults(run=_info)
+    cli_info.add_command(commands)
     cli_files.add_commands(commands, _quiet)
     cli_evaluate.add_command(commands, _quiet)
     return parser
@@ -156,14 +160,19 @@ def _generate(arguments: argparse.Namespace) -> int:
 
     from .families import load_base
     from .generation import generate, pick_device
+    from .offload import offload
     from .pictures import grid, save_png
     from .pipeline import load_concept
 
     device = pick_device()
     dtype = arguments.dtype or ("float32" if device == "cpu" else "float16")
-    pipe = load_base(arguments.base, getattr(torch, dtype)).to(device)
+    pipe = load_base(arguments.base, getattr(torch, dtype), quantize=arguments.quantize)
+    if not arguments.offload:
+        pipe.to(device)
     for path, strength in concepts:
         load_concept(pipe, path, strength, basis_from=arguments.basis_from)
+    if arguments.offload:
+        offload(pipe, arguments.offload)
     given = ("num", "seed", "steps", "guidance", "width", "height", "negative_prompt")
     folder, images = Path(arguments.output_dir), []
     folder.mkdir(parents=True, exist_ok=True)
@@ -184,30 +193,6 @@ def _app(arguments: argparse.Namespace) -> int:
     from .web.server import run_app
 
     run_app(arguments.base, arguments.host, arguments.port, arguments.concept, arguments.auth)
-    return 0
-
-
-def _info(arguments: argparse.Namespace) -> int:
-    from .concept import printable, read_concept
-
-    concept = read_concept(arguments.file)
-    ranks = sorted(set(concept.ranks))
-    span = f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
-    learned = 0 if concept.trigger_rows is None else concept.trigger_rows.size
-    lines = {
-        "file": f"{arguments.file} ({Path(arguments.file).stat().st_size:,} bytes)",
-        "trigger": f"{concept.trigger} ({'learned' if learned else 'not learned'})",
-        "base": f"{concept.base} (family {concept.family})",
-        "values": f"{concept.values:,}: {concept.deltas.size:,} singular values of "
-        f"{len(concept.ranks)} projections, {learned:,} of the trigger",
-        "rank": f"{concept.rank} ({span} per projection)",
-        "attention": ", ".join(f"{part}: {kind}" for part, kind in sorted(concept.targets.items())),
-        "training": ", ".join(f"{key} {value}" for key, value in sorted(concept.training.items())),
-        "licence": concept.license or "not stated",
-        "created": concept.created or "not stated",
-    }
-    for key, value in lines.items():
-        print(printable(f"{key:<10} {value}"))
     return 0
 
 

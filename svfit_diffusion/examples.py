@@ -12,9 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
-from .photos import Photo, crop, to_tensor
+from .buckets import cut
+from .photos import Photo, to_tensor
 
 LONG = 1.15  # photos longer than this times their width are cropped at three places
 PLACES = (0.0, 0.5, 1.0)
@@ -22,38 +25,56 @@ PLACES = (0.0, 0.5, 1.0)
 
 @dataclass(frozen=True)
 class Examples:
-    """Encoded pictures: mean and deviation of the latents, each [pictures, c, h, w], by photo.
+    """Encoded pictures: mean and deviation of each one's latents [c, h, w].
 
-    variants: for each photo, the indices of its crops and mirror images. captions: one per photo.
+    variants: for each photo, the indices of its crops and mirror images, all of one size.
+    captions: one per photo. masks: of each picture [1, h, w], 0 to 1, where the loss is weighted.
     """
 
-    mean: Tensor
-    deviation: Tensor
+    mean: Sequence[Tensor]
+    deviation: Sequence[Tensor]
     variants: tuple[tuple[int, ...], ...]
     captions: tuple[str, ...]
+    masks: Sequence[Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.captions)
 
+    def shape(self, photo: int) -> tuple[int, ...]:
+        """Size [c, h, w] of a photo's latents."""
+        return tuple(self.mean[self.variants[photo][0]].shape)
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Latents and noise [n, c, h, w], time steps [n], and the photos' indices."""
+    """Latents and noise [n, c, h, w], time steps [n], the photos' indices, masks [n, 1, h, w]."""
 
     latents: Tensor
     noise: Tensor
     steps: Tensor
     photos: tuple[int, ...]
+    masks: Tensor | None = None
+
+    def part(self, piece: slice) -> Batch:
+        """Some of the pictures."""
+        masks = None if self.masks is None else self.masks[piece]
+        held = self.latents, self.noise, self.steps, self.photos
+        return Batch(*(values[piece] for values in held), masks)
 
 
-def views(photo: Photo, resolution: int, center: bool, flip: bool) -> Tensor:
-    """The crops (and mirror images) of a photo: [views, 3, resolution, resolution] in -1..1."""
-    width, height = photo.image.size
-    square = max(width, height) <= LONG * min(width, height)
-    places = (0.5,) if center or square else PLACES
-    pictures = [
-        to_tensor(crop(photo.image, resolution, center=False, x=place, y=place)) for place in places
-    ]
+def views(photo: Photo, size: int | tuple[int, int], center: bool, flip: bool) -> Tensor:
+    """The crops (and mirror images) of a photo, `size` pixels square, or (height, width):
+    [views, 3, height, width] in -1..1.
+    """
+    return views_of(photo.image, size, center, flip)
+
+
+def views_of(image: Image.Image, size: int | tuple[int, int], center: bool, flip: bool) -> Tensor:
+    """The same of a picture, or of a mask that has a photo's size."""
+    height, width = (size, size) if isinstance(size, int) else size
+    shape = image.width / image.height / (width / height)
+    places = (0.5,) if center or max(shape, 1 / shape) <= LONG else PLACES
+    pictures = [to_tensor(cut(image, height, width, place, place)) for place in places]
     if flip:
         pictures += [picture.flip(-1) for picture in pictures]
     return torch.stack(pictures)
@@ -65,17 +86,27 @@ def encode(
     prompt: str,
     view: Callable[[Photo], Tensor],
     encoder: Callable[[Tensor], tuple[Tensor, Tensor]],
+    mask: Callable[[Photo], Tensor | None] = lambda _: None,
 ) -> Examples:
-    """Encode the views of all photos, one photo at a time; captions default to `prompt`."""
-    means, deviations, variants, count = [], [], [], 0
+    """Encode the views of all photos, one photo at a time; captions default to `prompt`.
+
+    mask: a photo's masks [views, 1, H, W], 0 to 1, or None. They are averaged over the pixels of
+    each latent; where only some photos have one, the others count everywhere.
+    """
+    means, deviations, variants, masks, count = [], [], [], [], 0
     for photo in photos:
-        mean, deviation = encoder(view(photo))
-        means.append(mean.float().cpu())
-        deviations.append(deviation.float().cpu())
+        mean, deviation = (latents.float().cpu() for latents in encoder(view(photo)))
+        means += mean
+        deviations += deviation
+        found = mask(photo)
+        none = [None] * len(mean)
+        masks += none if found is None else F.adaptive_avg_pool2d(found, mean.shape[2:])
         variants.append(tuple(range(count, count + len(mean))))
         count += len(mean)
     captions = tuple(photo.caption or prompt for photo in photos)
-    return Examples(torch.cat(means), torch.cat(deviations), tuple(variants), captions)
+    given = any(mask is not None for mask in masks)
+    full = [torch.ones_like(m[:1]) if k is None else k for m, k in zip(means, masks, strict=True)]
+    return Examples(means, deviations, tuple(variants), captions, full if given else None)
 
 
 def generator(*key: object) -> torch.Generator:
@@ -90,11 +121,29 @@ def photo_order(seed: int, index: int, count: int) -> int:
     return int(torch.randperm(count, generator=generator(seed, "epoch", epoch))[place])
 
 
+def alike(examples: Examples, seed: int, indices: Sequence[int]) -> list[list[int]]:
+    """The sample numbers, in groups whose latents are of one size."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index in indices:
+        shape = examples.shape(photo_order(seed, index, len(examples)))
+        groups.setdefault(shape, []).append(index)
+    return list(groups.values())
+
+
 def draw(
-    examples: Examples, seed: int, indices: Sequence[int], steps: int, noise_offset: float = 0.0
+    examples: Examples,
+    seed: int,
+    indices: Sequence[int],
+    steps: int,
+    noise_offset: float = 0.0,
+    time: Callable[[torch.Generator], Tensor] | None = None,
 ) -> Batch:
-    """The batch of the samples with these numbers; time steps are below `steps`."""
-    latents, noises, times, photos = [], [], [], []
+    """The batch of the samples with these numbers, whose latents are of one size.
+
+    Time steps are below `steps`; time: how one is drawn, if not uniformly.
+    """
+    time = time or (lambda random: torch.randint(steps, (), generator=random))
+    latents, noises, times, photos, masks = [], [], [], [], []
     for index in indices:
         random = generator(seed, "sample", index)
         photo = photo_order(seed, index, len(examples))
@@ -106,16 +155,27 @@ def draw(
         if noise_offset:
             noise += noise_offset * torch.randn(len(mean), 1, 1, generator=random)
         noises.append(noise)
-        times.append(torch.randint(steps, (), generator=random))
+        times.append(time(random))
         photos.append(photo)
-    return Batch(torch.stack(latents), torch.stack(noises), torch.stack(times), tuple(photos))
+        masks += [] if examples.masks is None else [examples.masks[variant]]
+    stacked = (torch.stack(values) for values in (latents, noises, times))
+    return Batch(*stacked, tuple(photos), torch.stack(masks) if masks else None)
 
 
-def held_out(examples: Examples, steps: int, times: int = 4) -> Batch:
-    """Noise that no training draws: each photo at `times` evenly spaced time steps."""
-    count, random = len(examples), generator("held out")
-    photos = tuple(i for i in range(count) for _ in range(times))
-    latents = examples.mean[[examples.variants[i][0] for i in photos]]
-    noise = torch.randn(latents.shape, generator=random)
-    spaced = (torch.arange(times) + 0.5) / times * steps
-    return Batch(latents, noise, spaced.long().repeat(count), photos)
+def held_out(examples: Examples, steps: int, times: int = 4) -> list[Batch]:
+    """Noise that no training draws: each photo at `times` evenly spaced time steps.
+
+    One batch for each size of latents.
+    """
+    random, groups = generator("held out"), {}
+    for photo in range(len(examples)):
+        groups.setdefault(examples.shape(photo), []).append(photo)
+    spaced, batches = ((torch.arange(times) + 0.5) / times * steps).long(), []
+    for found in groups.values():
+        photos = tuple(photo for photo in found for _ in range(times))
+        first = [examples.variants[photo][0] for photo in photos]
+        latents = torch.stack([examples.mean[i] for i in first])
+        masks = examples.masks and torch.stack([examples.masks[i] for i in first])
+        noise = torch.randn(latents.shape, generator=random)
+        batches.append(Batch(latents, noise, spaced.repeat(len(found)), photos, masks))
+    return batches

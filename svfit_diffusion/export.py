@@ -38,6 +38,11 @@ VERSIONS = {  # ss_base_model_version, modelspec.architecture, AUTOMATIC1111's "
     "sd1": ("sd_v1", "stable-diffusion-v1", "SD1"),
     "sd2": ("sd_v2", "stable-diffusion-v2-768-v", "SD2"),
     "sdxl": ("sdxl_base_v1-0", "stable-diffusion-xl-v1-base", "SDXL"),
+    "sd3": ("sd3", "stable-diffusion-3", "SD3"),
+    "flux": ("flux1", "flux-1", "Flux"),
+    "flux2-klein": ("flux2", "flux-2-klein", "Flux2"),
+    "flux2": ("flux2", "flux-2-dev", "Flux2"),
+    "z-image": ("zimage", "z-image", "Z-Image"),
 }
 
 
@@ -116,8 +121,8 @@ def _dtype(name: str) -> torch.dtype:
 
 
 def _version(pipe: Any, family: Family) -> str:
-    if family.name == "sdxl":
-        return "sdxl"
+    if family.name != "sd":
+        return family.name
     return "sd2" if pipe.unet.config.cross_attention_dim == 1024 else "sd1"
 
 
@@ -126,7 +131,7 @@ def _embeddings(
 ) -> tuple[str, dict[Path, dict[str, torch.Tensor]]]:
     """The words that call the subject, and the embedding file of each learned trigger."""
     words, files = [], {}
-    keys = ("emb_params",) if len(family.encoders) == 1 else ("clip_l", "clip_g")
+    keys = ("emb_params",) if family.name == "sd" else ("clip_l", "clip_g")
     for call in concept.calls():
         if not call.rows:
             words.append(printable(str(call)))
@@ -134,7 +139,7 @@ def _embeddings(
         word = re.sub(r"\W+", "_", call.word)[:40]
         file = path.with_name(f"{path.stem}-{word}.safetensors")
         rows = {}
-        for key, (tokenizer, part) in zip(keys, family.encoders, strict=True):
+        for key, (tokenizer, part) in zip(keys, family.encoders, strict=False):
             if part in call.rows:
                 reader, encoder = getattr(pipe, tokenizer), getattr(pipe, part)
                 rows[key] = trigger.weighed([call], part, strength, reader, encoder)

@@ -10,11 +10,9 @@ import torch
 from PIL import Image
 
 from . import toybox
-from .families import base_name
+from .families import base_name, recognise
 from .pictures import Parameters
 from .pipeline import loaded_concepts
-
-STEPS, GUIDANCE = 25, 7.5
 
 
 def pick_device() -> str:
@@ -31,17 +29,23 @@ def parameters(pipe: Any, prompt: str, seed: int = 0, **given: Any) -> Parameter
     """
     base = base_name(str(getattr(pipe.config, "_name_or_path", "")))
     small = base == "toybox"
-    size = pipe.unet.config.sample_size * pipe.vae_scale_factor
+    family = recognise(pipe)
+    size, multiple, (steps, guidance) = (
+        family.size(pipe),
+        family.multiple(pipe),
+        family.sampling(pipe),
+    )
     values = {
         "negative_prompt": "",
-        "steps": toybox.STEPS if small else STEPS,
-        "guidance": toybox.GUIDANCE if small else GUIDANCE,
+        "steps": toybox.STEPS if small else steps,
+        "guidance": toybox.GUIDANCE if small else guidance,
         "width": size,
         "height": size,
     } | {key: value for key, value in given.items() if value is not None}
     for key in ("width", "height"):
-        if values[key] < 8 or values[key] % 8:
-            raise ValueError(f"{key} is {values[key]}, but must be a multiple of 8.")
+        step = max(8, multiple)
+        if values[key] < step or values[key] % step:
+            raise ValueError(f"{key} is {values[key]}, but must be a multiple of {step}.")
     if values["steps"] < 1 or values["guidance"] < 0:
         raise ValueError("steps must be at least 1, and guidance must not be below 0.")
     held = loaded_concepts(pipe)
@@ -67,23 +71,24 @@ def generate(
     """Draw `num` pictures, one after the other, with the seeds seed, seed + 1, ...
 
     A picture depends on its own seed only, not on `num`. watch: called after each denoising step
-    with the steps done and the latents [1, c, h, w]. given: as for parameters().
+    with the steps done and the latents [1, c, h, w] as the VAE decodes them. given: as for
+    parameters().
     """
     if num < 1:
         raise ValueError(f"num is {num}, but must be at least 1.")
-    first = parameters(pipe, prompt, seed, **given)
+    first, family = parameters(pipe, prompt, seed, **given), recognise(pipe)
 
     def stepped(_: Any, step: int, __: Any, tensors: dict[str, torch.Tensor]) -> dict:
-        watch(step + 1, tensors["latents"])
+        latents = family.decodable(pipe, tensors["latents"], first.height, first.width)
+        watch(step + 1, latents)
         return tensors
 
     for i in range(num):
         made = replace(first, seed=seed + i)
         image = pipe(
-            made.prompt,
-            negative_prompt=made.negative_prompt or None,
+            prompt=made.prompt,  # FLUX.2's first argument is an image
             num_inference_steps=made.steps,
-            guidance_scale=made.guidance,
+            **family.guided(made.guidance, made.negative_prompt),
             width=made.width,
             height=made.height,
             generator=torch.Generator().manual_seed(made.seed),

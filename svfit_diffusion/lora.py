@@ -50,9 +50,12 @@ def lora_tensors(
     """
     if kind not in KINDS:
         raise ValueError(f"the format is {kind!r}, but must be one of {', '.join(KINDS)}.")
-    if concept.family not in PREFIXES:
+    if kind == "kohya" and concept.family not in PREFIXES:
         known = ", ".join(PREFIXES)
-        raise ValueError(f"LoRA export knows the families {known}, not {concept.family!r}.")
+        raise ValueError(
+            f"kohya's format is written for the families {known}, not {concept.family!r}; pass "
+            "--to diffusers."
+        )
     rank, tensors = max(concept.ranks), {}
     deltas = np.split(concept.deltas.astype(np.float32), np.cumsum(concept.ranks)[:-1])
     for projection, basis, delta in zip(plan, bases, deltas, strict=True):

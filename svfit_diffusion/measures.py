@@ -31,6 +31,7 @@ from torch import Tensor
 from .examples import generator
 from .families import recognise
 from .photos import crop, to_tensor
+from .pipeline import convert_prompt
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def denoising_loss(
     """
     family, total = recognise(pipe), 0.0
     denoiser = getattr(pipe, family.denoiser)
-    scheduler, side = pipe.scheduler, pipe.unet.config.sample_size * pipe.vae_scale_factor
+    scheduler, side = family.noise(pipe.scheduler), family.size(pipe)
     spaced = (torch.arange(times) + 0.5) / times * scheduler.config.num_train_timesteps
     for index, (picture, prompt) in enumerate(zip(pictures, prompts, strict=True)):
         pixels = to_tensor(crop(picture.convert("RGB"), side))[None]
@@ -132,19 +133,16 @@ def denoising_loss(
         noise = torch.randn(latents.shape, generator=generator("evaluate", index))
         steps = spaced.long()
         noisy, target = (t.to(denoiser.device) for t in (
-            scheduler.add_noise(latents, noise, steps),
+            family.add_noise(scheduler, latents, noise, steps),
             family.target(scheduler, latents, noise, steps),
         ))  # fmt: skip
-        ids = family.tokenize(pipe, [_as_read(pipe, family, prompt)] * times)
-        text = family.encode_text(pipe, tuple(i.to(denoiser.device) for i in ids))
+        ids = family.tokenize(pipe, convert_prompt(pipe, [prompt] * times))
+        read = family.read(pipe, [prompt] * times, denoiser.device)
+        text = family.encode_text(pipe, tuple(i.to(denoiser.device) for i in ids), read)
         text = {key: value.to(denoiser.dtype) for key, value in text.items()}
         found = family.predict(
-            denoiser, noisy.to(denoiser.dtype), steps.to(denoiser.device), text
+            denoiser, noisy.to(denoiser.dtype),
+            family.times(scheduler, steps.to(denoiser.device)), text,
         )  # fmt: skip
         total += float(F.mse_loss(found.float(), target))
     return total / len(prompts)
-
-
-def _as_read(pipe: Any, family: Any, prompt: str) -> str:
-    """The prompt with the triggers that the pipeline knows in their token form."""
-    return pipe.maybe_convert_prompt(prompt, getattr(pipe, family.encoders[0][0]))

@@ -194,21 +194,9 @@ def _apply(pipe: Any) -> None:
             model = getattr(pipe, part)
             rows = trigger.weighed(entry.triggers, part, entry.strength, tokenizer, model)
             trigger.set_rows(model, ids, rows)
-    if any(entry.words for entry in held.values()):
-        _hook_prompts(pipe)
-
-
-def _hook_prompts(pipe: Any) -> None:
-    """Let the pipeline's own textual-inversion step see the triggers' tokens."""
-    if "maybe_convert_prompt" in pipe.__dict__:
-        return
-    own = pipe.maybe_convert_prompt
-
-    @functools.wraps(own)
-    def maybe_convert_prompt(prompt: Any, tokenizer: Any) -> Any:
-        return own(convert_prompt(pipe, prompt), tokenizer)
-
-    pipe.maybe_convert_prompt = maybe_convert_prompt
+    if any(entry.words for entry in held.values()) and not pipe.__dict__.get("_svfit_hooked"):
+        family.hook_prompts(pipe, functools.partial(convert_prompt, pipe))
+        pipe.__dict__["_svfit_hooked"] = True
 
 
 def _add_triggers(pipe: Any, family: Family, entry: Loaded) -> None:

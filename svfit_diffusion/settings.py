@@ -18,6 +18,7 @@ PRESETS = {
 }
 ATTENTION = ("both", "self", "cross")
 RARE_WORDS = ("sks", "zwx", "ohwx", "TOK")
+SCHEMES = ("none", "logit_normal", "mode", "cosmap", "sigma_sqrt")
 SCHEDULERS = (
     *("linear", "cosine", "cosine_with_restarts", "polynomial"),
     *("constant", "constant_with_warmup"),
@@ -54,8 +55,14 @@ class TrainConfig:
     num_class_images: int = option(100, "class images to have in class_data_dir")
     output_dir: str = option("svfit-model", "where the concept is written, named like the folder")
     seed: int = option(0, "decides noise, order and generated pictures")
-    resolution: int | None = option(None, "pixels of the square training pictures; default: base's")
+    resolution: int | None = option(None, "pixels, squared or of a bucket; default: the base's")
     center_crop: bool = option(False, "crop only the middle, not three places, of long photos")
+    use_aspect_ratio_buckets: bool = option(False, "keep the shape of photos that are not square")
+    aspect_ratio_buckets: str | None = option(
+        None, "sizes of the buckets, 'height,width;...'; default: near resolution^2 pixels"
+    )
+    mask_data_dir: str | None = option(None, "folder of masks named like the photos, white counts")
+    alpha_mask: bool = option(False, "photos count only where they are not transparent")
     random_flip: bool = option(False, "mirror half of the pictures")
     train_batch_size: int = option(4, "pictures a step and process")
     sample_batch_size: int = option(4, "class images generated at a time")
@@ -70,6 +77,13 @@ class TrainConfig:
     lr_num_cycles: int = option(1, "restarts of cosine_with_restarts")
     lr_power: float = option(1.0, "power of polynomial")
     snr_gamma: float | None = option(None, "min-SNR weighting (5.0 is usual); default: none")
+    weighting_scheme: str | None = option(
+        None, "time steps of SD3 and FLUX; default: as their scripts", choices=SCHEMES
+    )
+    logit_mean: float = option(0.0, "of the logit_normal scheme")
+    logit_std: float = option(1.0, "of the logit_normal scheme")
+    mode_scale: float = option(1.29, "of the mode scheme")
+    guidance_scale: float = option(1.0, "told to a guidance-distilled base (FLUX dev) in training")
     noise_offset: float = option(0.0, "scale of a constant added to each channel's noise")
     adam_beta1: float = option(0.9, "of AdamW")
     adam_beta2: float = option(0.999, "of AdamW")
@@ -77,6 +91,12 @@ class TrainConfig:
     adam_epsilon: float = option(1e-8, "of AdamW")
     max_grad_norm: float = option(1.0, "gradients are clipped to this norm")
     mixed_precision: str = option("no", "of the frozen base", choices=("no", "fp16", "bf16"))
+    quantize: str | None = option(
+        None,
+        "load the denoiser and the large text encoders in fewer bits",
+        choices=("4bit", "int8"),
+    )
+    offload: bool = option(False, "VAE and untrained text encoders wait in main memory when idle")
     allow_tf32: bool = option(False, "faster float32 products on NVIDIA cards")
     validation_prompt: str | None = option(None, "drawn during training, with the trigger in it")
     num_validation_images: int = option(4, "pictures per validation")
@@ -102,6 +122,8 @@ class TrainConfig:
                 raise ValueError(f"{item.name} is {value!r}, but must be one of {choices}.")
         if self.resolution and self.resolution % 8:
             raise ValueError(f"resolution is {self.resolution}, but must be a multiple of 8.")
+        if self.aspect_ratio_buckets and not self.use_aspect_ratio_buckets:
+            raise ValueError("aspect_ratio_buckets is used only with use_aspect_ratio_buckets.")
         if self.with_prior_preservation and not self.class_data_dir:
             raise ValueError("with_prior_preservation needs class_data_dir, a folder to fill.")
 
@@ -145,9 +167,11 @@ _POSITIVE = (
     *("num_vectors", "num_class_images", "resolution", "train_batch_size", "sample_batch_size"),
     *("max_train_steps", "gradient_accumulation_steps", "learning_rate", "text_encoder_lr"),
     *("token_lr", "snr_gamma", "max_grad_norm", "num_validation_images", "validation_steps"),
-    *("checkpointing_steps", "checkpoints_total_limit"),
+    *("checkpointing_steps", "checkpoints_total_limit", "logit_std"),
 )
-_NOT_NEGATIVE = ("seed", "prior_loss_weight", "lr_warmup_steps", "noise_offset")
+_NOT_NEGATIVE = (
+    *("seed", "prior_loss_weight", "lr_warmup_steps", "noise_offset", "guidance_scale"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

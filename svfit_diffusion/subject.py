@@ -20,10 +20,11 @@ from tqdm.auto import tqdm
 
 from . import trigger
 from .attention import patch_attention
-from .examples import Examples, encode, generator, views
+from .encoding import encoder
+from .examples import Examples, generator
 from .families import Family, load_base, recognise
 from .generation import generate
-from .photos import Photo, read_folder
+from .photos import read_folder
 from .pictures import save_png
 from .settings import TrainConfig
 from .svd import parse_rank
@@ -52,28 +53,52 @@ class Subject:
     cached: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
     def put_tokens(self, prompt: str) -> str:
-        """The prompt as the text encoder is to read it."""
+        """The prompt as the text encoders that learn are to read it."""
+        if any(name in prompt for name in self.tokens):
+            return prompt
         return trigger.put_tokens(
             prompt, {self.token: " ".join(self.tokens)} if self.tokens else {}
         )
 
     def encode_prompts(self, prompts: list[str], device: torch.device) -> dict[str, Tensor]:
-        """Conditioning of the prompts; computed once each where no text encoder is trained."""
-        if not self.trains_text:
-            for prompt in set(prompts) - set(self.cached):
-                self.cached[prompt] = self._encode([prompt], device)
-            found = [self.cached[prompt] for prompt in prompts]
-            return {key: torch.cat([text[key] for text in found]) for key in found[0]}
-        return self._encode(prompts, device)
+        """Conditioning of the prompts; what no training changes of it is computed once each."""
+        for prompt in dict.fromkeys(prompts):
+            if prompt not in self.cached:
+                self.cached[prompt] = self._fixed(prompt, device)
+        found = [self.cached[prompt] for prompt in prompts]
+        fixed = {key: torch.cat([text[key] for text in found]) for key in found[0]}
+        return self._encode(prompts, fixed, device) if self.trains_text else fixed
+
+    @torch.no_grad()
+    def _fixed(self, prompt: str, device: torch.device) -> dict[str, Tensor]:
+        """What stays of a prompt's conditioning: all of it, where no text encoder is trained."""
+        here = next(iter(self.family.text_models(self.pipe).values())).device
+        read = self.family.read(self.pipe, [prompt], here)
+        text = read if self.trains_text else self._encode([prompt], read, here)
+        return {key: value.to(device) for key, value in text.items()}
+
+    def rest(self, device: torch.device) -> None:
+        """Let the VAE and the untrained text encoders wait in main memory, all prompts encoded."""
+        with torch.no_grad():
+            for examples in filter(None, (self.examples, self.class_examples)):
+                for caption in dict.fromkeys(examples.captions):
+                    self.encode_prompts([caption], device)
+        self._move(torch.device("cpu"))
+
+    def _move(self, device: torch.device) -> None:
+        trained = {*self.targets, *self.ids}
+        models = self.family.text_models(self.pipe).items()
+        for model in (self.pipe.vae, *(model for part, model in models if part not in trained)):
+            model.to(device)
 
     @property
     def trains_text(self) -> bool:
         """Whether anything of the text encoders changes in training."""
         return bool(self.ids) or set(self.targets) != {self.family.denoiser}
 
-    def _encode(self, prompts: list[str], device: torch.device) -> dict[str, Tensor]:
+    def _encode(self, prompts: list[str], read: dict, device: torch.device) -> dict[str, Tensor]:
         ids = self.family.tokenize(self.pipe, [self.put_tokens(p) for p in prompts])
-        return self.family.encode_text(self.pipe, tuple(i.to(device) for i in ids))
+        return self.family.encode_text(self.pipe, tuple(i.to(device) for i in ids), read)
 
     @torch.no_grad()
     def draw(self, prompt: str, seeds: Iterable[int], steps: int | None = None) -> list[Image]:
@@ -81,10 +106,12 @@ class Subject:
         noise, size = self.pipe.scheduler, self.resolution
         self.pipe.scheduler = copy.deepcopy(noise)  # drawing sets its time steps
         given = {"steps": steps, "width": size, "height": size}
+        idle = self.pipe.vae.device
         try:
-            prompt = self.put_tokens(prompt)
+            self._move(getattr(self.pipe, self.family.denoiser).device)
             return [next(generate(self.pipe, prompt, 1, seed, **given))[0] for seed in seeds]
         finally:
+            self._move(idle)
             self.pipe.scheduler = noise
 
     def parameters(self) -> dict[str, dict[str, nn.Parameter]]:
@@ -108,17 +135,9 @@ def prepare_subject(config: TrainConfig, accelerator: Accelerator, progress: boo
     for item in skipped if accelerator.is_main_process else ():
         log.warning("skipped: %s", item.reason)
     pipe, family = _load(config, accelerator.device)
-    size = config.resolution or pipe.unet.config.sample_size * pipe.vae_scale_factor
-
-    def encoded(pictures: list[Photo], caption: str) -> Examples:
-        return encode(
-            pictures,
-            caption,
-            lambda photo: views(photo, size, config.center_crop, config.random_flip),
-            lambda pixels: family.encode_images(pipe.vae, pixels.to(pipe.vae.device)),
-        )
-
-    examples, class_examples = encoded(photos, prompt), None
+    size = config.resolution or family.size(pipe)
+    encoded = encoder(config, pipe, family, size)
+    examples, class_examples = encoded(photos, prompt, masked=True), None
     if config.with_prior_preservation:
         class_prompt = config.class_prompt or f"a photo of a {noun}"
         _fill_class_images(config, accelerator, pipe, class_prompt, size, progress)
@@ -129,23 +148,28 @@ def prepare_subject(config: TrainConfig, accelerator: Accelerator, progress: boo
         targets |= {encoder: "self" for _, encoder in family.encoders}
     subject = Subject(pipe, family, targets, token, noun, examples, class_examples, resolution=size)
     _patch(subject, config, accelerator.is_main_process)
+    if config.offload:
+        subject.rest(accelerator.device)
     return subject
 
 
 def _load(config: TrainConfig, device: torch.device) -> tuple[Any, Family]:
     """The frozen base on its device."""
     options = {"revision": config.revision, "variant": config.variant}
+    options["quantize"] = config.quantize
     pipe = load_base(
         config.pretrained_model_name_or_path,
         DTYPES[config.mixed_precision],
         **{key: value for key, value in options.items() if value},
     )
     family = recognise(pipe)
+    family.check(config)
     pipe.set_progress_bar_config(disable=True)
     if config.mixed_precision != "no":
         pipe.vae.to(torch.float32)  # its half precision overflows on some bases
     pipe.to(device)
-    for model in (*family.components(pipe).values(), pipe.vae):
+    models = {**family.components(pipe), **family.text_models(pipe)}
+    for model in (*models.values(), pipe.vae):
         model.requires_grad_(False)
     return pipe, family
 
@@ -177,7 +201,7 @@ def _patch(subject: Subject, config: TrainConfig, announce: bool) -> None:
         patched = patch_attention(getattr(pipe, part), settings, ADAPTER, attention)
         if announce:
             log.info("%s", patched)
-    if config.train_token:
+    if config.train_token and family.encoders:
         word = re.sub(r"\W", "", subject.token) or "token"
         subject.tokens = [f"<{word}-training-{i}>" for i in range(config.num_vectors)]
         for tokenizer, part in family.encoders:
@@ -187,6 +211,9 @@ def _patch(subject: Subject, config: TrainConfig, announce: bool) -> None:
             trigger.set_rows(encoder, ids, start.repeat(len(ids), 1), train=True)
             trigger.pool_at_end(encoder, reader)
             subject.ids[part] = ids
+        family.hook_prompts(pipe, subject.put_tokens)
+    if announce and not family.encoders:
+        log.info("the text encoder stays as it is, and reads the trigger as its words.")
     if config.gradient_checkpointing:
         for part, model in family.components(pipe).items():
             trained = part in subject.targets or part in subject.ids
@@ -207,12 +234,16 @@ def _fill_class_images(
         names = (folder / f"class-{i:05d}.png" for i in itertools.count())
         free = (path for path in names if not path.exists())
         todo = list(itertools.islice(free, max(0, config.num_class_images - held)))
-        per_call = config.sample_batch_size
+        per_call, family = config.sample_batch_size, recognise(pipe)
+        steps, guidance = family.sampling(pipe)
+        given = {"num_inference_steps": steps, **family.guided(guidance, "")}
         with tqdm(total=len(todo), desc="class images", disable=not (progress and todo)) as bar:
             for batch in [todo[i : i + per_call] for i in range(0, len(todo), per_call)]:
                 seeds = [generator(config.seed, path.name) for path in batch]
                 prompts = [prompt] * len(batch)
-                images = pipe(prompts, height=size, width=size, generator=seeds).images
+                sizes = {"height": size, "width": size}
+                with accelerator.autocast():  # the VAE is in float32
+                    images = pipe(prompt=prompts, generator=seeds, **sizes, **given).images
                 for image, path in zip(images, batch, strict=True):
                     save_png(image, path)
                 bar.update(len(batch))

@@ -83,7 +83,9 @@ class Training:
         groups = self.subject.parameters()
         self.named = {name: p for group in groups.values() for name, p in group.items()}
         optimizer, self.schedule = make_optimizer(config, groups)
-        self.model, self.optimizer = accelerator.prepare(Denoiser(self.subject), optimizer)
+        self.model, self.optimizer = accelerator.prepare(
+            Denoiser(self.subject, config.guidance_scale), optimizer
+        )
         self.step, self.stopped, self.exit_status = 0, None, 0
         self.good = copied(self.named)
 

@@ -56,12 +56,11 @@ def text_config(tokenizer, width, **more):
         vocab_size=len(tokenizer),
         hidden_size=width,
         intermediate_size=2 * width,
-        num_hidden_layers=2,
         num_attention_heads=4,
         max_position_embeddings=16,
         bos_token_id=tokenizer.bos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        **({"eos_token_id": tokenizer.eos_token_id} | more),
+        **({"eos_token_id": tokenizer.eos_token_id, "num_hidden_layers": 2} | more),
     )
 
 
@@ -112,11 +111,14 @@ def make_pipeline(seed: int = 0, width: int = 32) -> StableDiffusionPipeline:
     return pipe
 
 
-def make_xl_pipeline(seed: int = 0) -> StableDiffusionXLPipeline:
-    """SDXL's classes and layout; its second encoder states the end token as SDXL's file does."""
+def make_xl_pipeline(seed: int = 0, layers: int = 2) -> StableDiffusionXLPipeline:
+    """SDXL's classes and layout; its second encoder states the end token as SDXL's file does.
+
+    layers: of that encoder.
+    """
     torch.manual_seed(seed)
     tokenizer = make_tokenizer()
-    second = text_config(tokenizer, 24, projection_dim=40, eos_token_id=2)
+    second = text_config(tokenizer, 24, projection_dim=40, eos_token_id=2, num_hidden_layers=layers)
     unet = make_unet(
         32 + 24,
         addition_embed_type="text_time",
@@ -160,7 +162,7 @@ def load(folder, dtype=torch.float32):
 def picture(pipe, prompt="a photo of sks dog", seed=0, steps=2, **options):
     """The latents of a picture: compared, not looked at."""
     return pipe(
-        prompt,
+        prompt=prompt,
         num_inference_steps=steps,
         generator=torch.Generator().manual_seed(seed),
         output_type="latent",

@@ -5,12 +5,26 @@ The inverse of what diffusers' single-file loader does, for tests of that way in
 
 import re
 
+import torch
+
 UNET = [
     ("time_embedding.linear_1", "time_embed.0"),
     ("time_embedding.linear_2", "time_embed.2"),
     ("conv_in", "input_blocks.0.0"),
     ("conv_norm_out", "out.0"),
     ("conv_out", "out.2"),
+    ("add_embedding.linear_1", "label_emb.0.0"),  # SDXL's
+    ("add_embedding.linear_2", "label_emb.0.2"),
+]
+OPEN_CLIP = [
+    ("text_model.embeddings.position_embedding.weight", "positional_embedding"),
+    ("text_model.embeddings.token_embedding.weight", "token_embedding.weight"),
+    ("text_model.final_layer_norm", "ln_final"),
+    ("text_model.encoder.layers", "transformer.resblocks"),
+    ("layer_norm", "ln_"),
+    ("mlp.fc1", "mlp.c_fc"),
+    ("mlp.fc2", "mlp.c_proj"),
+    ("self_attn", "attn"),
 ]
 RESNET = {
     "norm1": "in_layers.0",
@@ -70,7 +84,7 @@ def vae_name(key, levels):
 
 
 def original_state(pipe):
-    """Name -> tensor of a Stable Diffusion 1 pipeline, as in a .safetensors checkpoint."""
+    """Name -> tensor of a Stable Diffusion 1 or XL pipeline, as in a .safetensors checkpoint."""
     attention = ["CrossAttn" in name for name in pipe.unet.config.up_block_types]
     state = {}
     for key, tensor in pipe.unet.state_dict().items():
@@ -80,7 +94,30 @@ def original_state(pipe):
         name = vae_name(key, len(pipe.vae.config.block_out_channels))
         square = ".mid.attn_1." in name and tensor.ndim == 2
         state[f"first_stage_model.{name}"] = tensor[..., None, None] if square else tensor
+    two = hasattr(pipe, "text_encoder_2")
+    first = "conditioner.embedders.0." if two else "cond_stage_model."
     for key, tensor in pipe.text_encoder.state_dict().items():
-        plain = key.removeprefix("text_model.")
-        state[f"cond_stage_model.transformer.text_model.{plain}"] = tensor
+        state[f"{first}transformer.text_model.{key.removeprefix('text_model.')}"] = tensor
+    if two:
+        state |= open_clip_state(pipe.text_encoder_2)
     return {key: tensor.contiguous() for key, tensor in state.items()}
+
+
+def open_clip_state(encoder):
+    """SDXL's second text encoder under OpenCLIP's names: q, k and v in one tensor."""
+    state, held = {}, encoder.state_dict()
+    for key, tensor in held.items():
+        for ours, theirs in OPEN_CLIP:
+            key = key.replace(ours, theirs)
+        if ".q_proj." in key or key == "text_projection.weight":
+            continue
+        if ".k_proj." not in key and ".v_proj." not in key:
+            state[f"conditioner.embedders.1.model.{key}"] = tensor
+    state["conditioner.embedders.1.model.text_projection"] = held["text_projection.weight"].T
+    for i in range(encoder.config.num_hidden_layers):
+        for kind in ("weight", "bias"):
+            name = f"text_model.encoder.layers.{i}.self_attn"
+            parts = [held[f"{name}.{p}_proj.{kind}"] for p in "qkv"]
+            place = f"conditioner.embedders.1.model.transformer.resblocks.{i}.attn.in_proj_{kind}"
+            state[place] = torch.cat(parts)
+    return state

@@ -62,6 +62,6 @@ def test_noise_is_standard_normal_and_steps_uniform():
 
 
 def test_held_out_noise_is_fixed_and_covers_all_steps():
-    one, two = held_out(examples(), 1000), held_out(examples(), 1000)
+    (one,), (two,) = held_out(examples(), 1000), held_out(examples(), 1000)
     assert torch.equal(one.noise, two.noise) and len(one.photos) == 12
     assert one.steps[:4].tolist() == [125, 375, 625, 875]

@@ -11,6 +11,8 @@ from safetensors.torch import save_file
 
 from svfit_diffusion import toybox
 from svfit_diffusion.families import base_name, load_base, recognise
+from svfit_diffusion.families.bases import original_kind
+from svfit_diffusion.families.known import of_original
 from svfit_diffusion.pipeline import load_concept, loaded_concepts, remove_concept
 from svfit_diffusion.runtime import make_accelerator
 from svfit_diffusion.settings import TrainConfig
@@ -119,6 +121,60 @@ def test_a_single_checkpoint_file_is_the_same_base(base_folder, tmp_path):
     single.scheduler = pipe.scheduler
     load_concept(single, concept)
     assert torch.equal(picture(single), picture(pipe))
+
+
+def test_a_single_file_of_sdxl_is_the_same_base(tmp_path):
+    """Recognised by its names; a concept of the folder fits it and draws the same."""
+    pipe = make_xl_pipeline(layers=10)  # the loader knows SDXL by the tenth layer of OpenCLIP's
+    pipe.to(torch.float16).save_pretrained(tmp_path / "xl")
+    save_file(original_state(pipe), tmp_path / "xl.safetensors")
+    folder = load(tmp_path / "xl")
+    single = load_base(str(tmp_path / "xl.safetensors"), config=str(tmp_path / "xl"))
+    single.set_progress_bar_config(disable=True)
+    concept = make_concept(folder, targets={"unet": "both"}, trigger=False)
+    load_concept(folder, concept)
+    load_concept(single, concept)
+    single.scheduler = folder.scheduler
+    assert torch.equal(picture(single), picture(folder))
+
+
+KINDS = {
+    "v1": {"model.diffusion_model.x": (1,)},
+    "xl_base": {"conditioner.embedders.1.model.transformer.resblocks.9.mlp.c_proj.bias": (1,)},
+    "sd3": {
+        "model.diffusion_model.joint_blocks.0.context_block.adaLN_modulation.1.bias": (9216,),
+        "model.diffusion_model.pos_embed": (1, 36864, 1),
+    },
+    "sd35_large": {"joint_blocks.37.x_block.mlp.fc1.weight": (1, 1)},
+    "flux-dev": {
+        "double_blocks.0.img_attn.norm.key_norm.scale": (1,),
+        "guidance_in.in_layer.bias": (1,),
+        "img_in.weight": (1, 64),
+    },
+    "flux-schnell": {"double_blocks.0.img_attn.norm.key_norm.scale": (1,)},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_single_files_are_recognised_by_their_header(kind, tmp_path, monkeypatch):
+    """The pipeline's own loader is called, whatever it then makes of a file of a few bytes."""
+    import diffusers
+
+    file = tmp_path / "x.safetensors"
+    save_file({name: torch.zeros(shape) for name, shape in KINDS[kind].items()}, file)
+    assert original_kind(file) == kind
+    pipeline = getattr(diffusers, of_original(kind).pipelines[0])
+    called = []
+    monkeypatch.setattr(pipeline, "from_single_file", lambda *a, **k: called.append(a))
+    load_base(str(file))
+    assert called == [(str(file),)]
+
+
+def test_single_files_of_other_models_are_refused(tmp_path):
+    names = ("conditioner.embedders.0.model.transformer.resblocks.9.mlp.c_proj.bias",)
+    save_file({name: torch.zeros(1) for name in names}, tmp_path / "refiner.safetensors")
+    with pytest.raises(ValueError, match="'xl_refiner', and single files are read of the kinds v1"):
+        load_base(str(tmp_path / "refiner.safetensors"))
 
 
 def test_targets(pipe):

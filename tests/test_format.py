@@ -122,4 +122,4 @@ def test_it_reads_sdxl_too(tmp_path):
 def test_the_table_of_bytes_is_what_the_script_prints():
     script = DOC.parents[1] / "benchmarks" / "file_sizes.py"
     run = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
-    assert len(run.stdout.splitlines()) == 7 and run.stdout in DOC.read_text()
+    assert len(run.stdout.splitlines()) == 14 and run.stdout in DOC.read_text()

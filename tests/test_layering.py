@@ -9,12 +9,13 @@ PACKAGE = Path(__file__).parents[1] / "svfit_diffusion"
 ORDER = (
     *("toybox", "settings", "svd", "cache", "layer", "tuner", "attention"),
     *("selfcheck", "header", "concept", "hub", "trigger"),
-    *("families", "verify", "matching", "pipeline"),
-    *("photos", "pictures", "examples", "checkpoints", "generation"),
+    *("families", "census", "verify", "matching", "pipeline"),
+    *("photos", "pictures", "masks", "buckets", "examples", "encoding"),
+    *("checkpoints", "generation"),
     *("lora", "export", "lora_import", "combine", "publish"),
     *("subject", "objective", "runtime", "training", "demo"),
     *("features", "measures", "evaluate", "protocol", "benchmark"),
-    *("web", "cli_files", "cli_evaluate", "cli"),
+    *("web", "offload", "cli_files", "cli_evaluate", "cli_info", "cli"),
 )
 
 

@@ -254,9 +254,9 @@ def test_what_is_frozen_is_not_in_the_file_and_text_is_encoded_once(config, monk
 
     inner = StableDiffusion.encode_text
 
-    def counted(self, pipe, ids):
+    def counted(self, pipe, ids, read):
         calls.append(1)
-        return inner(self, pipe, ids)
+        return inner(self, pipe, ids, read)
 
     monkeypatch.setattr(StableDiffusion, "encode_text", counted)
     result = run(config, train_text_encoder=False, train_token=False, attention="cross")

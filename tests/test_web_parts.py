@@ -147,7 +147,7 @@ class FakeHub:
             "safety_checker/model.safetensors": 999,
             "v1-5-pruned.ckpt": 7_000_000,
         }
-        kind = "StableDiffusionPipeline" if name == "owner/sd" else "FluxPipeline"
+        kind = "StableDiffusionPipeline" if name == "owner/sd" else "PixArtAlphaPipeline"
         files = [types.SimpleNamespace(rfilename=k, size=v) for k, v in sizes.items()]
         return types.SimpleNamespace(
             siblings=files,
@@ -167,8 +167,8 @@ def test_a_hub_base_is_described_before_anything_is_fetched(monkeypatch):
     assert (base.family, base.download, base.parameters) == ("sd", 3_301_499, 900_000)
     assert "3.3 MB to download" in base.sentence()
     assert "openrail" in base.licence and "accepted on its page" in base.licence
-    with pytest.raises(ValueError, match="'FluxPipeline', and those supported are"):
-        describe("owner/flux")
+    with pytest.raises(ValueError, match="'PixArtAlphaPipeline', and those supported are"):
+        describe("owner/pixart")
 
 
 def test_bases_on_this_machine_and_those_that_are_none(base_folder, tmp_path):

@@ -15,11 +15,16 @@ from safetensors import SafetensorError, safe_open
 
 from ..concept import printable
 from ..families import FAMILIES, TOYBOX, base_name
+from ..families.bases import original_kind
+from ..families.known import of_original
 from ..generation import pick_device
 from ..pictures import size_text
 from ..toybox import path as toybox_path
 
-PARTS = ("unet", "text_encoder", "text_encoder_2", "vae", "safety_checker")
+PARTS = (
+    *("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3", "vae"),
+    "safety_checker",
+)
 KINDS = {kind: family.name for family in FAMILIES for kind in family.pipelines}
 
 
@@ -88,12 +93,16 @@ def _file(source: str, path: Path) -> Base:
     count = _count(path)
     with safe_open(path, "np") as file:
         names = "\n".join(file.keys())
-    if "model.diffusion_model." not in names or "conditioner.embedders." in names:
+    try:
+        family = of_original(original_kind(path)).name
+    except ValueError:
+        family = None
+    if family is None or (family == "sd" and "model.diffusion_model." not in names):
         raise ValueError(
-            f"{path.name} is no checkpoint of Stable Diffusion 1 or 2, which single files must "
-            "be; choose a diffusers folder or a Hub id."
+            f"{path.name} is no checkpoint of a whole base that is supported; choose a diffusers "
+            "folder or a Hub id."
         )
-    return Base(source, "sd", 0, count, "as its author states")
+    return Base(source, family, 0, count, "as its author states")
 
 
 def _count(path: Path) -> int:

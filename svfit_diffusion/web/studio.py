@@ -172,10 +172,9 @@ class Studio:
         return watch
 
     def _decode(self, latents: torch.Tensor) -> Image.Image:
-        """Latents [1, c, h, w] as they stand -> a picture."""
+        """Latents [1, c, h, w] as the VAE reads them -> a picture."""
         vae = self.pipe.vae
-        latents = latents.to(vae.dtype) / vae.config.scaling_factor
-        pixels = vae.decode(latents, return_dict=False)[0]
+        pixels = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
         return self.pipe.image_processor.postprocess(pixels, output_type="pil")[0]
 
     def _use(self, active: dict[str, tuple[Card, float]]) -> None:

@@ -1,0 +1,157 @@
+"""What a family is: everything in which model families differ, as one interface.
+
+Every tensor keeps pictures or prompts as its first dimension. Time steps are whole numbers below
+the scheduler's `num_train_timesteps`; `times` says what the denoiser is told for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..settings import TrainConfig
+
+
+class Family:
+    """Interface of a family.
+
+    name: as written into concept files. dtype: the precision its bases are published in.
+    denoiser: the component that predicts. encoders: (tokenizer, text encoder) components that a
+    concept may edit and teach a word; readers: those that only read, the words as typed.
+    original: diffusers' names for its kinds of single-file checkpoints.
+    """
+
+    name: ClassVar[str]
+    pipelines: ClassVar[tuple[str, ...]]
+    dtype: ClassVar[str]
+    denoiser: ClassVar[str]
+    encoders: ClassVar[tuple[tuple[str, str], ...]] = ()
+    readers: ClassVar[tuple[tuple[str, str], ...]] = ()
+    original: ClassVar[tuple[str, ...]] = ()
+
+    def components(self, pipe: Any) -> dict[str, nn.Module]:
+        """Component name -> model, of those that a concept may edit."""
+        names = (self.denoiser, *(encoder for _, encoder in self.encoders))
+        return {name: getattr(pipe, name) for name in names if getattr(pipe, name, None)}
+
+    def text_models(self, pipe: Any) -> dict[str, nn.Module]:
+        """Component name -> model, of all that read prompts."""
+        names = (encoder for _, encoder in (*self.encoders, *self.readers))
+        return {name: getattr(pipe, name) for name in names if getattr(pipe, name, None)}
+
+    def check(self, config: TrainConfig) -> None:
+        """Refuse settings of a training that mean nothing for this family."""
+        raise NotImplementedError
+
+    def size(self, pipe: Any) -> int:
+        """Side of the base's own pictures, in pixels."""
+        return getattr(pipe, self.denoiser).config.sample_size * pipe.vae_scale_factor
+
+    def multiple(self, pipe: Any) -> int:
+        """What widths and heights must be a multiple of, in pixels."""
+        return pipe.vae_scale_factor
+
+    def tokenize(self, pipe: Any, prompts: list[str]) -> tuple[Tensor, ...]:
+        """Prompts (with any trigger already in its token form) -> ids [prompts, length] each."""
+        return tuple(clip_ids(getattr(pipe, name), prompts) for name, _ in self.encoders)
+
+    def read(self, pipe: Any, prompts: list[str], device: torch.device) -> dict[str, Tensor]:
+        """What the readers make of the prompts as typed; nothing in it changes in training."""
+        return {}
+
+    def encode_text(
+        self, pipe: Any, ids: tuple[Tensor, ...], read: dict[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Token ids of the encoders, and what the readers gave -> conditioning."""
+        raise NotImplementedError
+
+    def hook_prompts(self, pipe: Any, convert: Callable[[str], str]) -> None:
+        """Let the pipeline's own encoders, not its readers, see each prompt as `convert` gives it.
+
+        Here by the textual-inversion step of the pipeline, which it calls once a tokenizer.
+        """
+        own = pipe.maybe_convert_prompt
+        taught = [getattr(pipe, tokenizer) for tokenizer, _ in self.encoders]
+
+        def maybe_convert_prompt(prompt: Any, tokenizer: Any) -> Any:
+            heard = any(tokenizer is one for one in taught)
+            return own(each(convert, prompt) if heard else prompt, tokenizer)
+
+        pipe.maybe_convert_prompt = maybe_convert_prompt
+
+    def encode_images(self, vae: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels [n, 3, H, W] in -1..1 -> mean and deviation [n, c, h, w] of the scaled latents."""
+        spread, scale = vae.encode(pixels).latent_dist, vae.config.scaling_factor
+        shift = getattr(vae.config, "shift_factor", None) or 0.0
+        return (spread.mean - shift) * scale, spread.std * scale
+
+    def decodable(self, pipe: Any, latents: Tensor, height: int, width: int) -> Tensor:
+        """The pipeline's own latents of a picture of that many pixels -> what the VAE decodes."""
+        shift = getattr(pipe.vae.config, "shift_factor", None) or 0.0
+        return latents / pipe.vae.config.scaling_factor + shift
+
+    def noise(self, scheduler: Any) -> Any:
+        """The scheduler of training: another than the pipeline draws with, of its configuration."""
+        raise NotImplementedError
+
+    def draw_step(self, random: torch.Generator, count: int, config: TrainConfig) -> Tensor:
+        """The time step of one picture [], below `count`, as the base was trained."""
+        return torch.randint(count, (), generator=random)
+
+    def add_noise(self, scheduler: Any, latents: Tensor, noise: Tensor, steps: Tensor) -> Tensor:
+        """Latents and noise [n, c, h, w], steps [n] -> noisy latents, in the latents' shape."""
+        raise NotImplementedError
+
+    def target(self, scheduler: Any, latents: Tensor, noise: Tensor, steps: Tensor) -> Tensor:
+        """What `predict` should have given, in the latents' shape."""
+        raise NotImplementedError
+
+    def times(self, scheduler: Any, steps: Tensor) -> Tensor:
+        """What the denoiser is told for the time steps [n]."""
+        return steps
+
+    def weights(self, scheduler: Any, steps: Tensor, config: TrainConfig) -> Tensor:
+        """The loss's weight [n] at each time step."""
+        raise NotImplementedError
+
+    def predict(
+        self, denoiser: nn.Module, noisy: Tensor, times: Tensor, text: dict, guidance: float = 1.0
+    ) -> Tensor:
+        """The denoiser's output for noisy latents, in their shape.
+
+        guidance: what a guidance-distilled denoiser is told, where there is one.
+        """
+        raise NotImplementedError
+
+    def sampling(self, pipe: Any) -> tuple[int, float]:
+        """(denoising steps, guidance) that the base is drawn with, unless told otherwise."""
+        raise NotImplementedError
+
+    def guided(self, guidance: float, negative_prompt: str) -> dict[str, Any]:
+        """Arguments of the pipeline's call for guidance; ValueError for what it cannot do."""
+        return {"guidance_scale": guidance, "negative_prompt": negative_prompt or None}
+
+
+def each(convert: Callable[[str], str], prompt: str | list[str]) -> str | list[str]:
+    """A prompt, or a list of them, converted."""
+    return convert(prompt) if isinstance(prompt, str) else [convert(one) for one in prompt]
+
+
+def clip_ids(tokenizer: Any, prompts: list[str], length: int | None = None) -> Tensor:
+    """Ids [prompts, length], padded and cut to the tokenizer's length or the given one."""
+    return tokenizer(
+        prompts,
+        padding="max_length",
+        max_length=length or tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    ).input_ids
+
+
+def no_negative(family: str, negative_prompt: str) -> None:
+    """Refuse a negative prompt where the pipeline would ignore it."""
+    if negative_prompt:
+        raise ValueError(f"{family} takes no negative prompt; leave it empty.")

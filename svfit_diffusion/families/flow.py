@@ -1,0 +1,83 @@
+"""Families trained by flow matching (rectified flow, arXiv 2403.03206).
+
+    noisy = (1 - s) latents + s noise        target = noise - latents
+
+s is the noise level sigma of a time step, 0 to 1, shifted as the scheduler's configuration states.
+Time steps count from pure noise down, as in diffusers' training scripts, whose ways of drawing and
+weighting them (`weighting_scheme`) are diffusers' own functions.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..settings import TrainConfig
+from .base import Family
+
+
+class Flow(Family):
+    """What families trained by flow matching share. scheme: how their script draws time steps."""
+
+    denoiser = "transformer"
+    scheme: ClassVar[str] = "none"
+
+    def check(self, config: TrainConfig) -> None:
+        """Refuse the weighting of diffusion."""
+        if config.snr_gamma is not None:
+            raise ValueError(
+                "snr_gamma weighs the loss of Stable Diffusion 1, 2 and XL; this base was trained "
+                "by flow matching: use weighting_scheme."
+            )
+
+    def size(self, pipe: Any) -> int:
+        """Side of the base's own pictures, in pixels."""
+        return pipe.default_sample_size * pipe.vae_scale_factor
+
+    def multiple(self, pipe: Any) -> int:
+        """Latents are cut into patches of two by two."""
+        return 2 * pipe.vae_scale_factor
+
+    def noise(self, scheduler: Any) -> Any:
+        """A scheduler of the same configuration, whose time steps no drawing has changed."""
+        return type(scheduler).from_config(scheduler.config)
+
+    def draw_step(self, random: torch.Generator, count: int, config: TrainConfig) -> Tensor:
+        """The time step of one picture [], by the scheme's density."""
+        from diffusers.training_utils import compute_density_for_timestep_sampling
+
+        density = compute_density_for_timestep_sampling(
+            config.weighting_scheme or self.scheme,
+            1,
+            config.logit_mean,
+            config.logit_std,
+            config.mode_scale,
+            generator=random,
+        )
+        return (density[0] * count).long().clamp(0, count - 1)
+
+    def add_noise(self, scheduler: Any, latents: Tensor, noise: Tensor, steps: Tensor) -> Tensor:
+        """Latents and noise [n, c, h, w], steps [n] -> noisy latents."""
+        level = self.levels(scheduler, steps).view(-1, 1, 1, 1).to(latents)
+        return (1.0 - level) * latents + level * noise
+
+    def target(self, scheduler: Any, latents: Tensor, noise: Tensor, steps: Tensor) -> Tensor:
+        """The direction from picture to noise."""
+        return noise - latents
+
+    def times(self, scheduler: Any, steps: Tensor) -> Tensor:
+        """The scheduler's own times [n], 1 to 1000."""
+        return scheduler.timesteps.to(steps.device)[steps]
+
+    def levels(self, scheduler: Any, steps: Tensor) -> Tensor:
+        """Noise levels sigma [n] of time steps, 0 to 1."""
+        return scheduler.sigmas.to(steps.device)[steps]
+
+    def weights(self, scheduler: Any, steps: Tensor, config: TrainConfig) -> Tensor:
+        """The scheme's weights [n]."""
+        from diffusers.training_utils import compute_loss_weighting_for_sd3
+
+        levels = self.levels(scheduler, steps)
+        return compute_loss_weighting_for_sd3(config.weighting_scheme or self.scheme, levels)

@@ -1,0 +1,47 @@
+"""The families there are, and how one is recognised."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .base import Family
+from .flux import Flux
+from .flux2 import Flux2, Flux2Klein
+from .sd import StableDiffusion, StableDiffusionXL
+from .sd3 import StableDiffusion3
+from .zimage import ZImage
+
+FAMILIES: tuple[Family, ...] = (
+    StableDiffusion(),
+    StableDiffusionXL(),
+    StableDiffusion3(),
+    Flux(),
+    Flux2Klein(),
+    Flux2(),
+    ZImage(),
+)
+
+
+def recognise(pipe: Any) -> Family:
+    """The family of a diffusers pipeline; ValueError when it is none that is supported."""
+    return named(type(pipe).__name__)
+
+
+def named(kind: str) -> Family:
+    """The family of a pipeline's class, by its name; ValueError when it is none."""
+    for family in FAMILIES:
+        if kind in family.pipelines:
+            return family
+    known = ", ".join(name for family in FAMILIES for name in family.pipelines)
+    raise ValueError(f"{kind} is not supported; load the base as one of: {known}.")
+
+
+def of_original(kind: str) -> Family:
+    """The family of a single-file checkpoint, by diffusers' name for its kind."""
+    for family in FAMILIES:
+        if kind in family.original:
+            return family
+    known = ", ".join(name for family in FAMILIES for name in family.original)
+    raise ValueError(
+        f"it is a checkpoint of the kind {kind!r}, and single files are read of the kinds {known}"
+    )

@@ -1,0 +1,44 @@
+"""Bases in fewer bits, as in diffusers' guides: the denoiser and the text encoders that only read.
+
+Encoders that a concept edits stay as they are: they are small. A concept's basis comes from the
+base's files, so it is the same one, whatever the precision that the base is loaded in.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from .base import Family
+
+PACKAGES = {"4bit": "bitsandbytes", "int8": "torchao"}
+
+
+def quantization(kind: str, family: Family, dtype: torch.dtype) -> Any:
+    """What diffusers is to be told. kind: "4bit" (bitsandbytes' NF4) or "int8" (torchao's weights).
+
+    dtype: of the products. Raises ValueError when the package that does it is not installed.
+    """
+    if kind not in PACKAGES:
+        raise ValueError(f"quantize is {kind!r}, but must be one of {', '.join(PACKAGES)}.")
+    if find_spec(PACKAGES[kind]) is None:
+        raise ValueError(
+            f"quantize {kind} needs {PACKAGES[kind]}; run `pip install {PACKAGES[kind]}`."
+        )
+    import diffusers
+    import transformers
+
+    def settings(library: Any) -> Any:
+        if kind == "int8":
+            from torchao.quantization import Int8WeightOnlyConfig
+
+            return library.TorchAoConfig(Int8WeightOnlyConfig())
+        return library.BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
+        )
+
+    readers = {encoder: settings(transformers) for _, encoder in family.readers}
+    mapping = {family.denoiser: settings(diffusers), **readers}
+    return diffusers.PipelineQuantizationConfig(quant_mapping=mapping)

@@ -1,0 +1,72 @@
+"""Stable Diffusion 3 and 3.5: an MMDiT, two CLIP encoders and T5 (arXiv 2403.03206)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .base import clip_ids, each
+from .flow import Flow
+from .sd import clip_pair
+
+
+class StableDiffusion3(Flow):
+    """SD3 and SD3.5. A concept may edit the CLIP encoders; T5 reads the words as typed.
+
+    As in diffusers' script, T5 is not trained: it is six times as large as the largest CLIP.
+    """
+
+    name = "sd3"
+    pipelines = ("StableDiffusion3Pipeline",)
+    dtype = "float16"
+    encoders = (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2"))
+    readers = (("tokenizer_3", "text_encoder_3"),)
+    original = ("sd3", "sd35_medium", "sd35_large")
+    scheme = "logit_normal"
+    length = 256  # tokens that T5 reads, as the pipeline's default
+
+    def read(self, pipe: Any, prompts: list[str], device: torch.device) -> dict[str, Tensor]:
+        """T5's hidden states [n, 256, width]; zeros where the base was loaded without T5."""
+        if pipe.text_encoder_3 is None:
+            width = pipe.transformer.config.joint_attention_dim
+            return {"t5": torch.zeros(len(prompts), self.length, width, device=device)}
+        ids = clip_ids(pipe.tokenizer_3, prompts, self.length).to(device)
+        return {"t5": pipe.text_encoder_3(ids)[0]}
+
+    def encode_text(
+        self, pipe: Any, ids: tuple[Tensor, ...], read: dict[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Two times ids, and T5's states -> hidden states [n, lengths, width], pooled [n, widths].
+
+        CLIP's states, side by side and filled up with zeros to T5's width, stand before T5's.
+        """
+        hidden, pooled = clip_pair(pipe, self.encoders, ids)
+        t5 = (read or {})["t5"].to(hidden)
+        hidden = F.pad(hidden, (0, t5.shape[-1] - hidden.shape[-1]))
+        return {
+            "encoder_hidden_states": torch.cat([hidden, t5], dim=1),
+            "pooled_projections": torch.cat(pooled, dim=-1),
+        }
+
+    def hook_prompts(self, pipe: Any, convert: Callable[[str], str]) -> None:
+        """By the pipeline's step for its CLIP encoders; it has none for textual inversion."""
+        own = pipe._get_clip_prompt_embeds
+
+        def clip_prompt_embeds(prompt: Any, *arguments: Any, **named: Any) -> Any:
+            return own(each(convert, prompt), *arguments, **named)
+
+        pipe._get_clip_prompt_embeds = clip_prompt_embeds
+
+    def predict(
+        self, denoiser: nn.Module, noisy: Tensor, times: Tensor, text: dict, guidance: float = 1.0
+    ) -> Tensor:
+        """The transformer's output [n, channels, h, w]."""
+        return denoiser(hidden_states=noisy, timestep=times, **text).sample
+
+    def sampling(self, pipe: Any) -> tuple[int, float]:
+        """The pipeline's own: 28 steps at 7."""
+        return 28, 7.0

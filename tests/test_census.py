@@ -1,0 +1,77 @@
+"""census.py: counted from a configuration alone, against real trainings and published sizes."""
+
+import importlib.util
+import resource
+from pathlib import Path
+
+import pytest
+from conftest import load, make_concept
+from tiny_families import TINY, save_tiny
+
+from svfit_diffusion.census import count
+from svfit_diffusion.cli import main
+from svfit_diffusion.concept import to_bytes
+from svfit_diffusion.families import recognise
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "families.py"
+
+
+@pytest.fixture(scope="module")
+def bases():
+    spec = importlib.util.spec_from_file_location("families_benchmark", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_it_counts_what_a_concept_has(name, tmp_path):
+    """The same projections and values as a concept made on the base itself, and its bytes."""
+    save_tiny(name, tmp_path)
+    found, pipe = count(str(tmp_path / "base"), "4"), load(tmp_path / "base")
+    family = recognise(pipe)
+    targets = {part: "self" for part in family.components(pipe)} | {family.denoiser: "both"}
+    concept = make_concept(pipe, targets=targets, trigger=False)
+    assert found.family == family.name and set(found.projections) == set(targets)
+    assert (sum(found.projections.values()), found.values) == (len(concept.ranks), concept.values)
+    assert found.trigger == sum(
+        getattr(pipe, part).get_input_embeddings().weight.shape[1] for _, part in family.encoders
+    )
+    data = len(to_bytes(concept)) + 2 * found.trigger
+    assert data < found.bytes < data + 400  # the word's tensor and a training's settings
+    for part, weights in found.weights.items():
+        assert weights == sum(w.numel() for w in getattr(pipe, part).parameters())
+
+
+# Numbers of weights as published by their makers; of FLUX.1, that of its checkpoint file.
+PUBLISHED = {
+    "Stable Diffusion 1.5": ("unet", 859_520_964, 176, 2816),
+    "SDXL 1.0": ("unet", 2_567_463_684, 736, 11776),
+    "FLUX.1 dev": ("transformer", 11_901_408_320, 314, 5024),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_true_configurations(bases, name, tmp_path):
+    """A base of 12 billion weights is counted in the memory of none."""
+    part, weights, projections, values = PUBLISHED[name]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = count(str(bases.write(name, tmp_path)))
+    assert found.weights[part] == weights
+    assert (sum(found.projections.values()), found.values) == (projections, values)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KB
+
+
+def test_the_command(bases, tmp_path, capsys):
+    folder = str(bases.write("FLUX.2 klein 4B", tmp_path))
+    assert main(["info", "--base", folder, "--rank", "16"]) == 0
+    out = capsys.readouterr().out
+    assert "family flux2-klein" in out and "80: 80 of transformer" in out and "1,280" in out
+    assert main(["info", "--base", folder, "--rank", "full", "--no-train_text_encoder"]) == 0
+    for wrong, word in (
+        (["info"], "one of two"),
+        (["info", "--base", folder, "--rank", "energy=0.9"], "depends on the weights"),
+        (["info", "--base", str(tmp_path / "none")], "no diffusers folder"),
+    ):
+        assert main(wrong) == 2
+        assert word in capsys.readouterr().err
