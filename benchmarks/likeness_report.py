@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
+import families
 import numpy as np
-import torch
-from diffusers import UNet2DConditionModel
 from likeness_methods import BY_NAME, METHODS, file_bytes, sd15_values
 from likeness_run import SEEDS
 from likeness_world import PROMPTS, photos
 from objects import OBJECTS
 from PIL import Image
-from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel
-from true_size import TEXT, UNET
 
-from svfit_diffusion.attention import find_projections
+from svfit_diffusion.attention import layout
+from svfit_diffusion.census import skeleton
 from svfit_diffusion.pictures import grid, save_png, size_text
 
 RESAMPLES, LEVEL = 4000, 95
@@ -28,15 +26,14 @@ COLOURS = {"judged": "#d1495b", "ours": "#edae49", "lora": "#00798c", "other": "
 
 def shapes() -> dict[str, list[tuple[int, int]]]:
     """(out, in) of Stable Diffusion 1.5's attention projections, "denoiser" and "text"."""
-    with torch.device("meta"):
-        models: dict[str, nn.Module] = {
-            "denoiser": UNet2DConditionModel(**UNET),
-            "text": CLIPTextModel(CLIPTextConfig(**TEXT)),
-        }
-    return {
-        part: [tuple(model.get_submodule(name).weight.shape) for name in find_projections(model)]
-        for part, model in models.items()
-    }
+    with tempfile.TemporaryDirectory() as folder:
+        family, models = skeleton(families.write("Stable Diffusion 1.5", Path(folder)))
+    targets = {family.denoiser: "both", "text_encoder": "self"}
+    found: dict[str, list[tuple[int, int]]] = {"denoiser": [], "text": []}
+    for p in layout(models, targets):
+        part = "denoiser" if p.part == family.denoiser else "text"
+        found[part].append((p.out_features, p.in_features))
+    return found
 
 
 def cells(results: list[dict], measure: str) -> dict[str, np.ndarray]:

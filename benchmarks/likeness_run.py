@@ -14,7 +14,7 @@ from objects import ToyObject, with_article
 from PIL import Image
 
 from svfit_diffusion import trigger
-from svfit_diffusion.examples import encode, views
+from svfit_diffusion.encoding import encoder
 from svfit_diffusion.families import TOYBOX, load_base, recognise
 from svfit_diffusion.measures import denoising_loss, diversity, drift
 from svfit_diffusion.objective import Denoiser, Objective
@@ -73,13 +73,8 @@ class Run:
                 save_png(picture, path)
         taken, _ = read_folder(folder)
         token, noun, prompt = self.config.words()
-        size = self.pipe.unet.config.sample_size * self.pipe.vae_scale_factor
-        examples = encode(
-            taken,
-            prompt,
-            lambda photo: views(photo, size, False, False),
-            lambda pixels: self.family.encode_images(self.pipe.vae, pixels),
-        )
+        size = self.family.size(self.pipe)
+        examples = encoder(self.config, self.pipe, self.family, size)(taken, prompt)
         targets = {self.family.denoiser: "both"} | ({"text_encoder": "self"} if text else {})
         subject = Subject(
             self.pipe, self.family, targets, token, noun, examples, None, resolution=size

@@ -22,30 +22,14 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from families import CLIP_L, SD15
 from PIL import Image, ImageDraw
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from svfit_diffusion import TrainConfig, train
 from svfit_diffusion.pictures import size_text
 
-UNET = {
-    "sample_size": 64,
-    "cross_attention_dim": 768,
-    "attention_head_dim": 8,
-    "block_out_channels": (320, 640, 1280, 1280),
-}
-TEXT = {
-    "vocab_size": 49408,
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "max_position_embeddings": 77,
-    "hidden_act": "quick_gelu",
-    "projection_dim": 768,
-    "bos_token_id": 49406,
-    "eos_token_id": 49407,
-}
+TEXT = CLIP_L | {"bos_token_id": 49406, "eos_token_id": 49407}
 VAE = {
     "block_out_channels": (128, 256, 512, 512),
     "down_block_types": ("DownEncoderBlock2D",) * 4,
@@ -77,7 +61,7 @@ def build(folder: Path) -> None:
         steps_offset=1,
     )
     pipe = StableDiffusionPipeline(
-        unet=UNet2DConditionModel(**UNET),
+        unet=UNet2DConditionModel(**SD15),
         vae=AutoencoderKL(**VAE),
         text_encoder=CLIPTextModel(CLIPTextConfig(**TEXT)),
         tokenizer=tokenizer(),

@@ -52,16 +52,3 @@ def nearest(buckets: list[tuple[int, int]], image: Image.Image) -> tuple[int, in
         return max(shape, 1 / shape)
 
     return min(buckets, key=stretch)
-
-
-def cut(image: Image.Image, height: int, width: int, x: float, y: float) -> Image.Image:
-    """Cut the largest part of the shape height : width and scale it (Lanczos) to that size.
-
-    x, y: 0..1, where it lies along the side that is cut (0 left or top, 1 right or bottom).
-    """
-    across = min(image.width, image.height * width / height)
-    down = min(image.height, image.width * height / width)
-    left, top = x * (image.width - across), y * (image.height - down)
-    return image.resize(
-        (width, height), Image.Resampling.LANCZOS, (left, top, left + across, top + down)
-    )

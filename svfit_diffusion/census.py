@@ -72,8 +72,7 @@ def count(base: str, rank: str = "16", attention: str = "both", text: bool = Tru
         values=sum(ranks),
         trigger=sum(rows.values()),
         bytes=len(to_bytes(_empty(base, family, targets, ranks, rows))),
-        basis=4
-        * sum(r * (p.out_features + p.in_features) for r, p in zip(ranks, plan, strict=True)),
+        basis=_basis_bytes(plan, ranks),
         weights={part: sum(w.numel() for w in m.parameters()) for part, m in models.items()},
     )
 

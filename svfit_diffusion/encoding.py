@@ -9,7 +9,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from .buckets import find_buckets, nearest
-from .examples import Examples, encode, views_of
+from .examples import Examples, encode, views
 from .families import Family
 from .masks import check_masks, read_mask
 from .photos import Photo
@@ -25,7 +25,7 @@ def encoder(config: TrainConfig, pipe: Any, family: Family, size: int) -> Callab
 
     def seen(image: Image) -> Tensor:
         near = nearest(buckets, image)
-        return views_of(image, near, config.center_crop, config.random_flip)
+        return views(image, near, config.center_crop, config.random_flip)
 
     def mask(photo: Photo) -> Tensor | None:
         found = read_mask(photo, config)

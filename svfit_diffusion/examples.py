@@ -16,8 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from .buckets import cut
-from .photos import Photo, to_tensor
+from .photos import Photo, cut, to_tensor
 
 LONG = 1.15  # photos longer than this times their width are cropped at three places
 PLACES = (0.0, 0.5, 1.0)
@@ -62,15 +61,10 @@ class Batch:
         return Batch(*(values[piece] for values in held), masks)
 
 
-def views(photo: Photo, size: int | tuple[int, int], center: bool, flip: bool) -> Tensor:
-    """The crops (and mirror images) of a photo, `size` pixels square, or (height, width):
-    [views, 3, height, width] in -1..1.
+def views(image: Image.Image, size: int | tuple[int, int], center: bool, flip: bool) -> Tensor:
+    """The crops (and mirror images) of a photo or of its mask, `size` pixels square, or (height,
+    width): [views, 3, height, width] in -1..1.
     """
-    return views_of(photo.image, size, center, flip)
-
-
-def views_of(image: Image.Image, size: int | tuple[int, int], center: bool, flip: bool) -> Tensor:
-    """The same of a picture, or of a mask that has a photo's size."""
     height, width = (size, size) if isinstance(size, int) else size
     shape = image.width / image.height / (width / height)
     places = (0.5,) if center or max(shape, 1 / shape) <= LONG else PLACES

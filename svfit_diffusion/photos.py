@@ -119,11 +119,20 @@ def crop(
         raise ValueError(f"the crop lies at x = {x}, y = {y}: expected two numbers from 0 to 1.")
     if center:
         x = y = 0.5
-    side = min(image.size)
-    left, top = x * (image.width - side), y * (image.height - side)
+    return cut(image, resolution, resolution, x, y)
+
+
+def cut(image: Image.Image, height: int, width: int, x: float, y: float) -> Image.Image:
+    """Cut the largest part of the shape height : width and scale it (Lanczos) to that size.
+
+    x, y: 0..1, where it lies along the side that is cut (0 left or top, 1 right or bottom).
+    """
+    across = min(image.width, image.height * width / height)
+    down = min(image.height, image.width * height / width)
+    left, top = x * (image.width - across), y * (image.height - down)
     # One step: scaling the whole of a 1 x 10,000 strip first would fill the memory.
     return image.resize(
-        (resolution, resolution), Image.Resampling.LANCZOS, (left, top, left + side, top + side)
+        (width, height), Image.Resampling.LANCZOS, (left, top, left + across, top + down)
     )
 
 

@@ -11,7 +11,7 @@ import diffusers
 import pytest
 import torch
 from conftest import load, make_concept, picture
-from tiny_families import save_tiny
+from tiny_families import save_tiny, tiny_config
 
 from svfit_diffusion.families import load_base, named, quantized, recognise
 from svfit_diffusion.generation import generate
@@ -26,17 +26,7 @@ from svfit_diffusion.training import Training, train
 def config(request, tmp_path_factory):
     root = tmp_path_factory.mktemp(request.param)
     save_tiny(request.param, root)
-    return TrainConfig(
-        pretrained_model_name_or_path=str(root / "base"),
-        instance_data_dir=str(root / "photos"),
-        instance_prompt="a photo of sks dog",
-        output_dir=str(root / "rex"),
-        resolution=32,
-        rank="4",
-        max_train_steps=2,
-        train_batch_size=2,
-        learning_rate=0.02,
-    )
+    return tiny_config(root, max_train_steps=2)
 
 
 @pytest.fixture

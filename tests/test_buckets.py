@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from svfit_diffusion.buckets import cut, find_buckets, nearest
+from svfit_diffusion.buckets import find_buckets, nearest
 from svfit_diffusion.objective import Objective
-from svfit_diffusion.photos import crop
+from svfit_diffusion.photos import crop, cut
 from svfit_diffusion.runtime import make_accelerator
 from svfit_diffusion.settings import TrainConfig
 from svfit_diffusion.training import Training, train

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import load, make_concept, picture
-from tiny_families import TINY, save_tiny
+from tiny_families import TINY, save_tiny, tiny_config
 
 from svfit_diffusion.attention import layout
 from svfit_diffusion.concept import read_concept
@@ -18,7 +18,6 @@ from svfit_diffusion.families import recognise
 from svfit_diffusion.generation import generate
 from svfit_diffusion.pipeline import load_concept, loaded_concepts, remove_concept, set_concepts
 from svfit_diffusion.runtime import make_accelerator
-from svfit_diffusion.settings import TrainConfig
 from svfit_diffusion.training import Training, train
 
 PROMPT = "sks dog and zwx mug"
@@ -31,16 +30,9 @@ def family(request, tmp_path_factory):
     """
     root = tmp_path_factory.mktemp(request.param)
     save_tiny(request.param, root)
-    config = TrainConfig(
-        pretrained_model_name_or_path=str(root / "base"),
-        instance_data_dir=str(root / "photos"),
-        instance_prompt="a photo of sks dog",
-        output_dir=str(root / "rex"),
-        resolution=32,
-        rank="4",
-        learning_rate=0.02,
+    config = tiny_config(
+        root,
         max_train_steps=3,
-        train_batch_size=2,
         with_prior_preservation=True,
         class_data_dir=str(root / "class"),
         num_class_images=1,

@@ -17,19 +17,19 @@ def examples(count=3):
     def encoder(pixels):
         return pixels[:, :, ::8, ::8], torch.full_like(pixels[:, :, ::8, ::8], 0.1)
 
-    return encode(photos, "a", lambda p: views(p, 16, False, True), encoder)
+    return encode(photos, "a", lambda p: views(p.image, 16, False, True), encoder)
 
 
 def test_long_photos_have_three_places_square_ones_one():
-    assert views(photo(60, 40), 16, False, False).shape == (3, 3, 16, 16)
-    assert views(photo(60, 40), 16, True, False).shape == (1, 3, 16, 16)
-    assert views(photo(44, 40), 16, False, True).shape == (2, 3, 16, 16)
+    assert views(photo(60, 40).image, 16, False, False).shape == (3, 3, 16, 16)
+    assert views(photo(60, 40).image, 16, True, False).shape == (1, 3, 16, 16)
+    assert views(photo(44, 40).image, 16, False, True).shape == (2, 3, 16, 16)
 
 
 def test_flips_are_mirror_images():
     image = Image.new("RGB", (32, 32))
     image.paste((255, 255, 255), (0, 0, 16, 32))
-    plain, mirrored = views(Photo("p", image, None), 16, True, True)
+    plain, mirrored = views(image, 16, True, True)
     assert torch.equal(plain.flip(-1), mirrored) and not torch.equal(plain, mirrored)
 
 

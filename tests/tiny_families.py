@@ -41,6 +41,7 @@ from transformers import (
 )
 
 from svfit_diffusion.families import recognise
+from svfit_diffusion.settings import TrainConfig
 
 VAE = {
     "block_out_channels": (8, 16),
@@ -258,3 +259,18 @@ def save_tiny(name: str, root: Path) -> None:
         image = Image.new("RGB", size, ("white", "blue")[i])
         image.paste((255, 0, 0), (8, 8, 24, 24))
         image.save(root / "photos" / f"{i}.png")
+
+
+def tiny_config(root: Path, **more) -> TrainConfig:
+    """A training on the base and the photos that `save_tiny` put into a folder."""
+    return TrainConfig(
+        pretrained_model_name_or_path=str(root / "base"),
+        instance_data_dir=str(root / "photos"),
+        instance_prompt="a photo of sks dog",
+        output_dir=str(root / "rex"),
+        resolution=32,
+        rank="4",
+        learning_rate=0.02,
+        train_batch_size=2,
+        **more,
+    )

@@ -10,7 +10,7 @@ import gradio as gr
 from ..families import TOYBOX
 from . import snippets
 from .bases import describe
-from .desk import QUICK, Desk, told
+from .desk import DRAWING, QUICK, Desk, told
 
 
 def world(desk: Desk) -> str:
@@ -83,10 +83,7 @@ def build_base(desk: Desk, version: gr.Textbox, settings: list[gr.Slider]) -> gr
         use,
         source,
         [version, said, facts, go],
-        api_visibility="private",
-        show_progress="minimal",
         show_progress_on=facts,
-        concurrency_id="draw",
-        concurrency_limit=1,
+        **DRAWING,
     ).success(defaults, None, settings, **QUICK)
     return said

@@ -9,7 +9,7 @@ import gradio as gr
 
 from ..pictures import save_png
 from . import snippets
-from .desk import MAX_PROMPT, MAX_SEED, QUICK, SLOTS, Desk, told
+from .desk import DRAWING, MAX_PROMPT, MAX_SEED, QUICK, SLOTS, Desk, told
 from .drawing import Drawing, chosen_seed
 from .files import fresh_file
 
@@ -84,11 +84,8 @@ def build_compare(desk: Desk, drawing: Drawing, version: gr.Textbox) -> gr.Dropd
         compare,
         [names, prompt, seed],
         [grid, live],
-        api_visibility="private",
-        show_progress="minimal",
         show_progress_on=live,
-        concurrency_id="draw",
-        concurrency_limit=1,
+        **DRAWING,
     )
     go.click(lambda: gr.update(visible=True), None, grid, **QUICK)
     halt.click(stop, cancels=[event], **QUICK).then(drawing.stopped, None, live, **QUICK)

@@ -22,6 +22,12 @@ MAX_PROMPT = 1_000  # characters
 # Options of the page's own events. Only what went through the queue can show a warning.
 QUICK = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
 TELLING = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
+DRAWING = {
+    "api_visibility": "private",
+    "show_progress": "minimal",
+    "concurrency_id": "draw",
+    "concurrency_limit": 1,
+}
 
 
 @dataclass(frozen=True)

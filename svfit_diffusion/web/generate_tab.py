@@ -9,6 +9,7 @@ import gradio as gr
 
 from . import snippets
 from .desk import (
+    DRAWING,
     MAX_GUIDANCE,
     MAX_PICTURES,
     MAX_PROMPT,
@@ -68,11 +69,8 @@ def build_generate(
         form.generate,
         inputs,
         [gallery, live, seed],
-        api_visibility="private",
-        show_progress="minimal",
         show_progress_on=live,
-        concurrency_id="draw",
-        concurrency_limit=1,
+        **DRAWING,
     )
     stop.click(form.stop, cancels=[event], **QUICK).then(drawing.stopped, None, live, **QUICK)
     gallery.select(form.read, gallery, [text, details], **QUICK)

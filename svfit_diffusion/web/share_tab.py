@@ -10,7 +10,7 @@ from PIL import Image
 
 from . import snippets
 from .cards import read_card
-from .desk import QUICK, TELLING, Desk, shown, told
+from .desk import DRAWING, QUICK, TELLING, Desk, shown, told
 from .drawing import Drawing
 from .files import served
 from .packing import packed_lora
@@ -117,11 +117,8 @@ def build_share(desk: Desk, drawing: Drawing, version: gr.Textbox) -> None:
         shelf.preview,
         file,
         [picture, live],
-        api_visibility="private",
-        show_progress="minimal",
         show_progress_on=live,
-        concurrency_id="draw",
-        concurrency_limit=1,
+        **DRAWING,
     )
     picture.change(
         lambda image: gr.update(value=image, visible=bool(image)), picture, seen, **QUICK
