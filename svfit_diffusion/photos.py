@@ -7,6 +7,7 @@ frame, transparency on white. A file that cannot be shown that way is refused wi
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import warnings
 from dataclasses import dataclass
@@ -100,6 +101,15 @@ def read_folder(folder: str | Path) -> tuple[list[Photo], list[Skipped]]:
             f"{reasons or 'put the photos directly into this folder'}."
         )
     return photos, skipped
+
+
+def digest(photos: list[Photo]) -> str:
+    """Hash (hex, 128 bits) over the pixels and captions of photos, in their order."""
+    found = hashlib.sha256()
+    for photo in photos:
+        found.update(f"{photo.image.size}|{photo.caption!r}|".encode())
+        found.update(photo.image.tobytes())
+    return found.hexdigest()[:32]
 
 
 def crop(
