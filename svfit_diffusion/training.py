@@ -20,6 +20,7 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from . import resume, trigger
+from .advice import advice, remarks
 from .checkpoints import Checkpoints, alone
 from .concept import Concept, write_concept
 from .examples import reseed
@@ -48,7 +49,8 @@ class Trained:
     """A training's result: the concept, its file, and how the training went.
 
     loss_before, loss_after: of the photos on held-out noise, by the base and with the concept as
-    written. stopped: why it ended early. exit_status: 130 after Ctrl-C, 1 after a NaN.
+    written. stopped: why it ended early. exit_status: 130 after Ctrl-C, 1 after a NaN. advice: what
+    to try, in sentences, where nothing was learned.
     """
 
     concept: Concept
@@ -58,6 +60,7 @@ class Trained:
     loss_after: float
     stopped: str | None
     exit_status: int = 0
+    advice: tuple[str, ...] = ()
 
 
 def train(config: TrainConfig, progress: bool = True, report: Report | None = None) -> Trained:
@@ -84,6 +87,7 @@ class Training:
         self.config, self.accelerator, self.progress = config, accelerator, progress
         self.folder = Path(config.output_dir)
         self.subject = prepare_subject(config, accelerator, progress)
+        self._warn(remarks(config, self.subject))
         self.objective = Objective(config, accelerator, self.subject)
         groups = self.subject.parameters()
         self.named = {name: p for group in groups.values() for name, p in group.items()}
@@ -193,8 +197,14 @@ class Training:
             write_concept(concept, self.config.concept_path)
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
+        told = advice(self.config, concept.deltas, self.step, before, after)
+        self._warn(told)
         result = concept, self.config.concept_path, self.step, before, after
-        return Trained(*result, self.stopped, self.exit_status)
+        return Trained(*result, self.stopped, self.exit_status, tuple(told))
+
+    def _warn(self, sentences: list[str]) -> None:
+        for text in sentences if self.accelerator.is_main_process else ():
+            log.warning("%s", text)
 
     def _concept(self) -> Concept:
         """The concept as the models now hold it."""
