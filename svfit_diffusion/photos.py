@@ -164,7 +164,7 @@ def _reason(path: Path, error: Exception) -> str:
         if path.suffix.lower() in (".heic", ".heif") and "HEIF" not in Image.OPEN:
             return "it needs the HEIC reader; run `pip install pillow-heif` or export it as JPEG"
         return "it is no picture in a known format; save it as JPEG or PNG"
-    problem = str(error).rstrip(".") or type(error).__name__
+    problem = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     return f"its content is damaged or unknown ({problem}); export it again or leave it out"
 
 
