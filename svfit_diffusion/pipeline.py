@@ -149,17 +149,15 @@ def remove_concept(pipe: Any, name: str) -> None:
 
 
 def fuse_concepts(pipe: Any) -> None:
-    """Merge the loaded concepts at their strengths into the weights: generation costs nothing."""
-    done = []
-    try:
-        for layer in _all_layers(pipe):
-            if not layer.merged:
-                layer.merge(safe_merge=True)
-                done.append(layer)
-    except ValueError:
-        for layer in done:
-            layer.unmerge()
-        raise
+    """Merge the loaded concepts at their strengths into the weights: generation costs nothing.
+
+    ValueError, with all weights untouched, where one would not be finite.
+    """
+    fresh = [layer for layer in _all_layers(pipe) if not layer.merged]
+    for layer in fresh:
+        layer.check_merge()
+    for layer in fresh:
+        layer.merge()
 
 
 def unfuse_concepts(pipe: Any) -> None:
