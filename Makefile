@@ -1,11 +1,11 @@
-# make demo | make test | make test-slow | make test-browser: each makes .venv first, if it is not there.
+# make demo | make test | make test-slow | make test-browser | make faults: each makes .venv first, if it is not there.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: demo test test-slow test-browser lint clean
+.PHONY: demo test test-slow test-browser faults lint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/svfit demo
@@ -19,6 +19,9 @@ test-slow: $(VENV)/.test
 test-browser: $(VENV)/.test
 	$(PIP) install -c constraints.txt -e ".[test,browser]"
 	$(BIN)/python -m pytest -m slow tests/test_web_browser.py
+
+faults: $(VENV)/.test
+	$(BIN)/python tests/faults/run.py --green $(FAULTS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -4,7 +4,7 @@
 
 which is a Linear with the weight `W + U diag(strength * delta) V^T` (SVFit, arXiv 2409.05926).
 That costs r * (in + out) products a row and, in training, autograd keeps r numbers a row. Where a
-rank or the number of rows is so high that the sum of weights is cheaper, it is built for the moment,
+rank or the number of rows is so high that the sum of weights is cheaper, it is built for a moment,
 in float32 only: a coarser one would lose small edits.
 """
 
