@@ -18,7 +18,7 @@ from .cache import find_source, fingerprint
 from .concept import Concept, Trigger, layout_hash, printable
 from .families import Family, base_folder, base_name
 from .tuner import SVFitConfig, get_deltas, set_deltas
-from .verify import basis_of, check_basis, known_basis, measure
+from .verify import basis_of, check_basis, check_table, known_basis, measure
 
 log = logging.getLogger(__name__)
 
@@ -67,9 +67,8 @@ def seal(concept: Concept, models: Mapping[str, nn.Module], family: Family) -> C
     """The concept with its self-check, by the models that it was made on."""
     plan = check_layout(concept, models)
     models = {part: models[part] for part in concept.targets}
-    return replace(
-        concept, check=measure(concept, plan, basis_of(plan, concept.ranks, models, family, {}))
-    )
+    table = check_table(plan, basis_of(plan, concept.ranks, models, family, {}))
+    return replace(concept, check=measure(concept.deltas, table))
 
 
 def put_on(
@@ -94,10 +93,15 @@ def put_on(
 
 
 def check_base(
-    pipe: Any, family: Family, concept: Concept, basis_from: str | None
-) -> tuple[dict[str, nn.Module], dict[str, str], list[Projection]]:
-    """The components to edit, where their basis lies if not with the pipeline itself, and the
-    projections in the file's order; ValueError where concept and pipeline do not belong together.
+    pipe: Any,
+    family: Family,
+    concept: Concept,
+    basis_from: str | None,
+    table: np.ndarray | None = None,
+) -> tuple[dict[str, nn.Module], dict[str, str], list[Projection], np.ndarray]:
+    """The components to edit, where their basis lies if not with the pipeline itself, the
+    projections in the file's order, and the table of their self-check; ValueError where concept
+    and pipeline do not belong together. table: that table, where it is known.
 
     Weights that are only there as a bfloat16 cast have no fingerprint to compare: there the
     self-check decides, and its error is told in a warning.
@@ -123,11 +127,12 @@ def check_base(
                 raise ValueError(_wrong_base(concept, part, got, basis_from))
             coarse.append(part)
     plan = check_layout(concept, models)
-    if concept.check:
-        check_basis(concept, plan, basis_of(plan, concept.ranks, models, family, folders), coarse)
+    if table is None:
+        table = check_table(plan, basis_of(plan, concept.ranks, models, family, folders))
+    check_basis(concept, table, coarse)
     if basis_from:
         log.warning("%s is applied to %s with the basis of %s.", concept.trigger, got, basis_from)
-    return models, folders, plan
+    return models, folders, plan, table
 
 
 def _wrong_base(concept: Concept, part: str, got: str, basis_from: str | None) -> str:
