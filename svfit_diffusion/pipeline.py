@@ -88,12 +88,11 @@ def load_concept(
         put_on(models, concept, plan, name, family, folders)
         if concept.learned:
             _add_triggers(pipe, family, entry)
-    except BaseException:
-        _detach(models, name)
+        loaded_concepts(pipe)[name] = entry
         _apply(pipe)
+    except BaseException:
+        _take_off(pipe, models, name, entry)
         raise
-    loaded_concepts(pipe)[name] = entry
-    _apply(pipe)
     return name
 
 
@@ -140,12 +139,7 @@ def remove_concept(pipe: Any, name: str) -> None:
     """Take a concept off; without any, the pipeline is the base again."""
     entry, family = _held(pipe, name), recognise(pipe)
     unfuse_concepts(pipe)
-    models = family.components(pipe)
-    _detach(models, name)
-    for part, ids in entry.ids.items():
-        trigger.remove_rows(models[part], ids)
-    del loaded_concepts(pipe)[name]
-    _apply(pipe)
+    _take_off(pipe, family.components(pipe), name, entry)
 
 
 def fuse_concepts(pipe: Any) -> None:
@@ -229,6 +223,10 @@ def _all_layers(pipe: Any) -> list[SVFitLinear]:
     return [layer for model in models for layer in layers(model).values()]
 
 
-def _detach(models: Mapping[str, nn.Module], name: str) -> None:
+def _take_off(pipe: Any, models: Mapping[str, nn.Module], name: str, entry: Loaded) -> None:
     for model in models.values():
         unpatch_attention(model, name)
+    for part, ids in entry.ids.items():
+        trigger.remove_rows(getattr(pipe, part), ids)
+    loaded_concepts(pipe).pop(name, None)
+    _apply(pipe)
