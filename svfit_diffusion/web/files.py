@@ -17,7 +17,8 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-EVERY, KEPT = 600.0, 86_400.0  # seconds: between two sweeps, of a file
+EVERY = 600.0  # seconds between two sweeps
+KEPT = 90_000.0  # seconds: an hour longer than Gradio keeps what it knows of, so that it forgets it
 MAX_BYTES = 4_000_000_000  # of all files
 
 
