@@ -1,12 +1,16 @@
-"""What the program is made of: models only from safetensors, no code of strangers."""
+"""What the program is made of: pinned packages, models from safetensors, no strangers' code."""
 
 import ast
 import json
+import re
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
 import torch
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from svfit_diffusion.families import load_base
 
@@ -129,3 +133,61 @@ def test_a_folder_with_code_of_its_own_is_refused_and_not_run(base_folder, tmp_p
     with pytest.raises(ValueError) as caught:
         load_base(str(folder))
     assert "\n" not in str(caught.value) and not (tmp_path / "ran").exists()
+
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LISTS = {"demo": (), "test": ("test",), "browser": ("test", "browser")}
+UNHASHED = {"torch", "svfit-diffusion"}  # requirements/lock.py says why; ourselves
+
+
+def locked(text):
+    """Package -> its requirement, and the hashes, of a list as pip reads it."""
+    found = {}
+    for line in text.replace("\\\n", " ").splitlines():
+        if line.strip() and not line.startswith("#"):
+            wanted = Requirement(line.partition(" --hash")[0])
+            found[canonicalize_name(wanted.name)] = wanted, re.findall(r"--hash=(\S+)", line)
+    return found
+
+
+def wanted(extras):
+    """The requirements of the package with these extras, extras of its own followed."""
+    lines = [*PROJECT["dependencies"]]
+    for extra in extras:
+        lines += PROJECT["optional-dependencies"][extra]
+    for line in lines:
+        need = Requirement(line)
+        if need.name == PROJECT["name"]:
+            yield from wanted(need.extras)
+        else:
+            yield need
+
+
+def test_every_dependency_is_locked_at_a_version_that_fits():
+    pins = locked((ROOT / "constraints.txt").read_text())
+    for name, extras in LISTS.items():
+        held = locked((ROOT / "requirements" / f"{name}.txt").read_text())
+        for need in wanted(extras):
+            key = canonicalize_name(need.name)
+            if key in UNHASHED:
+                assert need.specifier.contains(str(pins[key][0].specifier).removeprefix("=="))
+                continue
+            version = str(held[key][0].specifier).removeprefix("==")
+            assert need.specifier.contains(version), f"{key} {version}: {name}.txt is old"
+
+
+def test_nothing_is_installed_without_a_hash_or_from_an_address():
+    pins = locked((ROOT / "constraints.txt").read_text())
+    for name in LISTS:
+        text = (ROOT / "requirements" / f"{name}.txt").read_text()
+        assert "://" not in text and "--index" not in text and "--find" not in text
+        held = locked(text)
+        assert len(held) > 50
+        for key, (need, hashes) in held.items():
+            assert re.fullmatch(r"==[\w.+!]+", str(need.specifier)), key
+            assert hashes and all(re.fullmatch(r"sha256:[0-9a-f]{64}", h) for h in hashes), key
+            assert key not in pins or pins[key][0].specifier == need.specifier, f"{name}.txt is old"
+    makefile = (ROOT / "Makefile").read_text()
+    installs = [line for line in makefile.splitlines() if " install " in line]
+    safe = ("--require-hashes --no-deps", "--no-deps --no-build-isolation", "constraints.txt torch")
+    assert installs and all(any(s in line for s in safe) for line in installs)
