@@ -1,4 +1,4 @@
-# make demo | make test | make test-slow | make test-browser: each makes .venv first, if it is not there.
+# make demo | make test | make test-slow | make test-browser | make faults: each makes .venv first, if it is not there.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 LOCKED := $(PIP) install --require-hashes --no-deps -r requirements
 SOURCES := pyproject.toml constraints.txt requirements/demo.txt
 
-.PHONY: demo test test-slow test-browser lint clean
+.PHONY: demo test test-slow test-browser faults lint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/svfit demo
@@ -20,6 +20,9 @@ test-slow: $(VENV)/.test
 test-browser: $(VENV)/.test
 	$(LOCKED)/browser.txt
 	$(BIN)/python -m pytest -m slow tests/test_web_browser.py
+
+faults: $(VENV)/.test
+	$(BIN)/python tests/faults/run.py --green $(FAULTS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

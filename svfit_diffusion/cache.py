@@ -8,10 +8,10 @@ size, time of change, header and a sample of the contents), so a warm load reads
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-import tempfile
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .svd import Basis, Rank, factor_all, parse_rank
+from .whole import replace_file, replacing
 
 VERSION = 2
 DEFAULT_LIMIT = 2_000_000_000  # bytes of bases kept on disk, oldest used go first
@@ -67,7 +68,8 @@ def load_bases(
                 _evict(path.parent)
             return bases
     except OSError as error:
-        warnings.warn(f"bases are not cached, since {path.parent} is: {error}.", stacklevel=2)
+        reason = f"{path.parent} cannot be written ({error})"
+        warnings.warn(f"bases are not cached, since {reason}.", stacklevel=2)
         return _factor(source, rules)
 
 
@@ -81,11 +83,8 @@ def fingerprint(
         return json.loads(path.read_text())["fingerprint"]
     except (OSError, ValueError, KeyError, TypeError):
         value = source.fingerprint()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, lambda file: Path(file).write_text(json.dumps({"fingerprint": value})))
-    except OSError:
-        pass  # load_bases says so
+    with contextlib.suppress(OSError):  # load_bases says so
+        replace_file(path, json.dumps({"fingerprint": value}).encode())
     return value
 
 
@@ -221,18 +220,8 @@ def _read(path: Path, names: Iterable[str]) -> dict[str, Basis] | None:
 
 def _write(path: Path, bases: Mapping[str, Basis]) -> None:
     tensors = {f"{n}.{part}": getattr(b, part) for n, b in bases.items() for part in PARTS}
-    _replace(path, lambda file: save_file(tensors, file))
-
-
-def _replace(path: Path, write) -> None:
-    """Write to a temporary file beside `path`, then put it in place at once."""
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    os.close(handle)
-    try:
-        write(name)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    with replacing(path) as fresh:
+        save_file(tensors, fresh)
 
 
 def _evict(folder: Path) -> None:

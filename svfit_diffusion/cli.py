@@ -158,12 +158,6 @@ def _report(trained) -> int:
         )
         if trained.stopped:
             print(f"stopped early: {trained.stopped}", file=sys.stderr)
-        elif trained.loss_after >= trained.loss_before:
-            print(
-                "nothing was learned: the loss did not fall. Try more steps (--max_train_steps) or "
-                "another --learning_rate.",
-                file=sys.stderr,
-            )
     return trained.exit_status
 
 

@@ -16,7 +16,6 @@ import base64
 import hashlib
 import json
 import os
-import secrets
 import stat
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -26,6 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from .header import MAX_FILE, TEXT_FIELDS, VERSIONS, Refused, parse
+from .whole import replace_file
 
 MAX_MARKS = 3  # accents on one letter that are shown
 
@@ -173,22 +173,6 @@ def to_bytes(concept: Concept) -> bytes:
 def write_concept(concept: Concept, path: str | Path) -> Path:
     """Write the file all at once: it is whole or not there. Its mode follows the umask."""
     return replace_file(Path(path), to_bytes(concept))
-
-
-def replace_file(path: Path, data: bytes) -> Path:
-    """Write a file beside its place and put it there at once; makes the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0)
-        with os.fdopen(os.open(temporary, flags, 0o666), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
 
 
 def read_concept(path: str | Path) -> Concept:

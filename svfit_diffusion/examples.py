@@ -105,8 +105,17 @@ def encode(
 
 def generator(*key: object) -> torch.Generator:
     """A generator on the CPU whose stream depends on the key alone."""
-    digest = hashlib.sha256(repr(key).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+    return torch.Generator().manual_seed(seed_of(*key))
+
+
+def seed_of(*key: object) -> int:
+    """A seed, below 2^56, that depends on the key alone."""
+    return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:7], "little")
+
+
+def reseed(*key: object) -> None:
+    """Let PyTorch's global numbers, from which dropout draws, depend on the key alone."""
+    torch.manual_seed(seed_of(*key))
 
 
 def photo_order(seed: int, index: int, count: int) -> int:

@@ -25,12 +25,13 @@ from torch import nn
 
 from . import trigger
 from .attention import unpatch_attention
-from .concept import Concept, Trigger, printable, replace_file
+from .concept import Concept, Trigger, printable
 from .families import Family, recognise
 from .lora import lora_tensors
 from .matching import check_base, check_strength
 from .pipeline import fuse_concepts, load_concept, loaded_concepts
 from .verify import basis_of
+from .whole import replace_file
 
 DTYPES = ("float32", "float16", "bfloat16")
 COVER = 256  # px, of the preview inside the file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,10 @@ from PIL import Image
 from . import toybox
 from .families import base_name, recognise
 from .pictures import Parameters
-from .pipeline import loaded_concepts
+from .pipeline import active_tokens, loaded_concepts
+from .prompts import about_length
+
+log = logging.getLogger(__name__)
 
 
 def pick_device() -> str:
@@ -70,13 +74,18 @@ def generate(
 ) -> Iterator[tuple[Image.Image, Parameters]]:
     """Draw `num` pictures, one after the other, with the seeds seed, seed + 1, ...
 
-    A picture depends on its own seed only, not on `num`. watch: called after each denoising step
+    A picture depends on its own seed only, not on `num`. Warns of words that the base does not
+    read. watch: called after each denoising step
     with the steps done and the latents [1, c, h, w] as the VAE decodes them. given: as for
     parameters().
     """
     if num < 1:
         raise ValueError(f"num is {num}, but must be at least 1.")
     first, family = parameters(pipe, prompt, seed, **given), recognise(pipe)
+
+    for what, text in (("prompt", first.prompt), ("negative prompt", first.negative_prompt)):
+        if said := about_length(pipe, text, what, active_tokens(pipe)):
+            log.warning("%s", said)
 
     def stepped(_: Any, step: int, __: Any, tensors: dict[str, torch.Tensor]) -> dict:
         latents = family.decodable(pipe, tensors["latents"], first.height, first.width)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from .examples import Batch, Examples, alike, draw, held_out
+from .examples import Batch, Examples, alike, draw, held_out, reseed
 from .settings import TrainConfig
 from .subject import Subject
 
@@ -83,6 +83,7 @@ class Objective:
     def held_out_loss(self, model: nn.Module) -> float:
         """Mean error of the photos, not weighted by time, on noise that no step draws."""
         examples, total, count = self.subject.examples, 0.0, 0
+        reseed("held out")
         for batch in held_out(examples, self.steps):
             count += len(batch.photos)
             for i in range(0, len(batch.photos), HELD_OUT_BATCH):

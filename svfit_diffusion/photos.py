@@ -7,6 +7,7 @@ frame, transparency on white. A file that cannot be shown that way is refused wi
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import warnings
 from dataclasses import dataclass
@@ -102,6 +103,15 @@ def read_folder(folder: str | Path) -> tuple[list[Photo], list[Skipped]]:
     return photos, skipped
 
 
+def digest(photos: list[Photo]) -> str:
+    """Hash (hex, 128 bits) over the pixels and captions of photos, in their order."""
+    found = hashlib.sha256()
+    for photo in photos:
+        found.update(f"{photo.image.size}|{photo.caption!r}|".encode())
+        found.update(photo.image.tobytes())
+    return found.hexdigest()[:32]
+
+
 def crop(
     image: Image.Image, resolution: int, center: bool = True, x: float = 0.5, y: float = 0.5
 ) -> Image.Image:
@@ -154,7 +164,7 @@ def _reason(path: Path, error: Exception) -> str:
         if path.suffix.lower() in (".heic", ".heif") and "HEIF" not in Image.OPEN:
             return "it needs the HEIC reader; run `pip install pillow-heif` or export it as JPEG"
         return "it is no picture in a known format; save it as JPEG or PNG"
-    problem = str(error).rstrip(".") or type(error).__name__
+    problem = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     return f"its content is damaged or unknown ({problem}); export it again or leave it out"
 
 

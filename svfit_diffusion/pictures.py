@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import textwrap
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin
+
+from .whole import replacing
 
 _INK, _GREY, _ACCENT = "#1f2328", "#8c959f", "#2f5fd0"
 _TILE, _SIGN = 256, 64  # widths on the sheet, in pixels: of a picture, of the sign between two
@@ -120,13 +120,8 @@ def save_png(image: Image.Image, path: str | Path, parameters: Parameters | None
     info = PngImagePlugin.PngInfo()
     if parameters is not None:
         info.add_text("parameters", parameters.to_infotext())
-    temporary = Path(path).with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        with open(temporary, "xb") as file:  # not `tempfile`: the mode shall follow the umask
-            image.save(file, format="PNG", pnginfo=info)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as fresh:
+        image.save(fresh, format="PNG", pnginfo=info)
 
 
 def read_parameters(path: str | Path) -> Parameters | None:

@@ -167,9 +167,13 @@ def convert_prompt(pipe: Any, prompt: Any) -> Any:
     """A prompt, or a list of them, with the triggers of active concepts as their tokens."""
     if isinstance(prompt, list | tuple):
         return [convert_prompt(pipe, p) for p in prompt]
+    return trigger.put_tokens(prompt, active_tokens(pipe))
+
+
+def active_tokens(pipe: Any) -> dict[str, str]:
+    """Trigger -> its learned tokens, of the concepts that are in use."""
     active = (entry.words for entry in loaded_concepts(pipe).values() if entry.strength)
-    tokens = {word: " ".join(names) for words in active for word, names in words.items()}
-    return trigger.put_tokens(prompt, tokens)
+    return {word: " ".join(names) for words in active for word, names in words.items()}
 
 
 def _apply(pipe: Any) -> None:

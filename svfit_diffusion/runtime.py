@@ -76,6 +76,14 @@ def resume_schedule(schedule: Any, optimizer: torch.optim.Optimizer, step: int) 
     schedule._last_lr = rates
 
 
+@contextlib.contextmanager
+def own_stream(device: torch.device) -> Iterator[None]:
+    """Leave PyTorch's global random numbers, of the CPU and of `device`, to the caller."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        yield
+
+
 def copied(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
     """A copy of named parameters."""
     return {name: p.detach().clone() for name, p in parameters.items()}

@@ -24,7 +24,7 @@ from .encoding import encoder
 from .examples import Examples, generator
 from .families import Family, load_base, recognise
 from .generation import generate
-from .photos import read_folder
+from .photos import digest, read_folder
 from .pictures import save_png
 from .settings import TrainConfig
 from .svd import parse_rank
@@ -38,7 +38,10 @@ DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 @dataclass
 class Subject:
-    """A patched base and a subject's encoded photos, on the accelerator's device."""
+    """A patched base and a subject's encoded photos, on the accelerator's device.
+
+    digest: hash of the photos and their captions.
+    """
 
     pipe: Any
     family: Family
@@ -48,6 +51,7 @@ class Subject:
     examples: Examples
     class_examples: Examples | None
     resolution: int
+    digest: str
     tokens: list[str] = field(default_factory=list)
     ids: dict[str, list[int]] = field(default_factory=dict)
     cached: dict[str, dict[str, Tensor]] = field(default_factory=dict)
@@ -146,7 +150,8 @@ def prepare_subject(config: TrainConfig, accelerator: Accelerator, progress: boo
     targets = {family.denoiser: config.attention}
     if config.train_text_encoder:
         targets |= {encoder: "self" for _, encoder in family.encoders}
-    subject = Subject(pipe, family, targets, token, noun, examples, class_examples, resolution=size)
+    shown = {"resolution": size, "digest": digest(photos)}
+    subject = Subject(pipe, family, targets, token, noun, examples, class_examples, **shown)
     _patch(subject, config, accelerator.is_main_process)
     if config.offload:
         subject.rest(accelerator.device)

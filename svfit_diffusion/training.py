@@ -13,15 +13,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-from . import checkpoints, trigger
+from . import resume, trigger
+from .advice import advice, remarks
+from .checkpoints import Checkpoints, alone
 from .concept import Concept, write_concept
+from .examples import reseed
 from .families import base_name
 from .matching import collect, seal
 from .objective import Denoiser, Objective
@@ -31,8 +33,8 @@ from .runtime import (
     interruptible,
     make_accelerator,
     make_optimizer,
+    own_stream,
     restore,
-    resume_schedule,
 )
 from .settings import TrainConfig
 from .subject import ADAPTER, prepare_subject
@@ -47,7 +49,8 @@ class Trained:
     """A training's result: the concept, its file, and how the training went.
 
     loss_before, loss_after: of the photos on held-out noise, by the base and with the concept as
-    written. stopped: why it ended early. exit_status: 130 after Ctrl-C, 1 after a NaN.
+    written. stopped: why it ended early. exit_status: 130 after Ctrl-C, 1 after a NaN. advice: what
+    to try, in sentences, where nothing was learned.
     """
 
     concept: Concept
@@ -57,6 +60,7 @@ class Trained:
     loss_after: float
     stopped: str | None
     exit_status: int = 0
+    advice: tuple[str, ...] = ()
 
 
 def train(config: TrainConfig, progress: bool = True, report: Report | None = None) -> Trained:
@@ -65,9 +69,13 @@ def train(config: TrainConfig, progress: bool = True, report: Report | None = No
     Ctrl-C or SIGTERM ends it after the step under way, with the concept written; so does `report`,
     called after each step with the training and the step's loss, by setting `stopped`.
     """
-    training = Training(config, make_accelerator(config), progress)
-    training.report = report
-    return training.run()
+    accelerator = make_accelerator(config)
+    writes = alone(config.output_dir) if accelerator.is_main_process else contextlib.nullcontext()
+    with writes, own_stream(accelerator.device):
+        accelerator.wait_for_everyone()
+        training = Training(config, accelerator, progress)
+        training.report = report
+        return training.run()
 
 
 class Training:
@@ -79,6 +87,7 @@ class Training:
         self.config, self.accelerator, self.progress = config, accelerator, progress
         self.folder = Path(config.output_dir)
         self.subject = prepare_subject(config, accelerator, progress)
+        self._warn(remarks(config, self.subject))
         self.objective = Objective(config, accelerator, self.subject)
         groups = self.subject.parameters()
         self.named = {name: p for group in groups.values() for name, p in group.items()}
@@ -88,11 +97,13 @@ class Training:
         )
         self.step, self.stopped, self.exit_status = 0, None, 0
         self.good = copied(self.named)
+        self.checkpoints = Checkpoints(self.folder, config.checkpoints_total_limit)
+        self.shape = resume.Shape(self)
 
     def run(self) -> Trained:
         """Train to the last step, or until stopped, and write the concept."""
         before = self.objective.held_out_loss(self.model)
-        self._resume()
+        resume.resume(self)
         bar = tqdm(
             total=self.config.max_train_steps,
             initial=self.step,
@@ -110,13 +121,15 @@ class Training:
                 bar.set_postfix(loss=f"{loss:.4f}")
                 self._after_step(loss)
         if self.stopped and self.exit_status != 1:  # after a NaN the optimizer's state is no good
-            self._checkpoint()
+            resume.save(self)
         return self._finish(before)
 
     def _optimize(self) -> float:
         """One optimizer step over all accumulated batches; returns its mean loss."""
         batches, total = self.config.gradient_accumulation_steps, 0.0
+        process = self.accelerator.process_index
         for i in range(batches):
+            reseed(self.config.seed, "step", self.step, i, process)
             syncs = i == batches - 1
             with contextlib.nullcontext() if syncs else self.accelerator.no_sync(self.model):
                 loss = self.objective.loss(self.model, self.step * batches + i) / batches
@@ -153,51 +166,11 @@ class Training:
         self.accelerator.log({"loss": loss, "lr": rates[0]}, step=self.step)
         last = self.step == config.max_train_steps
         if self.step % config.checkpointing_steps == 0 or last:
-            self._checkpoint()
+            resume.save(self)
         if config.validation_prompt and (self.step % config.validation_steps == 0 or last):
             self._validate()
         if self.report:
             self.report(self, loss)
-
-    def _checkpoint(self) -> None:
-        self.accelerator.wait_for_everyone()
-        if not self.accelerator.is_main_process:
-            return
-        scaler = self.accelerator.scaler
-        settings = {
-            "step": self.step,
-            "settings": self._binding(),
-            "scaler": scaler.state_dict() if scaler else {},
-        }
-        tensors = dict(self.named) | checkpoints.pack_optimizer(self.optimizer)
-        limit = self.config.checkpoints_total_limit
-        checkpoints.save_checkpoint(self.folder, self.step, tensors, settings, limit)
-
-    def _binding(self) -> dict[str, Any]:
-        """The settings that a resumed training must share with its checkpoint."""
-        names = ("rank", "attention", "train_text_encoder", "train_token", "num_vectors", "seed")
-        return {name: getattr(self.config, name) for name in names}
-
-    def _resume(self) -> None:
-        if not (wanted := self.config.resume_from_checkpoint):
-            return
-        path = checkpoints.find_checkpoint(self.folder, wanted)
-        if path is None:
-            log.warning("%s holds no checkpoint yet; training starts anew.", self.folder)
-            return
-        tensors, settings = checkpoints.load_checkpoint(path)
-        for name, value in self._binding().items():
-            if settings["settings"].get(name) != value:
-                raise ValueError(
-                    f"{path.name} was trained with --{name} {settings['settings'].get(name)}, not "
-                    f"{value}; resume with the same, or train into another folder."
-                )
-        restore(self.named, tensors)
-        checkpoints.unpack_optimizer(self.optimizer, tensors)
-        if self.accelerator.scaler and settings["scaler"]:
-            self.accelerator.scaler.load_state_dict(settings["scaler"])
-        self.step = settings["step"]
-        resume_schedule(self.schedule, self.optimizer, self.step)
 
     def _validate(self) -> None:
         """Draw the validation prompt and keep a grid of it, by the main process."""
@@ -224,8 +197,14 @@ class Training:
             write_concept(concept, self.config.concept_path)
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
+        told = advice(self.config, concept.deltas, self.step, before, after)
+        self._warn(told)
         result = concept, self.config.concept_path, self.step, before, after
-        return Trained(*result, self.stopped, self.exit_status)
+        return Trained(*result, self.stopped, self.exit_status, tuple(told))
+
+    def _warn(self, sentences: list[str]) -> None:
+        for text in sentences if self.accelerator.is_main_process else ():
+            log.warning("%s", text)
 
     def _concept(self) -> Concept:
         """The concept as the models now hold it."""

@@ -2,6 +2,7 @@
 
 import os
 import string
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from PIL import Image
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -194,3 +196,44 @@ def make_concept(pipe, rank=4, seed=0, size=0.5, targets=None, token="sks", trig
         fields["trigger_shape"] = {"text_encoder": (1, width)}
     made = Concept(rank=str(rank), base="tiny", token=token, class_word="dog", **fields)
     return seal(made, models, family)
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """Three pictures of a red square on different grounds."""
+    folder = tmp_path_factory.mktemp("photos")
+    for i, ground in enumerate(("white", "blue", "black")):
+        image = Image.new("RGB", (40, 32), ground)
+        image.paste((255, 0, 0), (8 + 4 * i, 8, 24 + 4 * i, 24))
+        image.save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def config(base_folder, photos, tmp_path):
+    """A training of four steps on them."""
+    from svfit_diffusion.settings import TrainConfig
+
+    return TrainConfig(
+        pretrained_model_name_or_path=str(base_folder),
+        instance_data_dir=str(photos),
+        instance_prompt="a photo of sks dog",
+        output_dir=str(tmp_path / "rex"),
+        rank="4",
+        max_train_steps=4,
+        train_batch_size=2,
+    )
+
+
+def run(config, report=None, **changes):
+    """Train, quietly."""
+    from svfit_diffusion.training import train
+
+    return train(replace(config, **changes), progress=False, report=report)
+
+
+def same(a, b):
+    """Whether two concepts hold the same values."""
+    rows = (a.trigger_rows is None) == (b.trigger_rows is None)
+    rows = rows and (a.trigger_rows is None or np.array_equal(a.trigger_rows, b.trigger_rows))
+    return rows and np.array_equal(a.deltas, b.deltas)

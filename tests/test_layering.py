@@ -7,13 +7,13 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "svfit_diffusion"
 ORDER = (
-    *("toybox", "settings", "svd", "cache", "layer", "tuner", "attention"),
+    *("toybox", "settings", "whole", "svd", "cache", "layer", "tuner", "attention"),
     *("selfcheck", "header", "concept", "hub", "trigger"),
-    *("families", "census", "verify", "matching", "pipeline"),
+    *("families", "prompts", "census", "verify", "matching", "pipeline"),
     *("photos", "pictures", "masks", "buckets", "examples", "encoding"),
     *("checkpoints", "generation"),
     *("lora", "export", "lora_import", "combine", "publish"),
-    *("subject", "objective", "runtime", "training", "demo"),
+    *("subject", "objective", "runtime", "resume", "advice", "training", "demo"),
     *("features", "measures", "evaluate", "protocol", "benchmark"),
     *("web", "offload", "cli_files", "cli_evaluate", "cli_info", "cli"),
 )

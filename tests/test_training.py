@@ -3,17 +3,15 @@
 import json
 import logging
 import os
-import signal
 import socket
 import subprocess
 import sys
-import time
 from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import torch
-from conftest import load, picture
+from conftest import load, picture, run, same
 from PIL import Image
 
 from svfit_diffusion.attention import layout
@@ -21,42 +19,7 @@ from svfit_diffusion.concept import read_concept
 from svfit_diffusion.objective import Objective
 from svfit_diffusion.pipeline import load_concept
 from svfit_diffusion.runtime import make_accelerator
-from svfit_diffusion.settings import TrainConfig
-from svfit_diffusion.training import Training, train
-
-
-@pytest.fixture(scope="session")
-def photos(tmp_path_factory):
-    """Three pictures of a red square on different grounds."""
-    folder = tmp_path_factory.mktemp("photos")
-    for i, ground in enumerate(("white", "blue", "black")):
-        image = Image.new("RGB", (40, 32), ground)
-        image.paste((255, 0, 0), (8 + 4 * i, 8, 24 + 4 * i, 24))
-        image.save(folder / f"{i}.png")
-    return folder
-
-
-@pytest.fixture
-def config(base_folder, photos, tmp_path):
-    return TrainConfig(
-        pretrained_model_name_or_path=str(base_folder),
-        instance_data_dir=str(photos),
-        instance_prompt="a photo of sks dog",
-        output_dir=str(tmp_path / "rex"),
-        rank="4",
-        max_train_steps=4,
-        train_batch_size=2,
-    )
-
-
-def run(config, **changes):
-    return train(replace(config, **changes), progress=False)
-
-
-def same(a, b):
-    rows = (a.trigger_rows is None) == (b.trigger_rows is None)
-    rows = rows and (a.trigger_rows is None or np.array_equal(a.trigger_rows, b.trigger_rows))
-    return rows and np.array_equal(a.deltas, b.deltas)
+from svfit_diffusion.training import Training
 
 
 def test_the_loss_on_held_out_noise_falls_and_the_file_is_what_is_returned(config):
@@ -134,38 +97,6 @@ def test_latents_are_the_vaes(config, base_folder):
     assert torch.allclose(examples.mean[middle], mean[0], atol=1e-4)
 
 
-def test_stop_and_resume_is_as_if_never_stopped(config, tmp_path):
-    whole = run(config, max_train_steps=6, lr_scheduler="cosine", lr_warmup_steps=2)
-    other = replace(
-        config,
-        output_dir=str(tmp_path / "other" / "rex"),
-        lr_scheduler="cosine",
-        lr_warmup_steps=2,
-        max_train_steps=6,
-        checkpointing_steps=3,
-    )
-    training = Training(other, make_accelerator(other), progress=False)
-    step = training._after_step
-
-    def stop_after_three(loss):
-        step(loss)
-        if training.step == 3:
-            training.stopped = "interrupted"
-
-    training._after_step = stop_after_three
-    assert training.run().steps == 3
-    again = train(replace(other, resume_from_checkpoint="latest"), progress=False)
-    assert again.steps == 6 and same(again.concept, whole.concept)
-
-
-def test_resuming_what_is_not_there_or_not_the_same_is_an_error(config):
-    run(config, max_train_steps=1)
-    with pytest.raises(ValueError, match="no checkpoint 'checkpoint-7'"):
-        run(config, resume_from_checkpoint="checkpoint-7")
-    with pytest.raises(ValueError, match="--rank 4, not 3"):
-        run(config, resume_from_checkpoint="latest", rank="3")
-
-
 def test_accumulation_is_a_larger_batch(config):
     large = run(config, train_batch_size=4)
     small = run(config, train_batch_size=2, gradient_accumulation_steps=2)
@@ -196,27 +127,6 @@ def test_two_processes_are_one_with_twice_the_batch(config, tmp_path):
     assert concept.training["batch"] == 4
     assert np.allclose(concept.deltas, one.concept.deltas, atol=1e-3)
     assert np.allclose(concept.trigger_rows, one.concept.trigger_rows, atol=1e-3)
-
-
-def test_ctrl_c_ends_cleanly_with_a_concept_and_a_checkpoint(config):
-    command = [sys.executable, "-m", "svfit_diffusion.cli", "train"]
-    given = {**asdict(config), "max_train_steps": 100_000}
-    for key in ("pretrained_model_name_or_path", "instance_data_dir", "instance_prompt"):
-        command += [f"--{key}", str(given[key])]
-    command += ["--output_dir", config.output_dir, "--max_train_steps", "100000", "--rank", "4"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
-    seen = b""
-    while b"loss=" not in seen:  # the bar shows that steps are being done
-        seen += process.stderr.read1()
-        assert process.poll() is None, seen
-    time.sleep(1)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    assert b"Traceback" not in err and b"interrupted" in err
-    steps = read_concept(config.concept_path).training["steps"]
-    assert 0 < steps < 100_000
-    assert (config.concept_path.parent / f"checkpoint-{steps}").is_dir()
 
 
 def test_a_loss_that_is_no_number_keeps_the_last_good_state(config, monkeypatch):

@@ -31,6 +31,7 @@ class Family:
     encoders: ClassVar[tuple[tuple[str, str], ...]] = ()
     readers: ClassVar[tuple[tuple[str, str], ...]] = ()
     original: ClassVar[tuple[str, ...]] = ()
+    length: ClassVar[int] = 512  # tokens that the readers read, as the pipelines' default
 
     def components(self, pipe: Any) -> dict[str, nn.Module]:
         """Component name -> model, of those that a concept may edit."""
@@ -41,6 +42,16 @@ class Family:
         """Component name -> model, of all that read prompts."""
         names = (encoder for _, encoder in (*self.encoders, *self.readers))
         return {name: getattr(pipe, name) for name in names if getattr(pipe, name, None)}
+
+    def listeners(self, pipe: Any) -> list[tuple[str, int, bool]]:
+        """(tokenizer component, tokens it takes, whether it knows learned words) of each model that
+        tells the denoiser a prompt: the readers where there are some, else the encoders.
+        """
+        names = [name for name, _ in self.readers if getattr(pipe, name, None)]
+        if names:
+            return [(name, self.length, False) for name in names]
+        taught = (name for name, _ in self.encoders)
+        return [(name, getattr(pipe, name).model_max_length, True) for name in taught]
 
     def check(self, config: TrainConfig) -> None:
         """Refuse settings of a training that mean nothing for this family."""

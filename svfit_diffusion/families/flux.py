@@ -20,7 +20,6 @@ class Flux(Flow):
     encoders = (("tokenizer", "text_encoder"),)
     readers = (("tokenizer_2", "text_encoder_2"),)
     original = ("flux-dev", "flux-schnell")
-    length = 512  # tokens that T5 reads, as the pipeline's default
 
     def read(self, pipe: Any, prompts: list[str], device: torch.device) -> dict[str, Tensor]:
         """T5's hidden states [n, 512, width]."""

@@ -22,7 +22,6 @@ class ZImage(Flow):
     pipelines = ("ZImagePipeline",)
     dtype = "bfloat16"
     readers = (("tokenizer", "text_encoder"),)
-    length = 512  # tokens, as the pipeline's default
 
     def size(self, pipe: Any) -> int:
         """The pipeline's own."""

@@ -27,6 +27,7 @@ from platformdirs import user_data_path
 from ..header import MAX_FILE
 from ..matching import adapter_name
 from ..pictures import save_png
+from ..whole import replace_file
 from .cards import Card, read_card
 
 PREVIEW = 256  # px
@@ -107,7 +108,7 @@ class Library:
             try:
                 fresh.mkdir()
                 with open(path, "rb") as file:
-                    (fresh / f"{name}.safetensors").write_bytes(file.read(MAX_FILE))
+                    replace_file(fresh / f"{name}.safetensors", file.read(MAX_FILE))
                 read_card(fresh / f"{name}.safetensors")  # what was copied is what was checked
                 if preview:
                     _write_preview(fresh, preview)

@@ -45,8 +45,8 @@ def _work(run: Run) -> int:
         config = TrainConfig(**run.config["training"])
         reporter = Reporter(run, config.max_train_steps, config.seed)
         trained = train(config, progress=False, report=reporter)
-        if trained.exit_status:
-            run.write(message=f"{trained.stopped[:1].upper()}{trained.stopped[1:]}")
+        if said := trained.stopped if trained.exit_status else " ".join(trained.advice):
+            run.write(message=f"{said[:1].upper()}{said[1:]}")
         run.write(state="finishing", loss_before=trained.loss_before, loss_after=trained.loss_after)
         _present(run, config, trained)
         run.write(state="stopped" if trained.stopped else "done", step=trained.steps)

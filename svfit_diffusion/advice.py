@@ -1,0 +1,55 @@
+"""What a user is told about a training: words that the base does not read, nothing learned."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .prompts import about_length, about_trigger
+from .settings import TrainConfig
+from .subject import Subject
+
+
+def remarks(config: TrainConfig, subject: Subject) -> list[str]:
+    """Sentences on the words of a training that the base reads badly, or not at all."""
+    prompts = [("caption", subject.examples.captions)]
+    if subject.class_examples:
+        prompts.append(("class prompt", subject.class_examples.captions))
+    if config.validation_prompt:
+        prompts.append(("validation prompt", (config.validation_prompt,)))
+    tokens = {subject.token: " ".join(subject.tokens)} if subject.tokens else {}
+    told = [about_trigger(subject.pipe, subject.token, bool(subject.tokens))]
+    for what, found in prompts:
+        for prompt in dict.fromkeys(found):
+            told.append(about_length(subject.pipe, prompt, f"{what} {prompt[:40]!r}", tokens))
+    return [text for text in told if text]
+
+
+def advice(
+    config: TrainConfig, deltas: np.ndarray, steps: int, before: float, after: float
+) -> list[str]:
+    """Sentences for the user; none where something was learned.
+
+    deltas: as the file holds them. before, after: the loss on held-out noise, of the base and with
+    the concept.
+    """
+    rates = f"--learning_rate is {config.learning_rate:g}"
+    if steps and not np.any(deltas):
+        if config.lr_warmup_steps >= steps:
+            hint = (
+                f"the rate was still rising, with --lr_warmup_steps {config.lr_warmup_steps} of "
+                f"{steps} steps: pass fewer"
+            )
+        else:
+            hint = f"{rates}: try a higher one, or more --max_train_steps"
+        return [f"nothing was learned: every delta of the file is zero. {hint}."]
+    if not steps or after < before:
+        return []
+    told = f"the loss on held-out noise did not fall ({before:.4f} -> {after:.4f})"
+    if after == before:
+        hint = f"Try more --max_train_steps, of which {steps} were done, or a higher rate ({rates})"
+    else:
+        hint = (
+            f"Try a tenth of the rate ({rates}), and see that all photos and captions show the "
+            "same thing"
+        )
+    return [f"nothing was learned: {told}. {hint}."]

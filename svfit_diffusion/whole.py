@@ -1,0 +1,59 @@
+"""The one way to write a file: whole or not at all, and on the disk when it is said to be written.
+
+A file is written under another name in the same folder, synced, and put in its place at once. So
+whoever looks finds the old file or the new one, also after a crash, a power cut or on a full disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A new empty file beside `path` to write to; it takes the place of `path` after the block.
+
+    Its mode follows the umask. An error leaves `path` as it was; an OSError becomes one that says
+    so in a sentence.
+    """
+    path = Path(path)
+    fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(fresh, "xb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+        yield fresh
+        fresh.chmod(mode & 0o777)  # safetensors puts a file of its own there, with mode 0600
+        sync(fresh)
+        os.replace(fresh, path)
+        sync(path.parent)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        kept = "; the file of that name is untouched" if path.is_file() else ""
+        raise OSError(f"{path} could not be written: {reason}{kept}.") from error
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def replace_file(path: str | Path, data: bytes) -> Path:
+    """Write a file's contents all at once; makes the folder. OSError leaves `path` as it was."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as fresh:
+        fresh.write_bytes(data)
+    return path
+
+
+def sync(path: str | Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    folder = Path(path).is_dir()
+    if folder and os.name == "nt":  # Windows opens no folders, and keeps names itself
+        return
+    handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
