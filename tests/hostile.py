@@ -153,6 +153,17 @@ def concepts(good):
     }
 
 
+def largest(good):
+    """A concept file in order, as large as one may be."""
+    header, body = unpack(good)
+    count = 7_990_000
+    ranks = f"1048576x{count >> 20} {count & (1 << 20) - 1}"
+    held = header["__metadata__"] | {"ranks": ranks}
+    held = {k: v for k, v in held.items() if k != "trigger_shape"}
+    header = {"__metadata__": held, "deltas": entry("F16", [count], 0, 2 * count)}
+    return pack(header, b"\0" * (2 * count))
+
+
 def strangers(good):
     """Concept files in order that are not for the pipeline, or not of it: name -> bytes."""
     header, body = unpack(good)
