@@ -304,6 +304,18 @@ def test_photos_and_concepts_are_taken(url):  # noqa: F811
         Path(answer.json()[0]).unlink()
 
 
+def test_a_full_queue_says_so(url):  # noqa: F811
+    data = {"data": ["a photo of a dog", "", {}, 2, 0, 4, None, None, None]}
+    calls = [httpx.post(f"{url}gradio_api/call/generate", json=data) for _ in range(24)]
+    full = [answer for answer in calls if answer.status_code == 503]
+    assert full and {answer.status_code for answer in calls} == {200, 503}
+    assert sentence(full[0]) == "The app is busy: 16 jobs wait already. Try again in a minute."
+    assert full[0].headers["retry-after"] == "60"
+    last = next(answer for answer in reversed(calls) if answer.status_code == 200)
+    event = f"{url}gradio_api/call/generate/{last.json()['event_id']}"
+    assert "event: complete" in httpx.get(event, timeout=120).text, "those that wait are served"
+
+
 def log_in(address, password, **more):
     form = {"username": LOGIN[0], "password": password}
     return httpx.post(f"{address}login", data=form, **more)
