@@ -42,6 +42,9 @@ def containers(good):
     def changed(**fields):
         return pack(header | {first: header[first] | fields}, body)
 
+    def again(key):
+        return pack(text[:-1] + f', "{key}": {json.dumps(header[key])}}}'.encode(), body)
+
     start, stop = header[first]["data_offsets"]
     return {
         "no bytes": b"",
@@ -56,8 +59,8 @@ def containers(good):
         "5 MB of metadata": pack(header | {"__metadata__": {"format": "x" * 5_000_000}}, body),
         "100,000 empty tensors": pack(many),
         "30,000 empty tensors": pack(dict(list(many.items())[:30_000])),
-        "key twice": pack(text[:-1] + b', "%s": 1}' % first.encode(), body),
-        "metadata twice": pack(text[:-1] + b', "__metadata__": {}}', body),
+        "key twice": again(first),
+        "metadata twice": again("__metadata__"),
         "deep list": pack(b"[" * 150_000),
         "deep object": pack(b'{"a":' * 30_000),
         "deep metadata": pack(b'{"__metadata__":' + b"[" * 100_000),
