@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-SOURCES := pyproject.toml constraints.txt
+LOCKED := $(PIP) install --require-hashes --no-deps -r requirements
+SOURCES := pyproject.toml constraints.txt requirements/demo.txt
 
 .PHONY: demo test test-slow test-browser faults lint clean
 
@@ -17,7 +18,7 @@ test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow
 
 test-browser: $(VENV)/.test
-	$(PIP) install -c constraints.txt -e ".[test,browser]"
+	$(LOCKED)/browser.txt
 	$(BIN)/python -m pytest -m slow tests/test_web_browser.py
 
 faults: $(VENV)/.test
@@ -30,12 +31,13 @@ lint: $(VENV)/.test
 $(VENV)/.demo: $(SOURCES)
 	@$(PYTHON) -c "import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and 'Python 3.11 to 3.13 is needed; name one as in: make demo PYTHON=python3.11')"
 	$(PYTHON) -m venv $(VENV)
+	$(LOCKED)/demo.txt
 	$(PIP) install -c constraints.txt torch
-	$(PIP) install -c constraints.txt -e .
+	$(PIP) install --no-deps --no-build-isolation -e .
 	touch $@
 
-$(VENV)/.test: $(VENV)/.demo
-	$(PIP) install -c constraints.txt -e ".[test]"
+$(VENV)/.test: $(VENV)/.demo requirements/test.txt
+	$(LOCKED)/test.txt
 	touch $@
 
 clean:

@@ -8,8 +8,10 @@ import os
 import sys
 import warnings
 from pathlib import Path
+from typing import NoReturn
 
 from . import __version__, cli_evaluate, cli_files, cli_info
+from .cli_files import shown
 from .settings import add_arguments, from_arguments
 
 
@@ -20,15 +22,29 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return parsed.run(parsed)
     except (ValueError, OSError) as error:
-        print(f"svfit: {error}", file=sys.stderr)
+        print(f"svfit: {shown(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("svfit: interrupted.", file=sys.stderr)
         return 130
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose mistakes are one line too, whatever a file is called."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(shown(message))
+
+
+class _OneLine(logging.Formatter):
+    """Messages as one line each: they may name files and quote their text."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return shown(record.getMessage())
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="svfit", description="Teach a diffusion model a subject; share a file of a few KB."
     )
     parser.add_argument("--version", action="version", version=__version__)
@@ -100,7 +116,9 @@ def _parser() -> argparse.ArgumentParser:
 def _quiet() -> None:
     """Show our own messages and errors, not the libraries' remarks on one another."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    logging.basicConfig(format="%(message)s", level=logging.ERROR)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine())
+    logging.basicConfig(handlers=[handler], level=logging.ERROR)
     logging.getLogger("svfit_diffusion").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module="peft|torch|diffusers")
@@ -134,8 +152,9 @@ def _report(trained) -> int:
     if int(os.environ.get("RANK", "0")) == 0:
         size = size_text(trained.path.stat().st_size)
         print(
-            f"{trained.path}: {size}, {trained.concept.values:,} values, {trained.steps} steps; "
-            f"loss on held-out noise {trained.loss_before:.4f} -> {trained.loss_after:.4f}"
+            f"{shown(trained.path)}: {size}, {trained.concept.values:,} values, "
+            f"{trained.steps} steps; loss on held-out noise "
+            f"{trained.loss_before:.4f} -> {trained.loss_after:.4f}"
         )
         if trained.stopped:
             print(f"stopped early: {trained.stopped}", file=sys.stderr)
@@ -174,11 +193,11 @@ def _generate(arguments: argparse.Namespace) -> int:
     for image, parameters in pictures:
         path = folder / f"{parameters.seed:08d}.png"
         save_png(image, path, parameters)
-        print(path)
+        print(shown(path))
         images.append(image)
     if len(images) > 1:
         save_png(grid(images), folder / "grid.png")
-        print(folder / "grid.png")
+        print(shown(folder / "grid.png"))
     return 0
 
 

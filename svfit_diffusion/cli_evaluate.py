@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from .cli_files import shown
+
 
 def add_command(commands: argparse._SubParsersAction, quiet: Callable[[], None]) -> None:
     """Add `evaluate` to the commands; quiet: what keeps the libraries' remarks off the screen."""
@@ -68,7 +70,7 @@ def _run(arguments: argparse.Namespace, quiet: Callable[[], None]) -> int:
                     plan, pick_device())  # fmt: skip
     if rows:
         print(table(rows))
-        print(f"{arguments.output_dir}/sheet.png, {arguments.output_dir}/scores.json")
+        print(shown(f"{arguments.output_dir}/sheet.png, {arguments.output_dir}/scores.json"))
     return 0
 
 
@@ -108,7 +110,7 @@ def table(rows) -> str:
     for row in rows:
         measured = (row.likeness[kind] for kind in kinds)
         lines.append([
-            row.name, f"{row.values:,}", f"{row.bytes:,}",
+            shown(row.name), f"{row.values:,}", f"{row.bytes:,}",
             *(f"{m.fidelity:.3f} ({m.raw:.3f}, {m.copy:.3f})" for m in measured),
             "-" if row.alignment is None else f"{row.alignment:.3f}",
             f"{row.drift:.3f}", f"{row.diversity:.3f}",

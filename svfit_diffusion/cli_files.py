@@ -7,6 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+MAX_LINE = 1_000  # characters of a message
+
+
+def shown(text: object) -> str:
+    """A message or a path as one line that cannot steer the terminal."""
+    from .concept import printable
+
+    return printable(str(text), MAX_LINE)
+
 
 def add_commands(commands: Any, quiet: Callable[[], None]) -> None:
     """Add the parsers; `quiet` is called before the heavy libraries are imported."""
@@ -88,9 +97,9 @@ def _export(given: argparse.Namespace, quiet: Callable[[], None]) -> int:
         image = _preview(given, pipe, concept)
         made = export_lora(concept, pipe, path, given.to, given.dtype, given.strength, image)
     for file in made.files:
-        print(file)
+        print(shown(file))
     if made.words.strip():
-        print(f"call it by: {made.words}")
+        print(f"call it by: {shown(made.words)}")
     return 0
 
 
@@ -121,7 +130,7 @@ def _import(given: argparse.Namespace, quiet: Callable[[], None]) -> int:
     stem = Path(given.file).stem
     path = write_concept(made.concept, given.output or f"{stem}-svfit.safetensors")
     print(
-        f"{path}: {path.stat().st_size:,} bytes hold {made.share:.1%} of the LoRA's energy "
+        f"{shown(path)}: {path.stat().st_size:,} bytes hold {made.share:.1%} of the LoRA's energy "
         f"({made.used} of its modules are projections here, {made.others} are not)"
     )
     if made.share < 0.5:
@@ -130,7 +139,7 @@ def _import(given: argparse.Namespace, quiet: Callable[[], None]) -> int:
 
 
 def _merge(given: argparse.Namespace, quiet: Callable[[], None]) -> int:
-    from .concept import printable, read_concept, write_concept
+    from .concept import read_concept, write_concept
     from .hub import locate
 
     named = [split_number(text) for text in given.files]
@@ -145,12 +154,12 @@ def _merge(given: argparse.Namespace, quiet: Callable[[], None]) -> int:
         pipe = load_base(given.base)
     made = combine(concepts, given.words, pipe)
     path = write_concept(made, given.output)
-    print(f"{path}: {path.stat().st_size:,} bytes, called by {printable(made.trigger)}")
+    print(f"{shown(path)}: {path.stat().st_size:,} bytes, called by {shown(made.trigger)}")
     return 0
 
 
 def _push(given: argparse.Namespace) -> int:
     from .publish import push_to_hub
 
-    print(push_to_hub(given.file, given.repo_id, given.picture, given.private))
+    print(shown(push_to_hub(given.file, given.repo_id, given.picture, given.private)))
     return 0

@@ -17,14 +17,17 @@ import hashlib
 import json
 import os
 import stat
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from .header import DTYPES, MAX_FILE, TEXT_FIELDS, VERSIONS, Refused, parse
+from .header import MAX_FILE, TEXT_FIELDS, VERSIONS, Refused, parse
 from .whole import replace_file
+
+MAX_MARKS = 3  # accents on one letter that are shown
 
 
 @dataclass(frozen=True)
@@ -109,9 +112,18 @@ class Concept:
 
 
 def printable(text: str, length: int = 400) -> str:
-    """A stranger's text as one line, at most `length` characters, none that steers a terminal."""
-    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-    return text if len(text) <= length else f"{text[: length - 1]}…"
+    """A stranger's text as one line, at most `length` characters, none that steers a terminal.
+
+    Replaced are control characters, escapes, line ends, what turns the direction of writing, and
+    marks that pile up on the lines above. In HTML it is still to be escaped.
+    """
+    text = text if len(text) <= length else f"{text[: length - 1]}…"
+    marks, found = 0, []
+    for c in text:
+        marks = marks + 1 if unicodedata.combining(c) else 0
+        shown = c.isprintable() and marks <= MAX_MARKS
+        found.append(c if shown else "\N{REPLACEMENT CHARACTER}")
+    return "".join(found)
 
 
 def layout_hash(entries: Iterable[tuple[str, int, int, int]]) -> str:
@@ -147,10 +159,10 @@ def to_bytes(concept: Concept) -> bytes:
     body = b""
     for name, tensor in (("deltas", concept.deltas), ("trigger", concept.trigger_rows)):
         if tensor is not None:
-            kind = next((k for k, dtype in DTYPES.items() if dtype == tensor.dtype), "unknown")
+            kind = f"F{8 * tensor.itemsize}" if tensor.dtype.kind == "f" else tensor.dtype.name
             span = [len(body), len(body) + tensor.nbytes]
             header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": span}
-            body += tensor.tobytes()
+            body += tensor.astype(tensor.dtype.newbyteorder("<")).tobytes()
     packed = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     packed += b" " * (-len(packed) % 8)
     data = len(packed).to_bytes(8, "little") + packed + body
@@ -166,19 +178,25 @@ def write_concept(concept: Concept, path: str | Path) -> Path:
 def read_concept(path: str | Path) -> Concept:
     """Read and check a concept file. Raises ValueError that names the file and what is wrong."""
     path = Path(path)
+    shown = printable(str(path))
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_at_once) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise ValueError(f"{path} is not a file; name a concept's .safetensors file.")
+                raise ValueError(f"{shown} is not a file; name a concept's .safetensors file.")
             if status.st_size > MAX_FILE:
                 raise ValueError(
-                    f"{path} has {status.st_size:,} bytes, but a concept has at most "
+                    f"{shown} has {status.st_size:,} bytes, but a concept has at most "
                     f"{MAX_FILE:,}; it is some other file."
                 )
-            return from_bytes(file.read(MAX_FILE + 1), str(path))
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}.") from None
+            return from_bytes(file.read(status.st_size + 1), shown)
+    except OSError as error:
+        raise ValueError(f"{shown} cannot be read: {error.strerror}.") from None
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open without waiting: a pipe that nobody writes to would hold the reader for ever."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def from_bytes(data: bytes, name: str) -> Concept:

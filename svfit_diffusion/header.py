@@ -9,21 +9,22 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 
 import numpy as np
-from safetensors.numpy import load
 
 from .selfcheck import PROBES
 from .settings import ATTENTION
 
 VERSIONS = ("1", "2")  # 1 has neither a self-check nor several triggers
-MAX_FILE = 64_000_000  # bytes
+MAX_FILE = 16_000_000  # bytes; the whole spectrum of FLUX.2 takes 4,000,000 in float32
 MAX_HEADER = 200_000  # bytes
 MAX_TEXT = 2_000  # characters of one metadata field
 MAX_WORD = 100  # characters of one of several triggers
 MAX_STRENGTH = 1e6
 TENSORS = ("deltas", "trigger")
-DTYPES = {"F16": np.float16, "F32": np.float32}
+MAX_NUMBER = 1 << 40  # of a size or an offset
+DTYPES = {"F16": 2, "F32": 4}  # bytes of a number, little-endian
 TEXT_FIELDS = (*("rank", "layout", "base", "family", "token", "class_word", "license", "created"),)
 JSON_FIELDS = ("targets", "fingerprints", "trigger_shape", "triggers", "training")
 _REQUIRED = ("rank", "layout", "base", "family", "ranks", "targets", "fingerprints")
@@ -35,12 +36,21 @@ class Refused(Exception):
 
 def parse(data: bytes) -> tuple[dict, dict[str, np.ndarray]]:
     """Checked metadata fields and tensors of a file's bytes; Refused says why not."""
-    header = _header(data)
+    if len(data) > MAX_FILE:
+        raise Refused(f"it has {len(data):,} bytes, more than {MAX_FILE:,}")
+    header, start = read_header(data, len(data), MAX_HEADER)
     text = header.pop("__metadata__", {})
-    _check_tensors(header, len(data) - 8 - int.from_bytes(data[:8], "little"))
+    if unknown := sorted(set(header) - set(TENSORS)):
+        raise Refused(f"it holds a tensor {unknown[0][:60]!r} that this version does not know")
+    if "deltas" not in header:
+        raise Refused("it has no tensor 'deltas'; a LoRA or another kind of file, perhaps")
+    check_tensors(header, len(data) - start, DTYPES, range(1, 2))
     fields = _check_text(text)
-    tensors = load(data)
-    for name, tensor in tensors.items():
+    tensors = {}
+    for name, info in header.items():
+        (count,), offset = info["shape"], start + info["data_offsets"][0]
+        tensor = np.frombuffer(data, f"<f{DTYPES[info['dtype']]}", count, offset)
+        tensors[name] = tensor.astype(tensor.dtype.newbyteorder("="))  # a copy, aligned
         if not np.isfinite(tensor).all():
             raise Refused(f"its tensor {name!r} holds NaN or infinity; the training failed")
     _check_sizes(fields, tensors)
@@ -54,9 +64,12 @@ def _unique(pairs: list[tuple[str, object]]) -> dict:
     return found
 
 
-def _json(text: str | bytes, what: str) -> dict:
+def read_json(text: str, what: str) -> dict:
+    """A JSON object of a stranger's: no key twice, no NaN or infinity, no half characters."""
+    hooks = {"object_pairs_hook": _unique, "parse_constant": _constant, "parse_float": _float}
     try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_constant)
+        value = json.loads(text, **hooks)
+        json.dumps(value, ensure_ascii=False).encode()  # escapes can make what is no text
     except (ValueError, RecursionError):
         raise Refused(f"its {what} is not valid JSON") from None
     if not isinstance(value, dict):
@@ -68,42 +81,59 @@ def _constant(text: str) -> float:
     raise Refused(f"its header holds {text}, which is no number")
 
 
-def _header(data: bytes) -> dict:
-    size = int.from_bytes(data[:8], "little")
-    if len(data) < 8 or size > len(data) - 8:
+def _float(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise Refused("its header holds a number out of range")
+    return value
+
+
+def read_header(data: bytes, size: int, most: int) -> tuple[dict, int]:
+    """The header of a safetensors file, and where its tensors start; Refused says why not.
+
+    data: the file's first bytes, all of the header if that has at most `most` bytes. size: bytes
+    of the whole file.
+    """
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or length > size - 8:
         raise Refused("it is no safetensors file, or is cut off")
-    if size > MAX_HEADER:
-        raise Refused(f"its header has {size:,} bytes, more than {MAX_HEADER:,}")
-    return _json(data[8 : 8 + size], "header")
+    if length > most:
+        raise Refused(f"its header has {length:,} bytes, more than {most:,}")
+    try:
+        text = data[8 : 8 + length].decode()
+    except UnicodeDecodeError:
+        raise Refused("its header is not UTF-8") from None
+    return read_json(text, "header"), 8 + length
 
 
-def _check_tensors(header: dict, size: int) -> None:
-    if unknown := sorted(set(header) - set(TENSORS)):
-        raise Refused(f"it holds a tensor {unknown[0][:60]!r} that this version does not know")
-    if "deltas" not in header:
-        raise Refused("it has no tensor 'deltas'; a LoRA or another kind of file, perhaps")
+def check_tensors(header: dict, size: int, dtypes: dict[str, int], dimensions: range) -> None:
+    """Refuse tensors that do not fill a file's `size` bytes after the header, each byte once.
+
+    dtypes: those allowed -> bytes of a number. dimensions: how many there may be.
+    """
     spans = []
     for name, info in header.items():
         if not isinstance(info, dict) or set(info) != {"dtype", "shape", "data_offsets"}:
-            raise Refused(f"its tensor {name!r} is described wrongly")
+            raise Refused(f"its tensor {name[:60]!r} is described wrongly")
         dtype, shape, span = info["dtype"], info["shape"], info["data_offsets"]
-        if not isinstance(dtype, str) or dtype not in DTYPES:
-            raise Refused(f"its tensor {name!r} is not of type F16 or F32")
-        if not (_whole(shape, 1) and shape[0] > 0 and _whole(span, 2)):
-            raise Refused(f"its tensor {name!r} is not a list of numbers")
-        if span[1] - span[0] != shape[0] * np.dtype(DTYPES[dtype]).itemsize:
-            raise Refused(f"its tensor {name!r} does not fill its bytes")
+        if not isinstance(dtype, str) or dtype not in dtypes:
+            raise Refused(f"its tensor {name[:60]!r} is not of type {' or '.join(dtypes)}")
+        if not (_whole(shape, dimensions, 1) and _whole(span, range(2, 3))):
+            raise Refused(f"its tensor {name[:60]!r} is of impossible sizes")
+        if span[1] - span[0] != math.prod(shape) * dtypes[dtype]:
+            raise Refused(f"its tensor {name[:60]!r} does not fill its bytes")
         spans.append(span)
-    ends = [0, *(end for _, end in sorted(spans))]
-    if [start for start, _ in sorted(spans)] != ends[:-1] or ends[-1] != size:
+    spans.sort()
+    ends = [0, *(end for _, end in spans)]
+    if [start for start, _ in spans] != ends[:-1] or ends[-1] != size:
         raise Refused("its tensors do not fill the file")
 
 
-def _whole(values: object, length: int) -> bool:
+def _whole(values: object, lengths: range, least: int = 0) -> bool:
+    """Whether it is a list of whole numbers from `least` on, of one of these lengths."""
     return (
         isinstance(values, list)
-        and len(values) == length
-        and all(type(v) is int and 0 <= v <= MAX_FILE for v in values)
+        and len(values) in lengths
+        and all(type(v) is int and least <= v <= MAX_NUMBER for v in values)
     )
 
 
@@ -128,7 +158,7 @@ def _check_text(text: object) -> dict:
         if len(text.get(key, "")) > MAX_TEXT:
             raise Refused(f"its metadata {key!r} is longer than {MAX_TEXT:,} characters")
     fields = {key: text.get(key, "") for key in TEXT_FIELDS}
-    fields.update({key: _json(text.get(key, "{}"), key) for key in JSON_FIELDS})
+    fields.update({key: read_json(text.get(key, "{}"), key) for key in JSON_FIELDS})
     fields["ranks"] = _unpack_ranks(text["ranks"])
     fields["check"] = _unpack_check(text["check"]) if "check" in text else ()
     _check_objects(fields)
@@ -145,7 +175,7 @@ def _check_objects(fields: dict) -> None:
         for v in prints.values()
     ):
         raise Refused("its fingerprints are not a hash for each target")
-    if not all(_whole(v, 2) and min(v) >= 1 for v in fields["trigger_shape"].values()):
+    if not all(_whole(v, range(2, 3), 1) for v in fields["trigger_shape"].values()):
         raise Refused("its trigger's shape is not rows and width for each text encoder")
     if not all(isinstance(v, str | int | float | None) for v in fields["training"].values()):
         raise Refused("its training settings are not plain values")
@@ -157,7 +187,7 @@ def _check_triggers(triggers: dict, shapes: dict) -> None:
         if not word or len(word) > MAX_WORD or not isinstance(entry, list) or len(entry) != 3:
             raise Refused("its triggers are not words with class word, rows and strength")
         noun, rows, strength = entry
-        if not isinstance(noun, str) or not _whole([rows], 1):
+        if not isinstance(noun, str) or not _whole([rows], range(1, 2)):
             raise Refused("its triggers are not words with class word, rows and strength")
         if type(strength) not in (int, float) or not abs(strength) <= MAX_STRENGTH:
             raise Refused("a trigger's strength is no number in range")

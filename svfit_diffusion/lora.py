@@ -53,8 +53,8 @@ def lora_tensors(
     if kind == "kohya" and concept.family not in PREFIXES:
         known = ", ".join(PREFIXES)
         raise ValueError(
-            f"kohya's format is written for the families {known}, not {concept.family!r}; pass "
-            "--to diffusers."
+            f"kohya's format is written for the families {known}, not "
+            f"{concept.family[:60]!r}; pass --to diffusers."
         )
     rank, tensors = max(concept.ranks), {}
     deltas = np.split(concept.deltas.astype(np.float32), np.cumsum(concept.ranks)[:-1])

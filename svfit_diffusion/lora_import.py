@@ -7,7 +7,6 @@ exported comes back whole. The file is a stranger's: capped, safetensors only, c
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,20 +22,23 @@ from .attention import layout
 from .cache import loaded_weight
 from .concept import Concept, printable
 from .families import base_name, recognise
+from .header import Refused, check_tensors, read_header, read_json
 from .lora import PREFIXES, known_names, project
 from .matching import identify, seal
 from .svd import parse_rank, resolve_rank
 from .verify import basis_of
 
 MAX_FILE = 4_000_000_000  # bytes
-MAX_HEADER = 10_000_000  # bytes
-MAX_TENSORS = 50_000
+MAX_HEADER = 4_000_000  # bytes; trainers put their tags into it
+MAX_TENSORS = 20_000
+MAX_RANK = 1_024
+MAX_ALPHA = 1e6
 ENDS = (
     (".lora_down.weight", ".lora_up.weight"),
     (".lora_A.weight", ".lora_B.weight"),
     (".lora.down.weight", ".lora.up.weight"),
 )
-DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+DTYPES = {"F16": 2, "BF16": 2, "F32": 4}  # bytes of a number
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ def import_lora(
     Raises ValueError that names the file and what is wrong with it, or that it is of another base.
     """
     pairs, metadata = read_lora(Path(path))
+    path = printable(str(path))
     family = recognise(pipe)
     if family.name not in PREFIXES:
         raise ValueError(f"LoRA import knows the families {', '.join(PREFIXES)}.")
@@ -80,8 +83,12 @@ def import_lora(
         raise ValueError(f"{path} is a LoRA of no finite, non-zero edit; there is nothing to keep.")
     words = (trigger or metadata.get("modelspec.trigger_phrase", ""))[:200]
     token, _, noun = printable(words).strip().partition(" ")
+    with np.errstate(over="ignore"):
+        found = np.concatenate(deltas).astype(np.float16)
+    if not np.isfinite(found).all():
+        raise ValueError(f"{path} changes the base by more than a concept's float16 holds.")
     concept = Concept(
-        deltas=np.concatenate(deltas).astype(np.float16),
+        deltas=found,
         rank=str(parse_rank(rank)),
         base=base_name(str(getattr(pipe.config, "_name_or_path", ""))),
         token=token,
@@ -99,69 +106,72 @@ def read_lora(path: Path) -> tuple[dict[str, tuple[Tensor, Tensor, float]], dict
 
     Raises ValueError for what is no LoRA of the plain kind.
     """
+    shown = printable(str(path))
     if not path.is_file():
-        raise ValueError(f"{path} is not a file; name a LoRA's .safetensors file.")
+        raise ValueError(f"{shown} is not a file; name a LoRA's .safetensors file.")
     try:
-        _check_size(path)
+        metadata, names = _header(path)
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            names = set(file.keys())
-            if len(names) > MAX_TENSORS:
-                raise ValueError(f"{path} holds {len(names):,} tensors, more than any LoRA.")
-            tensors = {name: file.get_tensor(name) for name in sorted(names)}
+            tensors = {name: file.get_tensor(name) for name in names}
+        settings = read_json(metadata.get("lora_adapter_metadata", "{}"), "lora_adapter_metadata")
+    except Refused as reason:
+        raise ValueError(f"{shown} is not a usable LoRA: {reason}.") from None
     except (OSError, SafetensorError) as error:
-        reason = printable(str(error).splitlines()[0], 200).rstrip(".")
-        raise ValueError(f"{path} cannot be read as a safetensors file: {reason}.") from None
+        reason = printable(str(error), 200).rstrip(".")
+        raise ValueError(f"{shown} cannot be read as a safetensors file: {reason}.") from None
     for name, tensor in tensors.items():
-        if tensor.dtype not in DTYPES or not torch.isfinite(tensor).all():
-            raise ValueError(f"{path}: {printable(name, 80)} holds no finite float16 or float32.")
-    return _pairs(path, tensors, _alphas(path, metadata)), metadata
-
-
-def _check_size(path: Path) -> None:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        header = int.from_bytes(file.read(8), "little")
-    if size > MAX_FILE or header > MAX_HEADER:
-        raise ValueError(
-            f"{path} has {size:,} bytes and a header of {header:,}, but at most {MAX_FILE:,} and "
-            f"{MAX_HEADER:,} are read; it is no LoRA, or no safetensors file."
-        )
-
-
-def _alphas(path: Path, metadata: dict[str, str]) -> dict:
-    """diffusers' own metadata: `unet.lora_alpha`, `unet.alpha_pattern` and the like."""
-    try:
-        found = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: its lora_adapter_metadata is not a JSON object.")
-    for key, value in found.items():
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{shown}: {printable(name, 80)} holds no finite numbers.")
+    for key, value in settings.items():
         if value and key.endswith((".use_rslora", ".use_dora")):
-            raise ValueError(f"{path} is a LoRA with {printable(key, 60)}, which is not supported.")
-    return found
+            raise ValueError(f"{shown} is a LoRA with {printable(key, 60)}, which is not read.")
+    return _pairs(shown, tensors, settings), metadata
 
 
-def _pairs(path: Path, tensors: dict[str, Tensor], settings: dict) -> dict:
+def _header(path: Path) -> tuple[dict[str, str], list[str]]:
+    """Metadata and sorted tensor names of a file whose header is in order; Refused if not."""
+    size = path.stat().st_size
+    if size > MAX_FILE:
+        raise Refused(f"it has {size:,} bytes, more than {MAX_FILE:,}")
+    with path.open("rb") as file:
+        header, start = read_header(file.read(8 + MAX_HEADER), size, MAX_HEADER)
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise Refused("its metadata is not text")
+    if len(header) > MAX_TENSORS:
+        raise Refused(f"it holds {len(header):,} tensors, more than {MAX_TENSORS:,}")
+    check_tensors(header, size - start, DTYPES, range(5))
+    return metadata, sorted(header)
+
+
+def _pairs(path: str, tensors: dict[str, Tensor], settings: dict) -> dict:
+    """Module -> (down [q, in], up [out, q], scale); convolutions are flattened.
+
+    settings: diffusers' own, `unet.lora_alpha`, `unet.alpha_pattern` and the like.
+    """
     pairs = {}
     for name in [n for n in tensors if n.endswith(tuple(down for down, _ in ENDS))]:
         end, other = next(ends for ends in ENDS if name.endswith(ends[0]))
         module = name.removesuffix(end)
         down, up = tensors.pop(name), tensors.pop(module + other, None)
         alpha = tensors.pop(f"{module}.alpha", None)
-        fits = up is not None and min(up.ndim, down.ndim) >= 2 and up.shape[1] == down.shape[0] > 0
-        if not fits or (alpha is not None and alpha.numel() != 1):
+        fits = up is not None and min(up.ndim, down.ndim) >= 2 and up[:1].numel() == len(down) > 0
+        if not fits or not down.numel() or (alpha is not None and alpha.numel() != 1):
             raise ValueError(f"{path}: {printable(module, 100)} lacks a half, or they do not fit.")
+        if len(down) > MAX_RANK:
+            raise ValueError(f"{path} has a rank of {len(down):,}; at most {MAX_RANK:,} is read.")
         part, _, local = module.partition(".")
         stated = settings.get(f"{part}.lora_alpha")
         pattern = settings.get(f"{part}.alpha_pattern")
         if isinstance(pattern, dict) and local in pattern:
             stated = pattern[local]
         value = float(alpha) if alpha is not None else stated
-        if value is not None and type(value) not in (int, float):
-            raise ValueError(f"{path}: the alpha of {printable(module, 100)} is no number.")
-        pairs[module] = (down, up, 1.0 if value is None else value / len(down))
+        value = len(down) if value is None else value
+        if type(value) not in (int, float) or not abs(value) <= MAX_ALPHA:
+            raise ValueError(
+                f"{path}: the alpha of {printable(module, 100)} is no number in range."
+            )
+        pairs[module] = (down.flatten(1), up.flatten(1), value / len(down))
     if tensors or not pairs:
         odd = f" such as {printable(next(iter(tensors)), 80)!r}" if tensors else ""
         raise ValueError(
@@ -171,7 +181,7 @@ def _pairs(path: Path, tensors: dict[str, Tensor], settings: dict) -> dict:
     return pairs
 
 
-def _check_shapes(path: str | Path, pairs: dict, known: dict) -> None:
+def _check_shapes(path: str, pairs: dict, known: dict) -> None:
     if not known:
         raise ValueError(
             f"{path} names no attention projection of this base, as "
@@ -181,7 +191,7 @@ def _check_shapes(path: str | Path, pairs: dict, known: dict) -> None:
         raise ValueError(f"{path} names a projection twice, in two ways.")
     for module, projection in known.items():
         down, up, _ = pairs[module]
-        got = (len(up), down[0].numel())
+        got = (len(up), down.shape[1])
         if got != (projection.out_features, projection.in_features):
             raise ValueError(
                 f"{path}: {printable(module, 100)} is for a weight of {got[0]} x {got[1]}, but "

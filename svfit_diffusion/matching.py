@@ -21,6 +21,8 @@ from .tuner import SVFitConfig, get_deltas, set_deltas
 from .verify import basis_of, check_basis, check_table, known_basis, measure
 
 log = logging.getLogger(__name__)
+SHOWN = 60  # characters of a file's text in a sentence
+MAX_TOKENS = 1_000  # rows of learned words in one text encoder
 
 
 def collect(
@@ -106,18 +108,21 @@ def check_base(
     Weights that are only there as a bfloat16 cast have no fingerprint to compare: there the
     self-check decides, and its error is told in a warning.
     """
-    got = base_name(str(getattr(pipe.config, "_name_or_path", "")))
+    got = printable(base_name(str(getattr(pipe.config, "_name_or_path", ""))), SHOWN)
+    own = printable(concept.base, SHOWN)
     if concept.family != family.name:
         raise ValueError(
-            f"this concept was trained on {concept.base!r} of family {concept.family!r}, but the "
+            f"this concept was trained on {own!r} of family "
+            f"{printable(concept.family, SHOWN)!r}, but the "
             f"pipeline is {got!r} of family {family.name!r}; load its own base."
         )
     models = family.components(pipe)
     if missing := sorted(set(concept.targets) - set(models)):
         raise ValueError(
-            f"this concept edits {missing[0]!r}, which the pipeline {got!r} was loaded without; "
-            "load the whole pipeline."
+            f"this concept edits {missing[0][:SHOWN]!r}, which the pipeline {got!r} was loaded "
+            "without; load the whole pipeline."
         )
+    check_trigger(pipe, family, concept)
     models = {part: models[part] for part in concept.targets}
     folders, coarse = _basis_folders(basis_from, models), []
     for part, model in models.items():
@@ -131,20 +136,35 @@ def check_base(
         table = check_table(plan, basis_of(plan, concept.ranks, models, family, folders))
     check_basis(concept, table, coarse)
     if basis_from:
-        log.warning("%s is applied to %s with the basis of %s.", concept.trigger, got, basis_from)
+        trigger = printable(concept.trigger, SHOWN)
+        log.warning("%s is applied to %s with the basis of %s.", trigger, got, basis_from)
     return models, folders, plan, table
 
 
+def check_trigger(pipe: Any, family: Family, concept: Concept) -> None:
+    """Refuse learned rows that no text encoder of the pipeline takes."""
+    encoders = {part: getattr(pipe, part, None) for _, part in family.encoders}
+    widths = {p: e.get_input_embeddings().embedding_dim for p, e in encoders.items() if e}
+    shapes = concept.trigger_shape
+    odd = any(w != widths.get(p) or n > MAX_TOKENS for p, (n, w) in shapes.items())
+    if odd or len({tokens for tokens, _ in shapes.values()}) > 1:
+        raise ValueError(
+            "this concept's learned word is not one for the text encoders of this pipeline; the "
+            "file is damaged, or of another base."
+        )
+
+
 def _wrong_base(concept: Concept, part: str, got: str, basis_from: str | None) -> str:
+    own = printable(concept.base, SHOWN)
     if basis_from:
         return (
-            f"this concept was trained on {concept.base!r}, and the {part} of {basis_from!r} is "
+            f"this concept was trained on {own!r}, and the {part} of {basis_from!r} is "
             "not that base's; pass the base it was trained on as basis_from."
         )
     return (
-        f"this concept was trained on {concept.base!r}, but the {part} of the pipeline {got!r} has "
+        f"this concept was trained on {own!r}, but the {part} of the pipeline {got!r} has "
         f"other weights; load that base, or, if {got!r} is a fine-tuned version of it, pass "
-        f"basis_from={concept.base!r}."
+        f"basis_from={own!r}."
     )
 
 
@@ -162,7 +182,7 @@ def check_layout(concept: Concept, models: Mapping[str, nn.Module]) -> list[Proj
     if len(plan) != len(concept.ranks) or concept.layout != _hash(plan, concept.ranks):
         raise ValueError(
             f"this concept's {len(concept.ranks)} projections are not those of the pipeline, which "
-            f"has {len(plan)}; it was trained on {concept.base!r}."
+            f"has {len(plan)}; it was trained on {printable(concept.base, SHOWN)!r}."
         )
     return plan
 
@@ -213,8 +233,8 @@ def check_names(held: Mapping[str, Any], name: str, triggers: tuple[Trigger, ...
     for other, entry in held.items():
         if word := clash(triggers, entry.triggers):
             raise ValueError(
-                f"{name!r} and {other!r} are both called by {word!r}; load one of them with "
-                "another word, such as token='zwx'."
+                f"{name!r} and {other!r} are both called by {printable(word, SHOWN)!r}; "
+                "load one of them with another word, such as token='zwx'."
             )
 
 

@@ -30,6 +30,7 @@ from .matching import (
     check_base,
     check_names,
     check_strength,
+    check_trigger,
     put_on,
 )
 from .tuner import layers
@@ -99,12 +100,11 @@ def load_concept(
         entry.layers = [models[p.part].get_submodule(p.local) for p in plan]
         if concept.learned:
             _add_triggers(pipe, family, entry)
-    except BaseException:
-        _detach(models, name)
+        loaded_concepts(pipe)[name] = entry
         _apply(pipe)
+    except BaseException:
+        _take_off(pipe, models, name, entry)
         raise
-    loaded_concepts(pipe)[name] = entry
-    _apply(pipe)
     return name
 
 
@@ -134,6 +134,8 @@ def swap_concept(pipe: Any, name: str, concept: Concept | str | Path, **options:
         return _replace(pipe, name, new, {"strength": old.strength} | options)
     triggers = calls(new)
     check_names({k: v for k, v in loaded_concepts(pipe).items() if k != name}, name, triggers)
+    family = recognise(pipe)
+    check_trigger(pipe, family, new)
     check_basis(new, old.table)
     if any(layer.merged for layer in old.layers):
         unfuse_concepts(pipe)
@@ -142,7 +144,7 @@ def swap_concept(pipe: Any, name: str, concept: Concept | str | Path, **options:
     torch._foreach_copy_(held, deltas)
     old.concept, old.triggers, old.token = new, triggers, None
     if new.learned:
-        _add_triggers(pipe, recognise(pipe), old)
+        _add_triggers(pipe, family, old)
     return name
 
 
@@ -163,12 +165,7 @@ def remove_concept(pipe: Any, name: str) -> None:
     """Take a concept off; without any, the pipeline is the base again."""
     entry, family = _held(pipe, name), recognise(pipe)
     unfuse_concepts(pipe)
-    models = family.components(pipe)
-    _detach(models, name)
-    for part, ids in entry.ids.items():
-        trigger.remove_rows(models[part], ids)
-    del loaded_concepts(pipe)[name]
-    _apply(pipe)
+    _take_off(pipe, family.components(pipe), name, entry)
 
 
 def fuse_concepts(pipe: Any) -> None:
@@ -238,6 +235,10 @@ def _all_layers(pipe: Any) -> list[SVFitLinear]:
     return [x for m in recognise(pipe).components(pipe).values() for x in layers(m).values()]
 
 
-def _detach(models: Mapping[str, nn.Module], name: str) -> None:
+def _take_off(pipe: Any, models: Mapping[str, nn.Module], name: str, entry: Loaded) -> None:
     for model in models.values():
         unpatch_attention(model, name)
+    for part, ids in entry.ids.items():
+        trigger.remove_rows(getattr(pipe, part), ids)
+    loaded_concepts(pipe).pop(name, None)
+    _apply(pipe)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -95,3 +96,18 @@ def test_the_script_is_the_train_command():
         [sys.executable, "train_dreambooth_svfit.py", "--help"], capture_output=True, text=True
     )
     assert "--instance_data_dir" in run.stdout and run.returncode == 0
+
+
+def test_an_error_is_one_line_whatever_a_file_is_called(tmp_path, capsys):
+    strange = f"{tmp_path}/\x1b[2J\x1b]0;owned\x07\u202egnp\n{'x' * 50}.safetensors"
+    Path(strange).write_bytes(b"\xff\xfe")
+    commands = (["info", strange], ["merge", strange, "-o", "b"], ["info", "a", "b", strange])
+    prompts = ["evaluate", "--concept", strange, "--reference_dir", "a", "--prompts", strange]
+    for command in (*commands, ["generate", "--prompt", "x", "--concept", strange], prompts):
+        try:
+            assert main(command) == 2
+        except SystemExit as error:  # of argparse
+            assert error.code == 2
+        said = capsys.readouterr().err.strip().splitlines()[-1]
+        assert "\N{REPLACEMENT CHARACTER}" in said and len(said) < 1_100
+        assert not {"\x1b", "\x07", "\u202e"} & set(said) and "gnp" in said and "xxx" in said

@@ -110,8 +110,8 @@ def bad_files(pipe):
     return {
         "half": ({k: v for k, v in made.items() if k != up}, None, "lacks a half"),
         "loha": (made | {f"{TO_Q}.hada_w1_a": torch.ones(2)}, None, "LoHa, LoKr and DoRA"),
-        "nan": (made | {up: torch.full_like(made[up], float("nan"))}, None, "no finite"),
-        "integers": (made | {up: made[up].int()}, None, "no finite float16"),
+        "nan": (made | {up: torch.full_like(made[up], float("nan"))}, None, "no finite numbers"),
+        "integers": (made | {up: made[up].int()}, None, "not of type F16 or BF16 or F32"),
         "alpha": (made | {alpha: torch.ones(2)}, None, "do not fit"),
         "another base": (wide, None, "LoRA of another base"),
         "zero": ({k: 0 * v for k, v in made.items()}, None, "nothing to keep"),
@@ -121,8 +121,8 @@ def bad_files(pipe):
             None,
             "names no attention projection",
         ),
-        "dora": (made, dora, "not supported"),
-        "metadata": (made, {"lora_adapter_metadata": "[" * 9000}, "not a JSON object"),
+        "dora": (made, dora, "not read"),
+        "metadata": (made, {"lora_adapter_metadata": "[" * 9000}, "not valid JSON"),
         "deltas": ({"deltas": torch.ones(3)}, None, "no plain LoRA"),
     }
 
@@ -138,7 +138,7 @@ def test_files_from_strangers_are_refused_in_one_sentence(pipe, tmp_path):
     torch.save({"a": torch.ones(2)}, pickled)
     for data in (pickled.read_bytes(), b"", b"\x05\0\0\0\0\0\0\0{}"):
         pickled.write_bytes(data)
-        with pytest.raises(ValueError, match="a.safetensors (cannot be read|has)"):
+        with pytest.raises(ValueError, match="a.safetensors is not a usable LoRA"):
             import_lora(pickled, pipe)
     for path in (tmp_path, tmp_path / "none"):
         with pytest.raises(ValueError, match="is not a file"):

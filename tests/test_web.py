@@ -18,7 +18,7 @@ from svfit_diffusion.concept import write_concept
 from svfit_diffusion.export import export_lora
 from svfit_diffusion.families import load_base
 from svfit_diffusion.pictures import read_parameters
-from svfit_diffusion.web import server
+from svfit_diffusion.web import server, snippets
 from svfit_diffusion.web.cards import read_card
 from svfit_diffusion.web.desk import SLOTS, Desk, shown
 from svfit_diffusion.web.form import Form
@@ -215,6 +215,8 @@ def test_a_picture_fills_the_form_and_impossible_values_are_brought_in_range(des
 def test_a_strangers_text_is_never_html(files):
     card = read_card(files["evil"])
     assert "\x1b" not in card.trigger and shown(card.trigger).startswith("&lt;img src=x")
+    for said in (snippets.facts(card, ""), snippets.note("<b>\x1b\u202e"), shown("<b>\x1b\u202e")):
+        assert not {"\x1b", "\u202e"} & set(said) and "<img" not in said and "<b>" not in said
 
 
 def test_only_files_that_were_uploaded_are_read_or_served(url, files, desk):

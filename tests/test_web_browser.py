@@ -174,3 +174,14 @@ def test_stop_ends_a_training_and_a_second_must_wait(page, url):
     page.locator("#stop").click()
     page.locator(".run.stopped").wait_for(timeout=PATIENCE)
     page.locator("#use").wait_for()
+
+
+def test_a_full_queue_is_said_on_the_page(page, url):
+    enter(page, url, "Generate")
+    data = ["a photo of a toy", "", {}, 8, 0, 100, None, None, None]
+    calls = [httpx.post(f"{url}gradio_api/call/generate", json={"data": data}) for _ in range(20)]
+    told = [call for call in calls if call.status_code == 503]
+    assert told and "jobs wait already. Try again" in told[0].json()["detail"]
+    page.locator("#prompt textarea").fill("a photo of a toy")
+    go(page)
+    page.get_by_text("This application is currently busy. Please try again.").wait_for()

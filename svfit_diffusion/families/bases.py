@@ -12,6 +12,7 @@ from .known import named, of_original
 from .quantized import quantization
 
 TOYBOX = "toybox"
+PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
 
 
 def load_base(
@@ -34,24 +35,42 @@ def load_base(
         )
     if base == TOYBOX:
         return toybox.load(dtype)
+    _refuse_pickles(Path(base))
     from diffusers import DiffusionPipeline
     from diffusers.loaders.single_file_utils import SingleFileComponentError
 
     try:
         if Path(base).is_file():
             return _from_file(Path(base), dtype=dtype, **options)
+        family = named(str(DiffusionPipeline.load_config(base, **options)["_class_name"]))
         if quantize:
-            kind = DiffusionPipeline.load_config(base, **options)["_class_name"]
-            options["quantization_config"] = quantization(quantize, named(kind), dtype)
+            options["quantization_config"] = quantization(quantize, family, dtype)
         return DiffusionPipeline.from_pretrained(
             base, dtype=dtype, use_safetensors=True, **({} if checked else _UNCHECKED), **options
         )
     except (OSError, ValueError, RuntimeError, SingleFileComponentError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise ValueError(
             f"the base {base!r} could not be loaded ({reason}); pass 'toybox', a diffusers folder, "
             "a .safetensors checkpoint, or a Hub id that this machine can download."
         ) from error
+
+
+def _refuse_pickles(path: Path) -> None:
+    """ValueError for a file, or a component of a folder, that is there in a form that runs code."""
+    if path.is_file() and path.suffix != ".safetensors":
+        raise ValueError(
+            f"{path.name} is no .safetensors file, and other kinds of checkpoints can carry code, "
+            "so they are not read; get the base as safetensors."
+        )
+    for part in sorted(path.iterdir()) if path.is_dir() else ():
+        held = sorted(file.name for file in part.iterdir()) if part.is_dir() else []
+        pickles = [name for name in held if name.lower().endswith(PICKLES)]
+        if pickles and not any(name.endswith(".safetensors") for name in held):
+            raise ValueError(
+                f"{part.name}/{pickles[0]} of the base {path.name!r} is a pickle, which can carry "
+                "code, and is not read; get the base with safetensors files."
+            )
 
 
 _UNCHECKED = {"safety_checker": None, "requires_safety_checker": False}

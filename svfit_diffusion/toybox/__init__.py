@@ -36,7 +36,7 @@ def load(dtype: torch.dtype | None = None, **kwargs: Any) -> StableDiffusionPipe
         raise ValueError(f"Toybox is not installed: {path()} holds no pipeline.")
     options = {"safety_checker": None, "requires_safety_checker": False, "local_files_only": True}
     pipe = StableDiffusionPipeline.from_pretrained(
-        path(), dtype=dtype or torch.float32, **{**options, **kwargs}
+        path(), use_safetensors=True, dtype=dtype or torch.float32, **{**options, **kwargs}
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -137,10 +137,10 @@ def _unreachable(source: str, error: Exception) -> str:
     from huggingface_hub.errors import RepositoryNotFoundError
 
     if isinstance(error, RepositoryNotFoundError):
-        return f"The Hub has no public model {source!r}; check how it is written."
+        return f"The Hub has no public model {printable(source, 100)!r}; check how it is written."
     return (
-        f"The Hub cannot be asked about {source!r} now; check the connection, or name a base that "
-        "is on this machine."
+        f"The Hub cannot be asked about {printable(source, 100)!r} now; check the "
+        "connection, or name a base that is on this machine."
     )
 
 

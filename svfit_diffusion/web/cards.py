@@ -10,7 +10,6 @@ from pathlib import Path
 from ..concept import Concept, printable, read_concept, to_bytes
 from ..matching import adapter_name
 
-MAX_FILE = 8_000_000  # bytes; the whole spectrum of SDXL in float32 takes half of that
 MAX_LABEL = 60  # characters of a stranger's text in one place
 
 
@@ -53,13 +52,9 @@ def read_card(path: str | Path) -> Card:
     path = Path(path)
     try:
         status = path.stat()
-        if status.st_size > MAX_FILE:
-            raise ValueError(
-                f"{path} has {status.st_size:,} bytes, but at most {MAX_FILE:,} are read here."
-            )
         return _read(path, status.st_mtime_ns, status.st_size)
     except (ValueError, OSError) as error:
-        raise ValueError(printable(str(error).replace(str(path), path.name))) from None
+        raise ValueError(printable(str(error).replace(printable(str(path)), path.name))) from None
 
 
 @functools.lru_cache(maxsize=256)

@@ -15,6 +15,9 @@ from ..photos import crop, read_photo
 from ..pictures import save_png
 from ..settings import RARE_WORDS
 
+SUFFIXES = [
+    *(".jpg", ".jpeg", ".png", ".webp", ".avif", ".heic", ".heif", ".gif", ".bmp", ".tif", ".tiff"),
+]
 MAX_PHOTOS = 50
 MAX_SIDE = 2_048  # px of a kept photo's shorter side
 MAX_WORDS = 60  # characters of what the photos show

@@ -24,10 +24,11 @@ from filelock import FileLock
 from PIL import Image
 from platformdirs import user_data_path
 
+from ..header import MAX_FILE
 from ..matching import adapter_name
 from ..pictures import save_png
 from ..whole import replace_file
-from .cards import MAX_FILE, Card, read_card
+from .cards import Card, read_card
 
 PREVIEW = 256  # px
 KEPT_DELETED = 20  # concepts in the bin

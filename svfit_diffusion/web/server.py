@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import gradio as gr
+from starlette.middleware import Middleware
 
+from . import files
 from .cards import read_card
 from .desk import Desk
+from .gate import Gate, is_loopback
+from .intake import SUFFIXES
 from .library import Library, data_folder
 from .look import CSS, KEYS, THEME
-from .page import build_page
+from .page import QUEUE, build_page
 from .runs import Runs
 from .studio import Studio
 
@@ -56,7 +60,7 @@ def check_access(host: str, auth: str | None) -> tuple[str, str] | None:
     user, _, password = (auth or "").partition(":")
     if auth is not None and not (user and password):
         raise ValueError("--auth is not of the form user:password.")
-    if not auth and not _is_loopback(host):
+    if not auth and not is_loopback(host):
         raise ValueError(
             f"--host {host} lets others in; pass --auth user:password too, or leave it at "
             "127.0.0.1."
@@ -64,18 +68,24 @@ def check_access(host: str, auth: str | None) -> tuple[str, str] | None:
     return (user, password) if auth else None
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def launch(
     page: gr.Blocks, host: str, port: int | None, login: tuple[str, str] | None = None
 ) -> tuple[object, str, str]:
-    """Start serving and return at once; every setting that is open by default is closed."""
+    """Start serving and return at once; every setting that is open by default is closed.
+
+    Files lie in $GRADIO_TEMP_DIR, which is to be the app's own: it is swept.
+    """
+    folder = Path(os.environ["GRADIO_TEMP_DIR"])
+    os.environ.setdefault("FORWARDED_ALLOW_IPS", "")  # who asks is who connects
+    gate = Middleware(
+        Gate,
+        named=login is not None,
+        endings=frozenset({*SUFFIXES, ".safetensors"}),
+        busy=f"The app is busy: {QUEUE} jobs wait already. Try again in a minute.",
+        tidy=lambda: files.tidy(folder),
+    )
     return page.launch(
+        app_kwargs={"middleware": [gate], "lifespan": lambda _: files.swept(folder)},
         server_name=host,
         server_port=port,
         auth=login,

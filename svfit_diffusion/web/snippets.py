@@ -11,11 +11,13 @@ from typing import Any
 
 from PIL import Image
 
+from ..concept import printable
 from ..pictures import size_text
 from .cards import Card
 from .library import Entry
 
 WIDTH, HEIGHT = 480, 120  # of the curve, in its own units
+MAX_TEXT = 5_000  # characters of one text
 STRIP = 7  # previews shown beside one another
 TITLES = {
     "starting": "Starting",
@@ -29,8 +31,8 @@ TITLES = {
 
 
 def text(value: object) -> str:
-    """Any text as text in HTML, attributes included."""
-    return html.escape(str(value), quote=True)
+    """Any text as text in HTML, attributes included, and as one line that turns no other."""
+    return html.escape(printable(str(value), MAX_TEXT), quote=True)
 
 
 def picture(image: Image.Image | Path, side: int = 256) -> str:

@@ -14,14 +14,10 @@ from ..settings import PRESETS
 from . import snippets
 from .desk import MAX_SEED, QUICK, TELLING, Desk, told, warn
 from .files import served
-from .intake import MAX_PHOTOS, MAX_WORDS, class_word, keep, look, propose_token
+from .intake import MAX_PHOTOS, MAX_WORDS, SUFFIXES, class_word, keep, look, propose_token
 from .library import slug
 from .plan import MAX_TRAIN_STEPS, QUALITIES, plan
 from .runs import GOING, Run
-
-SUFFIXES = [
-    *(".jpg", ".jpeg", ".png", ".webp", ".avif", ".heic", ".heif", ".gif", ".bmp", ".tif", ".tiff"),
-]
 
 
 class Trainer:
