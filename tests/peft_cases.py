@@ -31,7 +31,7 @@ PAIRS = {
     "SVFit Different": ({"target_modules": ["lin0"]}, {"target_modules": ["lin1"]}),
 }
 
-HALF = "deltas are float32 whatever the base is: half of the updates would round to nothing in fp16"
+HALF = "deltas are float32 whatever the base is: in half precision small updates round to nothing"
 FAILING = {  # name of a test, as pytest gives it, without the case -> why it must fail
     f"test_adapter_dtype_autocast[{low}-False-dtype{dtype}": HALF
     for low in (False, True)
