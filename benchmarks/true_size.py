@@ -27,6 +27,7 @@ from PIL import Image, ImageDraw
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from svfit_diffusion import TrainConfig, train
+from svfit_diffusion.attention import find_projections
 from svfit_diffusion.pictures import size_text
 
 TEXT = CLIP_L | {"bos_token_id": 49406, "eos_token_id": 49407}
@@ -71,7 +72,19 @@ def build(folder: Path) -> None:
         image_encoder=None,
         requires_safety_checker=False,
     )
+    for model in (pipe.unet, pipe.text_encoder):
+        for name in find_projections(model):
+            decay(model.get_submodule(name).weight)
     pipe.to(torch.float16).save_pretrained(folder)
+
+
+@torch.no_grad()
+def decay(weight: torch.Tensor) -> None:
+    """Give a weight [out, in] the spectrum of a trained one, falling about as 1 / sqrt(k)."""
+    inner = min(weight.shape)
+    scale = torch.arange(1, inner + 1).rsqrt()
+    random = (torch.randn(weight.shape[0], inner) * scale) @ torch.randn(inner, weight.shape[1])
+    weight.copy_(random * (weight.norm() / random.norm()))
 
 
 def photos(folder: Path) -> None:

@@ -134,7 +134,9 @@ def find_source(
             f"{type(model).__name__}; name the folder of a base of the same family."
         )
     if files:
-        identity = _hash("files", dtype, names, sorted({_identify(p) for p, _ in files.values()}))
+        identity = _hash(
+            "files", dtype, names, [_identify(p) for p in sorted({p for p, _ in files.values()})]
+        )
         return Source(names, identity, precision, files, model)
     source = Source(names, "", precision, {}, model)
     return Source(names, _hash("memory", source.fingerprint()), precision, {}, model)

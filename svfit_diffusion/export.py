@@ -71,7 +71,7 @@ def export_lora(
     """
     path, family = Path(path), recognise(pipe)
     check_strength(strength)
-    models, folders, plan = check_base(pipe, family, concept, None)
+    models, folders, plan, _ = check_base(pipe, family, concept, None)
     bases = basis_of(plan, concept.ranks, models, family, folders)
     tensors = lora_tensors(concept, plan, bases, kind, strength, _dtype(dtype))
     version = VERSIONS[_version(pipe, family)]

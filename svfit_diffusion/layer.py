@@ -2,9 +2,10 @@
 
     y = base(x) + ((x V) * (strength * delta)) U^T        x: [..., in]   y: [..., out]
 
-which is a Linear with the weight `W + U diag(strength * delta) V^T` (SVFit, arXiv 2409.05926),
-but never builds that weight: it costs r * (in + out) products a row and, in training, autograd
-keeps r numbers a row.
+which is a Linear with the weight `W + U diag(strength * delta) V^T` (SVFit, arXiv 2409.05926).
+That costs r * (in + out) products a row and, in training, autograd keeps r numbers a row. Where a
+rank or the number of rows is so high that the sum of weights is cheaper, it is built for a moment,
+in float32 only: a coarser one would lose small edits.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import warnings
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from peft.utils import resolve_quantization_backend
@@ -133,18 +135,46 @@ class SVFitLinear(nn.Module, BaseTunerLayer):
         """x [..., in] -> [..., out], in the dtype that the base layer gives."""
         if self.disable_adapters and self.merged:
             self.unmerge()
-        result = self.base_layer(x, *args, **kwargs)
         adapters = self._present(self.active_adapters)
         if self.disable_adapters or self.merged or not adapters:
-            return result
+            return self.base_layer(x, *args, **kwargs)
+        if self._dense_is_cheaper(x, adapters):
+            weight = self.base_layer.weight
+            for adapter in adapters:
+                U, V, delta = self._parts(adapter)
+                weight = torch.addmm(weight, U * delta, V.T)
+            return F.linear(x, weight, self.base_layer.bias)
+        result = self.base_layer(x, *args, **kwargs)
         if self.quantization_backend is not None:
             result = self.quantization_backend.maybe_clone_base_result(result)
         for adapter in adapters:
             U, V, delta = self._parts(adapter)
             inner = x.to(V.dtype) @ V
-            edit = (inner * delta.to(inner.dtype)) @ U.T
-            result = result + edit.to(result.dtype)
+            inner = inner * delta.to(inner.dtype)
+            if inner.dtype == result.dtype:
+                rows = torch.addmm(result.flatten(0, -2), inner.flatten(0, -2), U.T)
+                result = rows.view_as(result)
+            else:
+                result = result + (inner @ U.T).to(result.dtype)
         return result
+
+    def _dense_is_cheaper(self, x: Tensor, adapters: list[str]) -> bool:
+        """Whether `x (W + edits)^T` takes fewer products than `x W^T` and the edits by themselves.
+
+        In training the weight's gradient is a product of its own, and each edit's three.
+        """
+        base = self.base_layer
+        if type(base) is not nn.Linear or self.quantization_backend is not None:
+            return False
+        if not base.weight.dtype == x.dtype == torch.float32:
+            return False
+        if hasattr(base, "_hf_hook") or torch.is_autocast_enabled(x.device.type):
+            return False  # the weight may lie elsewhere, or be rounded
+        rows, size = x.numel() // self.in_features, self.in_features * self.out_features
+        rank, sides = sum(map(self.svfit_rank.get, adapters)), self.in_features + self.out_features
+        if torch.is_grad_enabled() and any(self.svfit_delta[a].requires_grad for a in adapters):
+            return rows * size + 3 * rank * size < 2 * rows * rank * sides
+        return size < rows * sides
 
     def _present(self, adapters: list[str] | tuple[()]) -> list[str]:
         return [name for name in adapters if name in self.svfit_delta]

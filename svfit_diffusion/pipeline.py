@@ -9,12 +9,12 @@ A concept is checked against the pipeline in full before anything of the pipelin
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -31,9 +31,9 @@ from .matching import (
     check_names,
     check_strength,
     put_on,
-    split,
 )
-from .tuner import layers, set_deltas
+from .tuner import layers
+from .verify import check_basis
 
 
 @dataclass
@@ -41,7 +41,8 @@ class Loaded:
     """A concept as it is on a pipeline.
 
     words: each learned trigger -> names of its tokens, in order. ids: text encoder -> ids of all
-    those tokens. token: the word given to load_concept in place of the concept's own.
+    those tokens. token: the word given to load_concept in place of the concept's own. table: of the
+    self-check [8, values], shared by all that fit. layers: the projections, in the file's order.
     """
 
     concept: Concept
@@ -51,6 +52,13 @@ class Loaded:
     ids: dict[str, list[int]] = field(default_factory=dict)
     token: str | None = None
     basis_from: str | None = None
+    table: np.ndarray | None = None
+    layers: list[SVFitLinear] = field(default_factory=list)
+
+    def fits(self, new: Concept) -> bool:
+        """Whether a concept can take this one's place, value for value."""
+        keys = ("family", "targets", "fingerprints", "layout", "ranks")
+        return all(getattr(self.concept, key) == getattr(new, key) for key in keys)
 
 
 def loaded_concepts(pipe: Any) -> dict[str, Loaded]:
@@ -82,10 +90,13 @@ def load_concept(
     check_names(loaded_concepts(pipe), name, triggers)
     family = recognise(pipe)
     unfuse_concepts(pipe)  # the base is known by its own weights
-    models, folders, plan = check_base(pipe, family, concept, basis_from)
-    entry = Loaded(concept, strength, triggers, token=token, basis_from=basis_from)
+    alike = (e for e in loaded_concepts(pipe).values() if e.fits(concept))
+    table = next((e.table for e in alike if e.basis_from == basis_from), None)
+    models, folders, plan, table = check_base(pipe, family, concept, basis_from, table)
+    entry = Loaded(concept, strength, triggers, token=token, basis_from=basis_from, table=table)
     try:
         put_on(models, concept, plan, name, family, folders)
+        entry.layers = [models[p.part].get_submodule(p.local) for p in plan]
         if concept.learned:
             _add_triggers(pipe, family, entry)
         loaded_concepts(pipe)[name] = entry
@@ -113,26 +124,39 @@ def swap_concept(pipe: Any, name: str, concept: Concept | str | Path, **options:
     """Put another concept in the place of a loaded one, under its name and at its strength.
 
     Where both have the same layout the values are copied in place, and nothing is patched anew.
+    options: those of load_concept. Raises ValueError, with the old one still there, when the new
+    one does not fit.
     """
     old = _held(pipe, name)
     new = concept if isinstance(concept, Concept) else read_concept(locate(concept))
-    same = (new.layout, new.fingerprints) == (old.concept.layout, old.concept.fingerprints)
-    strength = options.pop("strength", old.strength)
-    family = recognise(pipe)
-    unfuse_concepts(pipe)
-    models, _, plan = check_base(pipe, family, new, options.get("basis_from"))
-    if not same or options or new.learned or old.concept.learned or old.basis_from:
-        remove_concept(pipe, name)
-        try:
-            return load_concept(pipe, new, strength=strength, name=name, **options)
-        except ValueError:
-            load_concept(pipe, old.concept, old.strength, name, old.token, old.basis_from)
-            raise
-    for part, deltas in split(new, plan).items():
-        set_deltas(models[part], name, deltas)
-    old.concept, old.triggers, old.token, old.strength = new, calls(new), None, strength
-    _apply(pipe)
+    if not old.fits(new) or options or old.basis_from or set(old.ids) != set(new.trigger_shape):
+        return _replace(pipe, name, new, {"strength": old.strength} | options)
+    triggers = calls(new)
+    check_names({k: v for k, v in loaded_concepts(pipe).items() if k != name}, name, triggers)
+    trigger.check(pipe, recognise(pipe).encoders, new)
+    check_basis(new, old.table)
+    if any(layer.merged for layer in old.layers):
+        unfuse_concepts(pipe)
+    deltas = torch.from_numpy(new.deltas.astype("float32")).split(list(new.ranks))
+    held = [layer.svfit_delta[name].data for layer in old.layers]
+    torch._foreach_copy_(held, deltas)
+    old.concept, old.triggers, old.token = new, triggers, None
+    if new.learned:
+        _add_triggers(pipe, recognise(pipe), old)
     return name
+
+
+def _replace(pipe: Any, name: str, new: Concept, options: dict[str, Any]) -> str:
+    """Swap by removing and loading; a concept that is refused leaves the old one as it was."""
+    old = _held(pipe, name)
+    unfuse_concepts(pipe)
+    check_base(pipe, recognise(pipe), new, options.get("basis_from"))
+    remove_concept(pipe, name)
+    try:
+        return load_concept(pipe, new, name=name, **options)
+    except ValueError:
+        load_concept(pipe, old.concept, old.strength, name, old.token, old.basis_from)
+        raise
 
 
 def remove_concept(pipe: Any, name: str) -> None:
@@ -187,31 +211,16 @@ def _apply(pipe: Any) -> None:
         for name in ours:
             layer.set_scale(name, held[name].strength)
     for entry in held.values():
-        for part, ids in entry.ids.items():
-            tokenizer = getattr(pipe, dict(map(reversed, family.encoders))[part])
-            model = getattr(pipe, part)
-            rows = trigger.weighed(entry.triggers, part, entry.strength, tokenizer, model)
-            trigger.set_rows(model, ids, rows)
+        trigger.weigh(pipe, family.encoders, entry.triggers, entry.strength, entry.ids)
     if any(entry.words for entry in held.values()) and not pipe.__dict__.get("_svfit_hooked"):
         family.hook_prompts(pipe, functools.partial(convert_prompt, pipe))
         pipe.__dict__["_svfit_hooked"] = True
 
 
 def _add_triggers(pipe: Any, family: Family, entry: Loaded) -> None:
-    for call in entry.triggers:
-        if call.rows:
-            held = b"".join(rows.tobytes() for _, rows in sorted(call.rows.items()))
-            digest = hashlib.sha256(held).hexdigest()[:8]
-            (count,) = {len(rows) for rows in call.rows.values()}
-            entry.words[call.word] = [f"<{call.word}-{digest}-{i}>" for i in range(count)]
-    names = [name for words in entry.words.values() for name in words]
-    for tokenizer, part in family.encoders:
-        rows = [torch.from_numpy(call.rows[part]) for call in entry.triggers if part in call.rows]
-        if rows:
-            ids = trigger.add_tokens(getattr(pipe, tokenizer), names)
-            trigger.set_rows(getattr(pipe, part), ids, torch.cat(rows))
-            trigger.pool_at_end(getattr(pipe, part), getattr(pipe, tokenizer))
-            entry.ids[part] = ids
+    held = entry.ids
+    entry.words, entry.ids = trigger.place(pipe, family.encoders, entry.triggers, held)
+    trigger.weigh(pipe, family.encoders, entry.triggers, entry.strength, entry.ids)
 
 
 def _held(pipe: Any, name: str) -> Loaded:
@@ -223,8 +232,7 @@ def _held(pipe: Any, name: str) -> Loaded:
 
 
 def _all_layers(pipe: Any) -> list[SVFitLinear]:
-    models = recognise(pipe).components(pipe).values()
-    return [layer for model in models for layer in layers(model).values()]
+    return [x for m in recognise(pipe).components(pipe).values() for x in layers(m).values()]
 
 
 def _take_off(pipe: Any, models: Mapping[str, nn.Module], name: str, entry: Loaded) -> None:

@@ -29,14 +29,18 @@ def signs(name: str, side: str, length: int) -> np.ndarray:
     return 2.0 * bits.reshape(PROBES, length) - 1.0
 
 
+def rows(name: str, U: np.ndarray, V: np.ndarray) -> np.ndarray:
+    """What each delta of a projection adds to the eight numbers: [8, r], float64."""
+    left = signs(name, "U", len(U)) @ U.astype(np.float64)
+    return left * (signs(name, "V", len(V)) @ V.astype(np.float64))
+
+
 def probe(edits: Iterable[tuple[str, np.ndarray, np.ndarray, np.ndarray]]) -> tuple[float, ...]:
     """The eight numbers of (canonical name, U [out, r], V [in, r], delta [r]), as float32 holds."""
     total = np.zeros(PROBES)
     for name, U, V, delta in edits:
         if delta.any():
-            left = signs(name, "U", len(U)) @ U.astype(np.float64)
-            right = signs(name, "V", len(V)) @ V.astype(np.float64)
-            total += (left * right) @ delta.astype(np.float64)
+            total += rows(name, U, V) @ delta.astype(np.float64)
     return tuple(total.astype(np.float32).tolist())
 
 

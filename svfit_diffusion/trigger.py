@@ -1,8 +1,8 @@
 """The learned trigger: rows of a text encoder's embedding that stand for the subject.
 
 Textual inversion (arXiv 2208.01618), trained together with the deltas. Each row gets a token of its
-own whose name holds a hash of the row, so it cannot clash with a word or another concept; wherever
-the trigger stands as a whole word in a prompt, the pipeline puts that token in its place.
+own, named as no word is; wherever the trigger stands as a whole word in a prompt, the pipeline puts
+that token in its place.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from tokenizers import AddedToken
 from torch import Tensor, nn
 
-from .concept import Trigger
+from .concept import Concept, Trigger
+
+MAX_TOKENS = 1_000  # rows of learned words in one text encoder
 
 
 class TriggerEmbedding(nn.Embedding):
@@ -58,7 +60,11 @@ def set_rows(encoder: nn.Module, ids: list[int], rows: Tensor, train: bool = Fal
         encoder.set_input_embeddings(embedding)
     for token, row in zip(ids, rows, strict=True):
         value = row.detach().to(embedding.weight.device, torch.float32).clone()
-        embedding.svfit_rows[str(token)] = nn.Parameter(value, requires_grad=train)
+        held = embedding.svfit_rows.get(str(token))
+        if held is not None and held.requires_grad == train:
+            held.data.copy_(value)  # in place, so that a compiled encoder stays compiled
+        else:
+            embedding.svfit_rows[str(token)] = nn.Parameter(value, requires_grad=train)
 
 
 def pool_at_end(encoder: nn.Module, tokenizer: Any) -> None:
@@ -83,13 +89,36 @@ def row_parameters(encoder: nn.Module, ids: list[int]) -> list[nn.Parameter]:
     return [encoder.get_input_embeddings().svfit_rows[str(token)] for token in ids]
 
 
-def remove_rows(encoder: nn.Module, ids: list[int]) -> None:
+def remove_rows(encoder: nn.Module, ids: Iterable[int]) -> None:
     """Take rows away; with the last one, the encoder's own embedding stands there again."""
     embedding = encoder.get_input_embeddings()
-    for token in ids:
-        del embedding.svfit_rows[str(token)]
-    if not embedding.svfit_rows:
+    if not isinstance(embedding, TriggerEmbedding):  # the load was broken off before
+        return
+    for token in set(map(str, ids)) & set(embedding.svfit_rows):
+        del embedding.svfit_rows[token]
+    if isinstance(embedding, TriggerEmbedding) and not embedding.svfit_rows:
         encoder.set_input_embeddings(embedding.original)
+
+
+def check(pipe: Any, encoders: Iterable[tuple[str, str]], concept: Concept) -> None:
+    """Refuse learned rows that a pipeline's text encoders cannot take, at some strength or other.
+
+    encoders: (tokenizer, text encoder), by their names in the pipeline.
+    """
+    shapes, known = concept.trigger_shape, {part: tokenizer for tokenizer, part in encoders}
+    nouns = [call.class_word for call in concept.calls() if call.rows]
+    fit = len({tokens for tokens, _ in shapes.values()}) <= 1
+    for part, (tokens, width) in shapes.items():
+        encoder = getattr(pipe, part, None) if part in known else None
+        fit = fit and encoder is not None and tokens <= MAX_TOKENS
+        fit = fit and encoder.get_input_embeddings().embedding_dim == width
+        for noun in nouns if fit else ():
+            fit = fit and bool(getattr(pipe, known[part])(noun, add_special_tokens=False).input_ids)
+    if not fit:
+        raise ValueError(
+            "this concept's learned word is not one for the text encoders of the pipeline; the "
+            "file is damaged, or of another base."
+        )
 
 
 @torch.no_grad()
@@ -120,6 +149,46 @@ def weighed(
                 rows = start + share * (rows - start)
             found.append(rows)
     return torch.cat(found)
+
+
+def place(
+    pipe: Any,
+    encoders: Iterable[tuple[str, str]],
+    calls: Iterable[Trigger],
+    held: Mapping[str, list[int]],
+) -> tuple[dict[str, list[str]], dict[str, list[int]]]:
+    """Make tokens for learned triggers; rows of `held` (text encoder -> ids) that go are removed.
+
+    encoders: (tokenizer, text encoder), by their names in the pipeline. Returns each word's tokens,
+    and text encoder -> ids of all of them; their rows are still to be set.
+    """
+    learned = [(call.word, len(next(iter(call.rows.values())))) for call in calls if call.rows]
+    words = {word: [f"<svfit-{word}-{i}>" for i in range(count)] for word, count in learned}
+    names = [name for tokens in words.values() for name in tokens]
+    ids = {}
+    for tokenizer, part in encoders:
+        reader, encoder = getattr(pipe, tokenizer), getattr(pipe, part)
+        if any(part in call.rows for call in calls):
+            ids[part] = add_tokens(reader, names)
+        if part in held:
+            remove_rows(encoder, set(held[part]) - set(ids.get(part, ())))
+        elif part in ids:
+            pool_at_end(encoder, reader)
+    return words, ids
+
+
+def weigh(
+    pipe: Any,
+    encoders: Iterable[tuple[str, str]],
+    calls: Iterable[Trigger],
+    strength: float,
+    ids: Mapping[str, list[int]],
+) -> None:
+    """Write the rows of learned triggers, at their strength, under the ids that `place` gave."""
+    for tokenizer, part in encoders:
+        if part in ids:
+            reader, encoder = getattr(pipe, tokenizer), getattr(pipe, part)
+            set_rows(encoder, ids[part], weighed(calls, part, strength, reader, encoder))
 
 
 def put_tokens(prompt: str, tokens: Mapping[str, str]) -> str:

@@ -115,6 +115,18 @@ class SVFitModel(BaseTuner):
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         self._bases = {}
 
+    @staticmethod
+    def _check_target_module_exists(config: PeftConfig, key: str) -> Any:
+        """As peft decides it, but names that match nothing are told by a look at their endings:
+        the attention patch names every projection in full.
+        """
+        if isinstance(config.target_modules, set):
+            parts = key.split(".")
+            endings = (".".join(parts[i:]) for i in range(len(parts)))
+            if not any(ending in config.target_modules for ending in endings):
+                return False
+        return BaseTuner._check_target_module_exists(config, key)
+
     def _targets(self, model: nn.Module, config: SVFitConfig) -> Iterator[str]:
         for name, module in model.named_modules():
             inside = ".base_layer" in name or self.prefix in name

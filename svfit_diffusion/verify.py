@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from torch import nn
@@ -13,7 +13,7 @@ from .attention import Projection
 from .cache import load_bases
 from .concept import Concept, printable
 from .families import Family
-from .selfcheck import COARSE, TOLERANCE, deviation, probe
+from .selfcheck import COARSE, TOLERANCE, deviation, rows
 from .svd import Basis
 
 
@@ -45,18 +45,22 @@ def known_basis() -> Iterator[None]:
         yield
 
 
-def measure(concept: Concept, plan: list[Projection], bases: Iterator[Basis]) -> tuple[float, ...]:
-    """The self-check of a concept's edit in these bases."""
-    deltas = np.split(concept.deltas, np.cumsum(concept.ranks)[:-1])
-    edits = zip(plan, bases, deltas, strict=True)
-    return probe((p.name, basis.U.numpy(), basis.V.numpy(), delta) for p, basis, delta in edits)
+def check_table(plan: list[Projection], bases: Iterator[Basis]) -> np.ndarray:
+    """What each delta of a concept of this plan adds to its self-check: [8, values], float64."""
+    edits = zip(plan, bases, strict=True)
+    return np.concatenate([rows(p.name, b.U.numpy(), b.V.numpy()) for p, b in edits], axis=1)
 
 
-def check_basis(
-    concept: Concept, plan: list[Projection], bases: Iterator[Basis], coarse: list[str]
-) -> None:
+def measure(deltas: np.ndarray, table: np.ndarray) -> tuple[float, ...]:
+    """The self-check of deltas [values] in the bases of the table [8, values]."""
+    return tuple((table @ deltas.astype(np.float64)).astype(np.float32).tolist())
+
+
+def check_basis(concept: Concept, table: np.ndarray, coarse: Sequence[str] = ()) -> None:
     """Refuse a basis that would paint something else; `coarse`: components cast to bfloat16."""
-    error = deviation(measure(concept, plan, bases), concept.check, concept.deltas)
+    if not concept.check:
+        return
+    error = deviation(measure(concept.deltas, table), concept.check, concept.deltas)
     if error <= TOLERANCE:
         return
     base = printable(concept.base, 60)

@@ -265,13 +265,45 @@ def test_fuse_is_all_or_nothing(pipe):
 def test_swap_is_the_other_concept(pipe, base_folder, trigger):
     one, two = (make_concept(pipe, seed=s, trigger=trigger) for s in (1, 2))
     load_concept(pipe, one, name="rex", strength=0.6)
-    ids = {id(p) for n, p in pipe.unet.named_parameters() if "svfit_delta" in n}
+    learned = [*pipe.unet.named_parameters(), *pipe.text_encoder.named_parameters()]
+    ids = {name: id(p) for name, p in learned if "svfit" in name}
+    words = len(pipe.tokenizer)
     swap_concept(pipe, "rex", two)
     other = load(base_folder)
     load_concept(other, two, strength=0.6)
     assert torch.equal(picture(pipe), picture(other))
-    if not trigger:  # values were copied in place
-        assert ids == {id(p) for n, p in pipe.unet.named_parameters() if "svfit_delta" in n}
+    learned = [*pipe.unet.named_parameters(), *pipe.text_encoder.named_parameters()]
+    assert ids == {name: id(p) for name, p in learned if "svfit" in name}  # copied in place
+    assert len(pipe.tokenizer) == words
+
+
+def test_swap_to_another_word(pipe, base_folder):
+    one, two = make_concept(pipe, seed=1), make_concept(pipe, seed=2, token="zwx")
+    load_concept(pipe, one, name="rex")
+    swap_concept(pipe, "rex", two)
+    other = load(base_folder)
+    load_concept(other, two)
+    for prompt in ("a photo of zwx dog", "a photo of sks dog"):
+        assert torch.equal(picture(pipe, prompt), picture(other, prompt))
+    remove_concept(pipe, "rex")
+    assert not [n for n, _ in pipe.text_encoder.named_parameters() if "svfit" in n]
+
+
+def test_a_swap_to_a_word_that_is_taken_is_refused(pipe):
+    for name, token in (("rex", "sks"), ("mug", "zwx")):
+        load_concept(pipe, make_concept(pipe, token=token), name=name)
+    with pytest.raises(ValueError, match="both called by 'zwx'"):
+        swap_concept(pipe, "rex", make_concept(load(pipe.config._name_or_path), token="zwx"))
+
+
+def test_a_swap_onto_a_fused_pipeline(pipe, base_folder):
+    one, two = make_concept(pipe, seed=1), make_concept(pipe, seed=2)
+    load_concept(pipe, one, name="rex")
+    fuse_concepts(pipe)
+    swap_concept(pipe, "rex", two)
+    other = load(base_folder)
+    load_concept(other, two)
+    assert distance(picture(pipe), picture(other)) < 1e-5
 
 
 def test_a_refused_swap_keeps_the_old_one(pipe):

@@ -4,10 +4,12 @@ import warnings
 
 import pytest
 import torch
+from conftest import make_concept
 from peft import get_peft_model
 from torch import nn
 
 from svfit_diffusion.layer import SVFitLinear
+from svfit_diffusion.pipeline import load_concept, swap_concept
 from svfit_diffusion.tuner import SVFitConfig, get_deltas, layers, set_deltas
 
 RANKS = [3, "full", "energy=0.9"]
@@ -114,18 +116,20 @@ def test_disable_delete_and_unmerge_give_the_base(unet):
     assert not next(iter(layers(unet).values())).svfit_U
 
 
-def test_only_deltas_train_and_gradients_are_those_of_the_dense_edit(unet):
-    unet.add_adapter(SVFitConfig(r=3), "a")
+@pytest.mark.parametrize(("rank", "rows", "dense_path"), [(3, 7, False), ("full", 900, True)])
+def test_only_deltas_train_and_gradients_are_those_of_the_dense_edit(unet, rank, rows, dense_path):
+    unet.add_adapter(SVFitConfig(r=rank), "a")
     randomise(unet, "a")
     trained = [n for n, p in unet.named_parameters() if p.requires_grad]
     assert trained and all(".svfit_delta.a" in n for n in trained)
     layer = next(iter(layers(unet).values()))
-    x = torch.randn(7, layer.in_features)
-    layer(x).square().sum().backward()
+    x = torch.randn(rows, layer.in_features)
+    assert layer._dense_is_cheaper(x, ["a"]) == dense_path
+    layer(x).square().mean().backward()
     delta = layer.svfit_delta["a"]
     dense = delta.detach().clone().requires_grad_()
     edit = (layer.svfit_U["|"] * dense) @ layer.svfit_V["|"].T
-    nn.functional.linear(x, layer.weight + edit, layer.bias).square().sum().backward()
+    nn.functional.linear(x, layer.weight + edit, layer.bias).square().mean().backward()
     assert torch.allclose(delta.grad, dense.grad, rtol=1e-4, atol=1e-5)
 
 
@@ -136,6 +140,36 @@ def test_autograd_keeps_r_numbers_a_row():
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
         model(x)
     assert max(t.numel() for t in saved if t.shape[:1] == (1000,)) == 4 * 1000
+
+
+def test_no_weight_is_built_where_it_would_be_rounded_or_lies_elsewhere(unet):
+    unet.add_adapter(SVFitConfig(r="full"), "a")
+    layer = next(iter(layers(unet).values()))
+    x = torch.randn(900, layer.in_features)
+    with torch.no_grad():
+        assert layer._dense_is_cheaper(x, ["a"])
+        with torch.autocast("cpu", torch.bfloat16):
+            assert not layer._dense_is_cheaper(x, ["a"])
+        layer.base_layer._hf_hook = object()  # as accelerate's offload leaves it
+        assert not layer._dense_is_cheaper(x, ["a"])
+        assert not layer.half()._dense_is_cheaper(x.half(), ["a"])
+
+
+@pytest.mark.slow
+def test_a_compiled_block_is_one_graph_and_survives_a_swap(pipe):
+    """No graph break of ours, and no recompilation when another concept takes the place."""
+    one, two = make_concept(pipe, seed=1), make_concept(pipe, seed=2)
+    load_concept(pipe, one, name="rex")
+    block = pipe.unet.down_blocks[1].attentions[0].transformer_blocks[0]
+    x = torch.randn(2, 16, block.attn1.to_q.in_features)
+    words = {"encoder_hidden_states": torch.randn(2, 5, pipe.unet.config.cross_attention_dim)}
+    torch._dynamo.reset()
+    with torch.no_grad():
+        compiled = torch.compile(block, fullgraph=True, backend="aot_eager")
+        assert torch.allclose(compiled(x, **words), block(x, **words), atol=1e-5)
+        swap_concept(pipe, "rex", two)
+        with torch._dynamo.config.patch(error_on_recompile=True):
+            assert torch.allclose(compiled(x, **words), block(x, **words), atol=1e-5)
 
 
 def test_half_precision_base_keeps_float32_deltas(unet):

@@ -7,8 +7,8 @@ off their features by ridge regression onto one-hot regions; the heads' query an
 become these two linear maps, so that their product is high where the regions agree. What the
 heads hand on are the principal components of the foretold regions, half of them each; their
 outputs start silent.
-Takes the averages of `unet/stable.pt` (the text encoder of `unet/start.pt`, if that file has none)
-and writes them, so changed, as `unet/start.pt`, from which training goes on.
+Takes the UNet and the text encoder of `unet/start.pt`, or the average of a UNet that was trained
+since then (`unet/stable.pt`), and writes them, so changed, as `unet/start.pt`.
 Run: python recipes/toybox/registers.py
 """
 
@@ -93,12 +93,13 @@ def main() -> None:
     """Probe and set every cross-attention."""
     torch.manual_seed(0)
     folder = work_dir() / "unet"
-    state = torch.load(folder / "stable.pt", weights_only=True)
     unet, tokenizer = build_unet(), load_tokenizer()
     text = build_text_encoder(tokenizer)
-    unet.load_state_dict(state["ema_unet"])
-    start = torch.load(folder / "start.pt", weights_only=True)
-    text.load_state_dict(state.get("ema_text", start["text"]))
+    state = torch.load(folder / "start.pt", weights_only=True)
+    text.load_state_dict(state["text"])
+    if (folder / "stable.pt").is_file():
+        state = torch.load(folder / "stable.pt", weights_only=True)
+    unet.load_state_dict(state.get("ema_unet", state.get("unet")))
     latents, captions = LatentPool(163, 1, 0, 600, (0.75, 0.0)).batch(600)
     ids = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
     with torch.no_grad():
@@ -119,7 +120,8 @@ def main() -> None:
         "unet": unet.state_dict(), "text": text.state_dict(),
         "step": state["step"], "samples": state["samples"],
     })  # fmt: skip
-    (folder / "stable.pt").replace(folder / "before.pt")
+    if (folder / "stable.pt").is_file():
+        (folder / "stable.pt").replace(folder / "before.pt")
 
 
 if __name__ == "__main__":

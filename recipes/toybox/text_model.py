@@ -19,6 +19,7 @@ LENGTH = 40  # tokens
 REGISTERS = 16  # the last of them, almost always padding: each foretells one region of a picture
 WIDTH = 192
 VOCABULARY = 2000
+OWN, SHARED = 40, 224  # hidden units of each layer: of each register, of all positions
 OPEN, CLOSED = 1.2, -3.0  # of a hidden unit: the weight of its register, the bias
 START, END = "<|startoftext|>", "<|endoftext|>"
 
@@ -81,7 +82,7 @@ def load_tokenizer(folder: Path | None = None) -> CLIPTokenizer:
 def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     """A fresh text encoder: 3 layers of width 192, their hidden units shared out to registers."""
     text = CLIPTextModel(CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=6 * WIDTH,
+        vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=REGISTERS * OWN + SHARED,
         projection_dim=WIDTH, num_hidden_layers=3, num_attention_heads=6,
         max_position_embeddings=LENGTH, bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
@@ -96,8 +97,8 @@ def share_out(text: CLIPTextModel) -> None:
 
     What a caption's word means for one region of the picture is a map of that region's own, but
     all positions of a transformer share their weights. So the first 16 channels name the register
-    (one each), and two thirds of the hidden units stay closed (their bias) unless theirs is set:
-    each register begins with a linear map of 48 units in each layer, which training refines.
+    (one each), and 640 of the 864 hidden units stay closed (their bias) unless theirs is set:
+    each register begins with a linear map of 40 units in each layer, which training refines.
     """
     embeddings = text.embeddings
     for table in (embeddings.token_embedding, embeddings.position_embedding):
@@ -105,7 +106,7 @@ def share_out(text: CLIPTextModel) -> None:
     embeddings.position_embedding.weight[-REGISTERS:, :REGISTERS] = torch.eye(REGISTERS)
     for layer in text.encoder.layers:
         opening, closing = layer.mlp.fc1, layer.mlp.fc2
-        units = torch.arange(opening.out_features * 2 // 3)
+        units = torch.arange(REGISTERS * OWN)
         layer.self_attn.out_proj.weight[:REGISTERS] = closing.weight[:REGISTERS] = 0
         opening.weight[units, :REGISTERS] = 0
         opening.weight[units, units % REGISTERS] = OPEN

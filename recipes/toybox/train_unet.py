@@ -1,4 +1,7 @@
-"""Train Toybox's UNet and text encoder together, from scratch, on latents of the frozen VAE.
+"""Train Toybox's UNet on latents of the frozen VAE.
+
+The text encoder stays as train_text.py left it, unless `--train-text`: what its registers foretell
+is then a fixed map, which the UNet learns to read.
 
 v-prediction with zero terminal SNR; 10 % empty captions. The learning rate warms up, then stays;
 `--decay-minutes` takes the stable state down to zero and writes `decayed.pt` beside `stable.pt`,
@@ -36,13 +39,16 @@ class Trainer:
         self.device = torch.device(args.device)
         self.tokenizer = load_tokenizer()
         self.weights = [*unet.parameters(), *text.parameters()]
-        self.optimizer = Optimizers([unet, text], args.lr, args.muon_lr, ENDS)
+        text.requires_grad_(args.train_text)
+        trained = [unet, text] if args.train_text else [unet]
+        self.optimizer = Optimizers(trained, args.lr, args.muon_lr, ENDS)
         self.ema = EMAModel(self.weights, decay=0.99)
         self.alphas = build_scheduler().alphas_cumprod.to(self.device)
         self.first = state["step"] if state else 0
         self.seen = state["samples"] if state else 0
         if state and "optimizer" in state:
-            self.optimizer.load_state_dict(state["optimizer"])
+            if state["train_text"] == args.train_text:  # else momentum starts anew
+                self.optimizer.load_state_dict(state["optimizer"])
             self.ema.load_state_dict(state["ema"])
             self.ema.to(self.device)
             torch.set_rng_state(state["rng"])
@@ -61,7 +67,7 @@ class Trainer:
             "ema": self.ema.state_dict(), "optimizer": self.optimizer.state_dict(),
             "rng": torch.get_rng_state(), "step": self.step,
             "samples": self.seen + (self.step - self.first) * self.args.batch,
-            "objects": self.args.objects,
+            "objects": self.args.objects, "train_text": self.args.train_text,
             "optimizer_rates": [self.args.lr, self.args.muon_lr],
         })  # fmt: skip
 
@@ -156,7 +162,10 @@ def main() -> None:
     parser.add_argument("--pool-start", type=int, default=2500, help="latents, of each worker")
     parser.add_argument("--simple", type=float, default=0.6, help="share of single centred objects")
     parser.add_argument("--variety", type=float, default=1.0, help="of their pose, 0 to 1")
-    parser.add_argument("--bf16", action="store_true", help="faster on a GPU, or a CPU with AMX")
+    parser.add_argument("--train-text", action="store_true", help="the text encoder as well")
+    parser.add_argument(
+        "--bf16", action="store_true", help="faster on a GPU, or a CPU with AVX512-BF16 or AMX"
+    )
     parser.add_argument("--device", default="cpu", help="cuda: one worker, a batch of hundreds")
     parser.add_argument("--renderers", type=int, default=0, help="processes that draw the pictures")
     parser.add_argument("--seed", type=int, default=0)

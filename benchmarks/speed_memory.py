@@ -1,0 +1,59 @@
+"""Claims on memory: ten concepts on one base, a further one, the basis on disk.
+
+python benchmarks/speed.py --only memory
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from speed_world import SD15, TARGETS, Row, concept, lora, pipeline
+
+from svfit_diffusion import load_concept
+
+
+def held(pipe: Any) -> float:
+    """MB of all tensors of the edited components, each storage once."""
+    storages = {}
+    for part in TARGETS:
+        model = getattr(pipe, part)
+        for tensor in (*model.parameters(), *model.buffers()):
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+    return sum(storages.values()) / 1e6
+
+
+def sizes(load: Any, pipe: Any, count: int) -> list[float]:
+    """MB beyond the base after 1 .. count loads."""
+    empty, found = held(pipe), []
+    for index in range(count):
+        load(index)
+        found.append(held(pipe) - empty)
+    return found
+
+
+def run(quick: bool) -> tuple[list[Row], dict]:
+    """All rows."""
+    pipe = pipeline(SD15)
+    file, adapter = concept(pipe), lora(pipe)
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["SVFIT_CACHE"] = cache
+        ours = sizes(
+            lambda i: load_concept(pipe, file, name=f"c{i}", token=f"word{i}", strength=0.1),
+            pipe, 10)  # fmt: skip
+        disk = sum(p.stat().st_size for p in Path(cache).glob("basis-*")) / 1e6
+    other = pipeline(SD15)
+    theirs = sizes(lambda i: other.load_lora_weights(adapter, adapter_name=f"c{i}"), other, 10)
+    more, lora_more = ours[-1] - ours[-2], theirs[-1] - theirs[-2]
+
+    def row(claim: str, against: str, a: float, b: float, goal: float) -> Row:
+        return Row(claim, against, a, b, a / b, a / b, a / b, goal, "MB", f"{torch.float32}")
+
+    return [
+        row("ten concepts, basis included", "ten LoRAs of rank 4", ours[-1], theirs[-1], 0.45),
+        row("one further concept", "one further LoRA", more, lora_more, 1 / 300),
+        row("basis on disk", "20 MB", disk, 20.0, 1.0),
+    ], {}
