@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .svd import Basis, Rank, factor_all, parse_rank
-from .whole import replace_file, replacing
+from .whole import replace_file, replacing, sweep
 
 VERSION = 2
 DEFAULT_LIMIT = 2_000_000_000  # bytes of bases kept on disk, oldest used go first
@@ -228,6 +228,7 @@ def _write(path: Path, bases: Mapping[str, Basis]) -> None:
 
 def _evict(folder: Path) -> None:
     """Delete the entries used longest ago until the folder keeps within its bound."""
+    sweep(folder)
     limit = int(os.environ.get("SVFIT_CACHE_LIMIT", DEFAULT_LIMIT))
     entries = sorted(folder.glob("basis-*.safetensors"), key=lambda p: p.stat().st_mtime)
     total = sum(p.stat().st_size for p in entries)

@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from .whole import replace_file, sync
+from .whole import replace_file, sweep, sync
 
 log = logging.getLogger(__name__)
 STATE, SETTINGS, MANIFEST = "state.safetensors", "state.json", "manifest.json"
@@ -139,6 +139,7 @@ def alone(folder: str | Path) -> Iterator[None]:
             "--output_dir."
         ) from None
     try:
+        sweep(folder)
         for fresh in folder.glob(".checkpoint-*.tmp"):
             if (fresh / MANIFEST).is_file():  # complete, but killed before it had its name
                 _settle(fresh)

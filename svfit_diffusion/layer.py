@@ -108,20 +108,31 @@ class SVFitLinear(nn.Module, BaseTunerLayer):
         U, V, delta = (t.float() for t in self._parts(adapter))
         return (U * delta) @ V.T
 
+    def check_merge(self, adapter_names: list[str] | None = None) -> None:
+        """ValueError where merging the named adapters, or all active ones, gives no usable weight.
+
+        That is where a sum is not finite, or where the weight is quantised for good.
+        """
+        weight = None
+        for adapter in self._present(check_adapters_to_merge(self, adapter_names) or ()):
+            self._check_quantization()
+            weight = self._shifted(adapter, 1, weight)
+            if not torch.isfinite(weight).all():
+                raise ValueError(
+                    f"merging {adapter!r} would put NaN or infinity into a weight; the file is "
+                    "broken or its strength too large. Nothing was merged."
+                )
+
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Add the edits of the named adapters, or all active ones, to the base weight.
 
         safe_merge: raise ValueError, with the weight untouched, if the sum is not finite.
         """
+        if safe_merge:
+            self.check_merge(adapter_names)
         for adapter in self._present(check_adapters_to_merge(self, adapter_names) or ()):
-            self._check_merge()
-            merged = self._shifted(adapter, 1)
-            if safe_merge and not torch.isfinite(merged).all():
-                raise ValueError(
-                    f"merging {adapter!r} would put NaN or infinity into a weight; the file is "
-                    "broken or its strength too large. Nothing was merged here."
-                )
-            self.set_base_weight(merged)
+            self._check_quantization()
+            self.set_base_weight(self._shifted(adapter, 1))
             self.merged_adapters.append(adapter)
 
     def unmerge(self) -> None:
@@ -185,11 +196,12 @@ class SVFitLinear(nn.Module, BaseTunerLayer):
         delta = self.svfit_delta[adapter] * self.svfit_scaling[adapter]
         return self.svfit_U[key][:, :rank], self.svfit_V[key][:, :rank], delta
 
-    def _shifted(self, adapter: str, sign: int) -> Tensor:
-        weight = self.get_base_weight()
+    def _shifted(self, adapter: str, sign: int, weight: Tensor | None = None) -> Tensor:
+        """A weight [out, in], the base's if none is given, with an edit added or taken away."""
+        weight = self.get_base_weight() if weight is None else weight
         return (weight.float() + sign * self.get_delta_weight(adapter)).to(weight.dtype)
 
-    def _check_merge(self) -> None:
+    def _check_quantization(self) -> None:
         backend = self.quantization_backend
         if backend is not None and not backend.supports_merge:
             raise ValueError(

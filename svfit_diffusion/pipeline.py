@@ -133,7 +133,8 @@ def swap_concept(pipe: Any, name: str, concept: Concept | str | Path, **options:
         return _replace(pipe, name, new, {"strength": old.strength} | options)
     triggers = calls(new)
     check_names({k: v for k, v in loaded_concepts(pipe).items() if k != name}, name, triggers)
-    trigger.check(pipe, recognise(pipe).encoders, new)
+    family = recognise(pipe)
+    trigger.check(pipe, family.encoders, new)
     check_basis(new, old.table)
     if any(layer.merged for layer in old.layers):
         unfuse_concepts(pipe)
@@ -142,7 +143,7 @@ def swap_concept(pipe: Any, name: str, concept: Concept | str | Path, **options:
     torch._foreach_copy_(held, deltas)
     old.concept, old.triggers, old.token = new, triggers, None
     if new.learned:
-        _add_triggers(pipe, recognise(pipe), old)
+        _add_triggers(pipe, family, old)
     return name
 
 
@@ -167,17 +168,15 @@ def remove_concept(pipe: Any, name: str) -> None:
 
 
 def fuse_concepts(pipe: Any) -> None:
-    """Merge the loaded concepts at their strengths into the weights: generation costs nothing."""
-    done = []
-    try:
-        for layer in _all_layers(pipe):
-            if not layer.merged:
-                layer.merge(safe_merge=True)
-                done.append(layer)
-    except ValueError:
-        for layer in done:
-            layer.unmerge()
-        raise
+    """Merge the loaded concepts at their strengths into the weights: generation costs nothing.
+
+    ValueError, with all weights untouched, where one would not be finite.
+    """
+    fresh = [layer for layer in _all_layers(pipe) if not layer.merged]
+    for layer in fresh:
+        layer.check_merge()
+    for layer in fresh:
+        layer.merge()
 
 
 def unfuse_concepts(pipe: Any) -> None:

@@ -159,6 +159,30 @@ class SVFitModel(BaseTuner):
         if layer is not target:
             self._replace_module(parent, target_name, layer, target)
 
+    def merge_adapter(
+        self, adapter_names: list[str] | None = None, safe_merge: bool = False
+    ) -> None:
+        """As peft's; safe_merge: ValueError, with no weight touched, if one would not be finite."""
+        if safe_merge:
+            self._check_merge(adapter_names)
+        super().merge_adapter(adapter_names, safe_merge=False)
+
+    def merge_and_unload(
+        self,
+        progressbar: bool = False,
+        safe_merge: bool = False,
+        adapter_names: list[str] | None = None,
+    ) -> nn.Module:
+        """As peft's; safe_merge: ValueError, with no weight touched, if one would not be finite."""
+        if safe_merge:
+            self._check_merge(adapter_names)
+        return super().merge_and_unload(progressbar, False, adapter_names)
+
+    def _check_merge(self, adapter_names: list[str] | None) -> None:
+        """All layers first, so that a model is never merged in part."""
+        for layer in layers(self.model).values():
+            layer.check_merge(adapter_names)
+
 
 def _check_linear(name: str, module: nn.Module) -> None:
     """Refuse what is no Linear, quantised or not."""

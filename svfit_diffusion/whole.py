@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
+
+ABANDONED = 3600  # seconds without a change, after which a temporary file is nobody's
 
 
 @contextlib.contextmanager
@@ -45,6 +49,15 @@ def replace_file(path: str | Path, data: bytes) -> Path:
     with replacing(path) as fresh:
         fresh.write_bytes(data)
     return path
+
+
+def sweep(folder: str | Path) -> None:
+    """Delete what writes that were killed more than an hour ago left behind in a folder."""
+    for path in Path(folder).glob(".*.tmp"):
+        with contextlib.suppress(OSError):  # another process sweeps too
+            ours = re.fullmatch(r"\..+\.[0-9a-f]{8}\.tmp", path.name) and path.is_file()
+            if ours and time.time() - path.stat().st_mtime > ABANDONED:
+                path.unlink()
 
 
 def sync(path: str | Path) -> None:

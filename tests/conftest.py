@@ -1,8 +1,13 @@
 """Fixtures: a tiny Stable Diffusion pipeline with the true classes and random weights."""
 
+import json
 import os
+import socket
 import string
-from dataclasses import replace
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -237,3 +242,25 @@ def same(a, b):
     rows = (a.trigger_rows is None) == (b.trigger_rows is None)
     rows = rows and (a.trigger_rows is None or np.array_equal(a.trigger_rows, b.trigger_rows))
     return rows and np.array_equal(a.deltas, b.deltas)
+
+
+def in_two_processes(config):
+    """Train as `accelerate launch` would on two devices."""
+    code = (
+        "import json, sys, torch; torch.set_num_threads(1)\n"
+        "from accelerate import PartialState\n"
+        "from svfit_diffusion import TrainConfig, train\n"
+        "train(TrainConfig(**json.loads(sys.argv[1])), progress=False)\n"
+        "assert PartialState().num_processes == 2\n"
+    )
+    script = Path(config.output_dir).parent / "two.py"
+    script.parent.mkdir(parents=True, exist_ok=True)
+    script.write_text(code)
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command += ["--master_port", port, str(script), json.dumps(asdict(config))]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -69,9 +69,11 @@ def test_a_complete_one_whose_name_was_not_given_yet_is_taken(tmp_path):
     (tmp_path / ".checkpoint-4.old").mkdir()
     (tmp_path / ".checkpoint-7.tmp").mkdir()
     (tmp_path / ".checkpoint-7.tmp" / "state.json").write_text("{}")
+    (tmp_path / ".rex.safetensors.01234567.tmp").touch()
+    os.utime(tmp_path / ".rex.safetensors.01234567.tmp", (1, 1))
     with alone(tmp_path):
         assert names(store) == ["checkpoint-5", "checkpoint-6"]
-    assert not list(tmp_path.glob(".checkpoint*"))
+    assert not list(tmp_path.glob(".checkpoint*")) and not list(tmp_path.glob(".rex*"))
     os.rename(tmp_path / "checkpoint-6", tmp_path / ".checkpoint-5.tmp")
     with alone(tmp_path):
         assert names(store) == ["checkpoint-5"]

@@ -87,7 +87,8 @@ def test_a_kill_inside_a_checkpoint_loses_nothing(whole, trainings):
     config, unbroken, saves = whole(8)
     events = saves[3]  # the third is the first that deletes another
     assert events == saves[4] and {"fsync", "half", "os.rename", "os.rmdir"} <= set(events)
-    points = [events.index("half") + 1, len(events) - 2]  # half of the new one, of the old one
+    assert events[-1] == "os.rmdir"  # of the one that was deleted
+    points = [events.index("half") + 1, len(events)]
     config = kill_inside(config, trainings, points)
     assert trainings(config)["status"] == 0 and ends_the_same(config, unbroken)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import load, make_pipeline, run, same
+from conftest import in_two_processes, load, make_pipeline, run, same
 
 from svfit_diffusion.objective import Objective
 from svfit_diffusion.settings import TrainConfig
@@ -53,6 +53,15 @@ def test_n_and_n_steps_are_2n_steps(config, changes):
     assert run(parts, stop_at(3)).steps == 3
     resumed = run(parts, **LATEST)
     assert resumed.steps == 6 and same(resumed.concept, unbroken.concept)
+    assert last(parts) == last(whole)
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_where_they_stopped(config):
+    whole, parts = elsewhere(config, "whole"), elsewhere(config, "parts")
+    in_two_processes(whole)
+    in_two_processes(replace(parts, max_train_steps=2))
+    in_two_processes(replace(parts, **LATEST))
     assert last(parts) == last(whole)
 
 

@@ -1,17 +1,13 @@
 """training.py and what it stands on, on a tiny pipeline; every part is the real one."""
 
-import json
 import logging
 import os
-import socket
-import subprocess
-import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from conftest import load, picture, run, same
+from conftest import in_two_processes, load, picture, run, same
 from PIL import Image
 
 from svfit_diffusion.attention import layout
@@ -106,23 +102,7 @@ def test_accumulation_is_a_larger_batch(config):
 def test_two_processes_are_one_with_twice_the_batch(config, tmp_path):
     one = run(config, train_batch_size=4, max_train_steps=3)
     two = replace(config, output_dir=str(tmp_path / "two" / "rex"), max_train_steps=3)
-    code = (
-        "import json, sys, torch; torch.set_num_threads(1)\n"
-        "from accelerate import PartialState\n"
-        "from svfit_diffusion import TrainConfig, train\n"
-        "train(TrainConfig(**json.loads(sys.argv[1])), progress=False)\n"
-        "assert PartialState().num_processes == 2\n"
-    )
-    script = tmp_path / "two.py"
-    script.write_text(code)
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    command += ["--master_port", port, str(script), json.dumps(asdict(two))]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
+    in_two_processes(two)
     concept = read_concept(two.concept_path)
     assert concept.training["batch"] == 4
     assert np.allclose(concept.deltas, one.concept.deltas, atol=1e-3)

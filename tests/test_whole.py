@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from svfit_diffusion.whole import replace_file, replacing
+from svfit_diffusion.whole import replace_file, replacing, sweep
 
 
 def test_a_file_is_replaced_with_the_mode_of_the_umask(tmp_path):
@@ -56,6 +56,29 @@ def test_a_failure_leaves_the_good_file_and_nothing_beside_it(tmp_path, monkeypa
     assert path.read_bytes() == b"good" and os.listdir(tmp_path) == ["a"]
     with pytest.raises(OSError, match="could not be written: No space left on device.$"):
         replace_file(tmp_path / "b", b"new")
+
+
+KILLED = """
+import os, sys
+from svfit_diffusion.whole import replacing
+with replacing(sys.argv[1]) as fresh:
+    fresh.write_bytes(b"half")
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_what_a_killed_write_left_is_swept_once_it_is_nobodys(tmp_path):
+    path = replace_file(tmp_path / "a", b"good")
+    assert subprocess.run([sys.executable, "-c", KILLED, path]).returncode == -9
+    (left,) = tmp_path.glob(".a.*.tmp")
+    sweep(tmp_path)  # for all we know it is being written
+    assert left.exists() and path.read_bytes() == b"good"
+    others = [tmp_path / ".a.tmp", tmp_path / "b.01234567.tmp", tmp_path / ".c.0123456x.tmp"]
+    for file in (left, *others):
+        file.touch()
+        os.utime(file, (1, 1))
+    sweep(tmp_path)
+    assert not left.exists() and all(file.exists() for file in others)
 
 
 LIMITED = """

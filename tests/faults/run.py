@@ -6,7 +6,8 @@ A fault is a patch in this folder. Its first lines say which test must fail and 
     fault: a file is written in place
 
 and a unified diff follows. The patches are put into a copy of the tree. Without any of them the
-tests must pass; with one, its test must fail. Needs git, and the packages that the tests need.
+tests must pass; with one, its test must fail. Needs git, a system that can fork, and the packages
+that the tests need.
 
     python tests/faults/run.py [--list] [--green] [NAME ...]
 """
@@ -14,9 +15,11 @@ tests must pass; with one, its test must fail. Needs git, and the packages that 
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,6 +30,10 @@ from pathlib import Path
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 LIMIT = 1800  # seconds that the tests may take
+HEAVY = {
+    "diffusers": ("AutoencoderKL", "StableDiffusionPipeline", "StableDiffusionXLPipeline"),
+    "transformers": ("CLIPTextModel", "CLIPTextModelWithProjection", "CLIPTokenizer"),
+}
 
 
 @dataclass(frozen=True)
@@ -69,22 +76,53 @@ def copy_tree(target: Path) -> None:
             shutil.copy2(ROOT / name, target / name)
 
 
+def warm_up() -> None:
+    """Import what is large and not ours once; each test process is forked from here."""
+    for name in ("accelerate", "numpy", "peft", "PIL.Image", "pytest", "torch"):
+        importlib.import_module(name)
+    for library, names in HEAVY.items():
+        module = importlib.import_module(library)
+        for name in names:
+            getattr(module, name)
+
+
 def pytest(tree: Path, *tests: str) -> tuple[str, str]:
     """Run tests of a tree; "green", "red" or what else came of it, and the end of the output."""
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "", "-p", "no:cacheprovider", *tests]
+    with tempfile.TemporaryFile() as log:
+        if (pid := os.fork()) == 0:
+            for stream in (1, 2):
+                os.dup2(log.fileno(), stream)
+            os._exit(_tested(tree, tests))
+        deadline, done = time.monotonic() + LIMIT, (0, 0)
+        while not done[0] and time.monotonic() < deadline:
+            time.sleep(0.2)
+            done = os.waitpid(pid, os.WNOHANG)
+        if not done[0]:
+            os.killpg(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            return "out of time", ""
+        log.seek(0)
+        said = log.read().decode(errors="replace")
+    status = os.waitstatus_to_exitcode(done[1])
+    if status == 0:
+        return ("green" if re.search(r"\d+ passed", said) else "skipped"), said[-4000:]
+    failed = re.search(r"\d+ failed", said) and not re.search(r"\d+ error", said)
+    return ("red" if status == 1 and failed else "broken"), said[-4000:]
+
+
+def _tested(tree: Path, tests: tuple[str, ...]) -> int:
+    """pytest's exit status for tests of a tree, in a process of its own."""
+    import pytest
+
+    os.setsid()
+    os.chdir(tree)
     # Not a byte of the last fault may be left: Python tells old bytecode by seconds and size.
-    own = {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
-    try:
-        done = subprocess.run(
-            command, cwd=tree, env=os.environ | own, capture_output=True, text=True, timeout=LIMIT
-        )
-    except subprocess.TimeoutExpired:
-        return "out of time", ""
-    said = done.stdout[-3000:] + done.stderr[-1000:]
-    if done.returncode == 0:
-        return ("green" if re.search(r"\d+ passed", done.stdout) else "skipped"), said
-    failed = re.search(r"\d+ failed", done.stdout) and not re.search(r"\d+ error", done.stdout)
-    return ("red" if done.returncode == 1 and failed else "broken"), said
+    os.environ.update(PYTHONPATH=str(tree), PYTHONDONTWRITEBYTECODE="1")
+    sys.dont_write_bytecode = True
+    sys.path[0] = str(tree)  # before the installed package
+    status = int(pytest.main(["-q", "-m", "", "-p", "no:cacheprovider", *tests]))
+    sys.stdout.flush()
+    return status
 
 
 def check(tree: Path, fault: Fault) -> bool:
@@ -118,6 +156,7 @@ def main(arguments: list[str] | None = None) -> int:
         for fault in faults:
             print(f"{fault.path.stem}: {fault.sentence} -> {fault.test}")
         return 0
+    warm_up()
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder).resolve() / "tree"
         copy_tree(tree)
