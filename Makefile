@@ -25,7 +25,7 @@ faults: $(VENV)/.test
 	$(BIN)/python tests/faults/run.py --green $(FAULTS)
 
 bench: $(VENV)/.test
-	$(PIP) install -c constraints.txt -e ".[bench]"
+	$(LOCKED)/bench.txt
 	$(BIN)/python benchmarks/speed.py $(BENCH)
 
 lint: $(VENV)/.test

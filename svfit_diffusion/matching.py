@@ -122,7 +122,6 @@ def check_base(
             f"this concept edits {missing[0][:SHOWN]!r}, which the pipeline {got!r} was loaded "
             "without; load the whole pipeline."
         )
-    trigger.check(pipe, family.encoders, concept)
     models = {part: models[part] for part in concept.targets}
     folders, coarse = _basis_folders(basis_from, models), []
     for part, model in models.items():
@@ -132,6 +131,7 @@ def check_base(
                 raise ValueError(_wrong_base(concept, part, got, basis_from))
             coarse.append(part)
     plan = check_layout(concept, models)
+    trigger.check(pipe, family.encoders, concept)
     if table is None:
         table = check_table(plan, basis_of(plan, concept.ranks, models, family, folders))
     check_basis(concept, table, coarse)

@@ -133,7 +133,8 @@ def swap_concept(pipe: Any, name: str, concept: Concept | str | Path, **options:
         return _replace(pipe, name, new, {"strength": old.strength} | options)
     triggers = calls(new)
     check_names({k: v for k, v in loaded_concepts(pipe).items() if k != name}, name, triggers)
-    trigger.check(pipe, recognise(pipe).encoders, new)
+    family = recognise(pipe)
+    trigger.check(pipe, family.encoders, new)
     check_basis(new, old.table)
     if any(layer.merged for layer in old.layers):
         unfuse_concepts(pipe)

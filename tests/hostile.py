@@ -29,6 +29,12 @@ def unpack(data):
     return json.loads(data[8 : 8 + size]), data[8 + size :]
 
 
+def ordered(data):
+    """The same file with its header sorted: safetensors writes metadata in any order."""
+    header, body = unpack(data)
+    return pack(json.dumps(header, sort_keys=True).encode(), body)
+
+
 def entry(dtype, shape, start, stop):
     return {"dtype": dtype, "shape": list(shape), "data_offsets": [start, stop]}
 

@@ -48,7 +48,7 @@ def goods(tiny):
     stated = {"modelspec.trigger_phrase": "sks dog", "lora_adapter_metadata": '{"unet.r": 4}'}
     return {
         "concept": [to_bytes(concept), to_bytes(make_concept(tiny, rank=2, trigger=False))],
-        "lora": [save(made, {"ss_network_dim": "4"}), save(half, stated)],
+        "lora": [hostile.ordered(save(made)), hostile.ordered(save(half, stated))],
     }
 
 
@@ -177,8 +177,7 @@ def test_a_refused_concept_leaves_the_pipeline_as_it_was(tiny, goods, tmp_path):
             pytest.fail(f"{name} was loaded")
         assert not STEERS & set(str(caught.value)) and len(str(caught.value)) < 1_000
         assert digest(tiny) == before and not loaded_concepts(tiny), name
-    path.write_bytes(goods["concept"][0])
-    held = load_concept(tiny, path)
+    held = load_concept(tiny, make_concept(tiny, seed=5))
     assert (loaded := digest(tiny)) != before, "the hash sees a concept"
     for name, data in files.items():
         path.write_bytes(data)
