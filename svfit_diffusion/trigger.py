@@ -88,11 +88,14 @@ def row_parameters(encoder: nn.Module, ids: list[int]) -> list[nn.Parameter]:
 
 
 def remove_rows(encoder: nn.Module, ids: Iterable[int]) -> None:
-    """Take rows away; with the last one, the encoder's own embedding stands there again."""
+    """Take rows away, where they are; with the last one, the encoder's own embedding is back."""
     embedding = encoder.get_input_embeddings()
+    if not isinstance(embedding, TriggerEmbedding):
+        return
     for token in ids:
-        del embedding.svfit_rows[str(token)]
-    if isinstance(embedding, TriggerEmbedding) and not embedding.svfit_rows:
+        if str(token) in embedding.svfit_rows:  # a load that failed may have set none
+            del embedding.svfit_rows[str(token)]
+    if not embedding.svfit_rows:
         encoder.set_input_embeddings(embedding.original)
 
 
