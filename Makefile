@@ -1,4 +1,4 @@
-# make demo | make test | make test-slow | make test-browser | make faults: each makes .venv first, if it is not there.
+# make demo | make test | make test-slow | make test-browser | make faults | make bench: each makes .venv first, if it is not there.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 LOCKED := $(PIP) install --require-hashes --no-deps -r requirements
 SOURCES := pyproject.toml constraints.txt requirements/demo.txt
 
-.PHONY: demo test test-slow test-browser faults lint clean
+.PHONY: demo test test-slow test-browser faults bench lint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/svfit demo
@@ -23,6 +23,10 @@ test-browser: $(VENV)/.test
 
 faults: $(VENV)/.test
 	$(BIN)/python tests/faults/run.py --green $(FAULTS)
+
+bench: $(VENV)/.test
+	$(PIP) install -c constraints.txt -e ".[bench]"
+	$(BIN)/python benchmarks/speed.py $(BENCH)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

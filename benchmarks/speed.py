@@ -1,6 +1,6 @@
 """As fast as the base itself? Every claim on speed and memory, measured against what else one has.
 
-    python benchmarks/speed.py [--only load train ...] [--quick]
+    python benchmarks/speed.py [--only load train ...] [--quick] [--diffusers-script FILE]
 
 Each script of a claim runs in a process of its own; `results/speed/` gets the rows as JSON, one
 table (speed.md) and one plot of growth (growth.png). Times of a machine that does other work are
@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results" / "speed"
-SCRIPTS = ("start", "load", "draw", "train", "memory")
+SCRIPTS = ("start", "load", "draw", "train", "script", "memory")
 FORMATS = {"s": "{:.3g} s", "MB": "{:.1f} MB"}
 
 
@@ -83,11 +83,19 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=SCRIPTS, default=SCRIPTS)
     parser.add_argument("--quick", action="store_true", help="one round of each, to see it run")
     parser.add_argument("--here", choices=SCRIPTS, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--diffusers-script", help="examples/dreambooth/train_dreambooth_lora.py of diffusers"
+    )
     given = parser.parse_args()
     if given.here:
         measure(given.here, given.quick)
         return
+    if given.diffusers_script:
+        os.environ["DIFFUSERS_LORA_SCRIPT"] = given.diffusers_script
     for script in given.only:
+        if script == "script" and "DIFFUSERS_LORA_SCRIPT" not in os.environ:
+            print("whole scripts are not compared: name diffusers' with --diffusers-script")
+            continue
         command = [sys.executable, __file__, "--here", script] + ["--quick"] * given.quick
         subprocess.run(command, check=True)
     found = [json.loads(path.read_text()) for script in SCRIPTS

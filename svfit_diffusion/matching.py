@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from . import trigger
 from .attention import Projection, find_projections, layout, patch_attention
 from .cache import find_source, fingerprint
 from .concept import Concept, Trigger, layout_hash, printable
@@ -22,7 +23,6 @@ from .verify import basis_of, check_basis, check_table, known_basis, measure
 
 log = logging.getLogger(__name__)
 SHOWN = 60  # characters of a file's text in a sentence
-MAX_TOKENS = 1_000  # rows of learned words in one text encoder
 
 
 def collect(
@@ -122,7 +122,7 @@ def check_base(
             f"this concept edits {missing[0][:SHOWN]!r}, which the pipeline {got!r} was loaded "
             "without; load the whole pipeline."
         )
-    check_trigger(pipe, family, concept)
+    trigger.check(pipe, family.encoders, concept)
     models = {part: models[part] for part in concept.targets}
     folders, coarse = _basis_folders(basis_from, models), []
     for part, model in models.items():
@@ -136,22 +136,9 @@ def check_base(
         table = check_table(plan, basis_of(plan, concept.ranks, models, family, folders))
     check_basis(concept, table, coarse)
     if basis_from:
-        trigger = printable(concept.trigger, SHOWN)
-        log.warning("%s is applied to %s with the basis of %s.", trigger, got, basis_from)
+        called = printable(concept.trigger, SHOWN)
+        log.warning("%s is applied to %s with the basis of %s.", called, got, basis_from)
     return models, folders, plan, table
-
-
-def check_trigger(pipe: Any, family: Family, concept: Concept) -> None:
-    """Refuse learned rows that no text encoder of the pipeline takes."""
-    encoders = {part: getattr(pipe, part, None) for _, part in family.encoders}
-    widths = {p: e.get_input_embeddings().embedding_dim for p, e in encoders.items() if e}
-    shapes = concept.trigger_shape
-    odd = any(w != widths.get(p) or n > MAX_TOKENS for p, (n, w) in shapes.items())
-    if odd or len({tokens for tokens, _ in shapes.values()}) > 1:
-        raise ValueError(
-            "this concept's learned word is not one for the text encoders of this pipeline; the "
-            "file is damaged, or of another base."
-        )
 
 
 def _wrong_base(concept: Concept, part: str, got: str, basis_from: str | None) -> str:
@@ -240,9 +227,9 @@ def check_names(held: Mapping[str, Any], name: str, triggers: tuple[Trigger, ...
 
 def clash(one: tuple[Trigger, ...], other: tuple[Trigger, ...]) -> str | None:
     """A word that calls both, in any case, and was learned by at least one of them."""
-    words = {trigger.word.lower(): trigger for trigger in other if trigger.word}
-    for trigger in one:
-        twin = words.get(trigger.word.lower())
-        if twin and (trigger.rows or twin.rows):
-            return trigger.word
+    words = {call.word.lower(): call for call in other if call.word}
+    for call in one:
+        twin = words.get(call.word.lower())
+        if twin and (call.rows or twin.rows):
+            return call.word
     return None

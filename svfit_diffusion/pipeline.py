@@ -30,7 +30,6 @@ from .matching import (
     check_base,
     check_names,
     check_strength,
-    check_trigger,
     put_on,
 )
 from .tuner import layers
@@ -58,8 +57,8 @@ class Loaded:
 
     def fits(self, new: Concept) -> bool:
         """Whether a concept can take this one's place, value for value."""
-        old = self.concept
-        return (old.layout, old.fingerprints) == (new.layout, new.fingerprints)
+        keys = ("family", "targets", "fingerprints", "layout", "ranks")
+        return all(getattr(self.concept, key) == getattr(new, key) for key in keys)
 
 
 def loaded_concepts(pipe: Any) -> dict[str, Loaded]:
@@ -134,8 +133,7 @@ def swap_concept(pipe: Any, name: str, concept: Concept | str | Path, **options:
         return _replace(pipe, name, new, {"strength": old.strength} | options)
     triggers = calls(new)
     check_names({k: v for k, v in loaded_concepts(pipe).items() if k != name}, name, triggers)
-    family = recognise(pipe)
-    check_trigger(pipe, family, new)
+    trigger.check(pipe, recognise(pipe).encoders, new)
     check_basis(new, old.table)
     if any(layer.merged for layer in old.layers):
         unfuse_concepts(pipe)
@@ -144,7 +142,7 @@ def swap_concept(pipe: Any, name: str, concept: Concept | str | Path, **options:
     torch._foreach_copy_(held, deltas)
     old.concept, old.triggers, old.token = new, triggers, None
     if new.learned:
-        _add_triggers(pipe, family, old)
+        _add_triggers(pipe, recognise(pipe), old)
     return name
 
 

@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from tokenizers import AddedToken
 from torch import Tensor, nn
 
-from .concept import Trigger
+from .concept import Concept, Trigger
+
+MAX_TOKENS = 1_000  # rows of learned words in one text encoder
 
 
 class TriggerEmbedding(nn.Embedding):
@@ -88,15 +90,35 @@ def row_parameters(encoder: nn.Module, ids: list[int]) -> list[nn.Parameter]:
 
 
 def remove_rows(encoder: nn.Module, ids: Iterable[int]) -> None:
-    """Take rows away, where they are; with the last one, the encoder's own embedding is back."""
+    """Take rows away; with the last one, the encoder's own embedding stands there again."""
     embedding = encoder.get_input_embeddings()
-    if not isinstance(embedding, TriggerEmbedding):
+    if not isinstance(embedding, TriggerEmbedding):  # the load was broken off before
         return
-    for token in ids:
-        if str(token) in embedding.svfit_rows:  # a load that failed may have set none
-            del embedding.svfit_rows[str(token)]
-    if not embedding.svfit_rows:
+    for token in set(map(str, ids)) & set(embedding.svfit_rows):
+        del embedding.svfit_rows[token]
+    if isinstance(embedding, TriggerEmbedding) and not embedding.svfit_rows:
         encoder.set_input_embeddings(embedding.original)
+
+
+def check(pipe: Any, encoders: Iterable[tuple[str, str]], concept: Concept) -> None:
+    """Refuse learned rows that a pipeline's text encoders cannot take, at some strength or other.
+
+    encoders: (tokenizer, text encoder), by their names in the pipeline.
+    """
+    shapes, known = concept.trigger_shape, {part: tokenizer for tokenizer, part in encoders}
+    nouns = [call.class_word for call in concept.calls() if call.rows]
+    fit = len({tokens for tokens, _ in shapes.values()}) <= 1
+    for part, (tokens, width) in shapes.items():
+        encoder = getattr(pipe, part, None) if part in known else None
+        fit = fit and encoder is not None and tokens <= MAX_TOKENS
+        fit = fit and encoder.get_input_embeddings().embedding_dim == width
+        for noun in nouns if fit else ():
+            fit = fit and bool(getattr(pipe, known[part])(noun, add_special_tokens=False).input_ids)
+    if not fit:
+        raise ValueError(
+            "this concept's learned word is not one for the text encoders of the pipeline; the "
+            "file is damaged, or of another base."
+        )
 
 
 @torch.no_grad()

@@ -17,9 +17,14 @@ from conftest import load, make_concept
 from safetensors.torch import save
 from test_lora_import import random_lora
 
-from svfit_diffusion.concept import printable, read_concept, to_bytes
+from svfit_diffusion.concept import from_bytes, printable, read_concept, to_bytes
 from svfit_diffusion.lora_import import import_lora, read_lora
-from svfit_diffusion.pipeline import load_concept, loaded_concepts, remove_concept
+from svfit_diffusion.pipeline import (
+    load_concept,
+    loaded_concepts,
+    remove_concept,
+    swap_concept,
+)
 from svfit_diffusion.web.cards import read_card
 
 SECONDS, BYTES = 1.0, 50_000_000  # of one file: CPU time, memory
@@ -152,7 +157,7 @@ def test_what_is_no_file_is_refused_at_once(read, goods, tmp_path):
     (tmp_path / "zero").symlink_to("/dev/zero")
     (tmp_path / "to-pipe").symlink_to(tmp_path / "pipe")
     for name in ("pipe", "folder", "loop", "gone", "zero", "to-pipe", "a\x1b[2J\nb"):
-        with pytest.raises(ValueError) as caught:
+        with pytest.raises(ValueError, match="is not a file|cannot be read") as caught:
             read(tmp_path / name)
         sentence(caught.value, name.partition("\x1b")[0])
     kind = next(kind for kind, reader in READERS.items() if reader is read)
@@ -168,14 +173,35 @@ def test_a_refused_concept_leaves_the_pipeline_as_it_was(tiny, goods, tmp_path):
         path = tmp_path / "strange.safetensors"
         path.write_bytes(data)
         with pytest.raises(ValueError) as caught:
-            load_concept(tiny, path, strength=0.5)
+            load_concept(tiny, path)
             pytest.fail(f"{name} was loaded")
         assert not STEERS & set(str(caught.value)) and len(str(caught.value)) < 1_000
         assert digest(tiny) == before and not loaded_concepts(tiny), name
     path.write_bytes(goods["concept"][0])
-    name = load_concept(tiny, path)
-    assert digest(tiny) != before, "the hash sees a concept"
-    remove_concept(tiny, name)
+    held = load_concept(tiny, path)
+    assert (loaded := digest(tiny)) != before, "the hash sees a concept"
+    for name, data in files.items():
+        path.write_bytes(data)
+        with pytest.raises(ValueError):
+            swap_concept(tiny, held, path)
+            pytest.fail(f"{name} was swapped in")
+        assert digest(tiny) == loaded, name
+    remove_concept(tiny, held)
+    assert digest(tiny) == before
+
+
+@pytest.mark.parametrize("step", ["place", "weigh"])
+def test_a_load_that_is_broken_off_leaves_the_pipeline_as_it_was(tiny, goods, monkeypatch, step):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    before, concept = digest(tiny), from_bytes(goods["concept"][0], "good")
+    with monkeypatch.context() as patch:
+        patch.setattr(f"svfit_diffusion.trigger.{step}", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            load_concept(tiny, concept)
+    assert digest(tiny) == before and not loaded_concepts(tiny)
+    remove_concept(tiny, load_concept(tiny, concept))
     assert digest(tiny) == before
 
 

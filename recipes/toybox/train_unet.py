@@ -1,7 +1,7 @@
 """Train Toybox's UNet on latents of the frozen VAE.
 
-The text encoder stays as train_text.py left it, unless `--train-text`: what its registers foretell
-is then a fixed map, which the UNet learns to read.
+The text encoder stays as train_text.py left it, unless `--text-rate` is given: what its registers
+foretell is then a fixed map, which the UNet learns to read.
 
 v-prediction with zero terminal SNR; 10 % empty captions. The learning rate warms up, then stays;
 `--decay-minutes` takes the stable state down to zero and writes `decayed.pt` beside `stable.pt`,
@@ -39,16 +39,18 @@ class Trainer:
         self.device = torch.device(args.device)
         self.tokenizer = load_tokenizer()
         self.weights = [*unet.parameters(), *text.parameters()]
-        text.requires_grad_(args.train_text)
-        trained = [unet, text] if args.train_text else [unet]
-        self.optimizer = Optimizers(trained, args.lr, args.muon_lr, ENDS)
+        text.requires_grad_(args.text_rate > 0)
+        self.optimizers = [Optimizers([unet], args.lr, args.muon_lr, ENDS)]
+        if args.text_rate:
+            rates = args.text_rate * args.lr, args.text_rate * args.muon_lr
+            self.optimizers.append(Optimizers([text], *rates, ENDS))
         self.ema = EMAModel(self.weights, decay=0.99)
         self.alphas = build_scheduler().alphas_cumprod.to(self.device)
         self.first = state["step"] if state else 0
         self.seen = state["samples"] if state else 0
         if state and "optimizer" in state:
-            if state["train_text"] == args.train_text:  # else momentum starts anew
-                self.optimizer.load_state_dict(state["optimizer"])
+            for optimizer, kept in zip(self.optimizers, state["optimizer"], strict=False):
+                optimizer.load_state_dict(kept)
             self.ema.load_state_dict(state["ema"])
             self.ema.to(self.device)
             torch.set_rng_state(state["rng"])
@@ -64,10 +66,11 @@ class Trainer:
         save_checkpoint(path, {
             "unet": self.unet.state_dict(), "text": self.text.state_dict(),
             "ema_unet": unet.state_dict(), "ema_text": text.state_dict(),
-            "ema": self.ema.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimizer": [optimizer.state_dict() for optimizer in self.optimizers],
             "rng": torch.get_rng_state(), "step": self.step,
             "samples": self.seen + (self.step - self.first) * self.args.batch,
-            "objects": self.args.objects, "train_text": self.args.train_text,
+            "objects": self.args.objects,
             "optimizer_rates": [self.args.lr, self.args.muon_lr],
         })  # fmt: skip
 
@@ -105,7 +108,8 @@ class Trainer:
         if not math.isfinite(value):
             raise ValueError(f"The loss is not finite at step {self.step}; lower the rates.")
         torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
-        self.optimizer.step(rate)
+        for optimizer in self.optimizers:
+            optimizer.step(rate)
         self.counter += 1
         return value
 
@@ -162,7 +166,9 @@ def main() -> None:
     parser.add_argument("--pool-start", type=int, default=2500, help="latents, of each worker")
     parser.add_argument("--simple", type=float, default=0.6, help="share of single centred objects")
     parser.add_argument("--variety", type=float, default=1.0, help="of their pose, 0 to 1")
-    parser.add_argument("--train-text", action="store_true", help="the text encoder as well")
+    parser.add_argument(
+        "--text-rate", type=float, default=0, help="the text encoder's share of the rates"
+    )
     parser.add_argument(
         "--bf16", action="store_true", help="faster on a GPU, or a CPU with AVX512-BF16 or AMX"
     )
