@@ -122,7 +122,6 @@ def check_base(
             f"this concept edits {missing[0][:SHOWN]!r}, which the pipeline {got!r} was loaded "
             "without; load the whole pipeline."
         )
-    trigger.check(pipe, family.encoders, concept)
     models = {part: models[part] for part in concept.targets}
     folders, coarse = _basis_folders(basis_from, models), []
     for part, model in models.items():
@@ -131,6 +130,7 @@ def check_base(
             if not (source.coarse and concept.check):
                 raise ValueError(_wrong_base(concept, part, got, basis_from))
             coarse.append(part)
+    trigger.check(pipe, family.encoders, concept)  # not before: a wrong base is what is wrong
     plan = check_layout(concept, models)
     if table is None:
         table = check_table(plan, basis_of(plan, concept.ranks, models, family, folders))
