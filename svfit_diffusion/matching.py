@@ -130,6 +130,7 @@ def check_base(
             if not (source.coarse and concept.check):
                 raise ValueError(_wrong_base(concept, part, got, basis_from))
             coarse.append(part)
+    trigger.check(pipe, family.encoders, concept)  # not before: a wrong base is what is wrong
     plan = check_layout(concept, models)
     trigger.check(pipe, family.encoders, concept)
     if table is None:
