@@ -5,13 +5,15 @@
     python benchmarks/likeness.py measure --split sealed  the same, once, for the final table
     python benchmarks/likeness.py report --split sealed   table, plot and sheets
 
-Every run writes one small JSON file, so that all of it can be stopped and goes on where it was.
+Every run adds a line to `results/likeness/<stage>-<split>.jsonl`, so that all of it can be stopped
+and goes on where it was, also on another machine; pictures lie in a work folder.
 Needs the recipe's objects (`python recipes/toybox/fetch.py`) and the `bench` extra.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import json
 import os
@@ -29,6 +31,7 @@ LOOKS = (50, 100, 200)
 SWEEP_SUBJECTS, SUBJECTS, TRAINING_SEEDS = 2, 6, (0, 1)
 
 
+@functools.cache
 def base_name() -> str:
     """A short name of the base that results belong to."""
     from svfit_diffusion import toybox
@@ -65,26 +68,36 @@ def run_job(job: dict) -> dict:
     return likeness_run.measure(method, item, job["seed"], job["rate"], job["steps"], work)
 
 
-def path_of(job: dict) -> Path:
-    """Where a run's result lies."""
-    keys = [str(job[key]) for key in ("subject", "seed", "rate", "steps") if key in job]
-    return work_folder() / job["stage"] / job["split"] / job["method"] / ("_".join(keys) + ".json")
+def runs_file(stage: str, split: str) -> Path:
+    """Where a stage's results lie, a line a run."""
+    return RESULTS / f"{stage}-{split}.jsonl"
+
+
+def known(stage: str, split: str) -> dict[str, dict]:
+    """A stage's results on this base, by the job's JSON."""
+    path = runs_file(stage, split)
+    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+    entries = [json.loads(line) for line in lines]
+    return {json.dumps(e["job"]): e["result"] for e in entries if e["base"] == base_name()}
 
 
 def run_all(jobs: list[dict], workers: int) -> None:
-    """Run the jobs that have no result yet."""
-    todo = [job for job in jobs if not path_of(job).is_file()]
+    """Run the jobs, of one stage and split, that have no result yet."""
+    stage, split = jobs[0]["stage"], jobs[0]["split"]
+    done = known(stage, split)
+    todo = [job for job in jobs if json.dumps(job) not in done]
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    with ProcessPoolExecutor(workers, max_tasks_per_child=8) as pool:
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    with (
+        ProcessPoolExecutor(workers, max_tasks_per_child=8) as pool,
+        runs_file(stage, split).open("a", encoding="utf-8") as file,
+    ):
         futures = {pool.submit(run_job, job): job for job in todo}
         bar = tqdm(as_completed(futures), total=len(jobs), initial=len(jobs) - len(todo))
         for future in bar:
-            job = futures[future]
-            path = path_of(job)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(".part")
-            temporary.write_text(json.dumps({"job": job, "result": future.result()}), "utf-8")
-            temporary.replace(path)
+            entry = {"base": base_name(), "job": futures[future], "result": future.result()}
+            file.write(json.dumps(entry) + "\n")
+            file.flush()
 
 
 def sweep_jobs(names: list[str]) -> list[dict]:
@@ -104,10 +117,11 @@ def sweep_jobs(names: list[str]) -> list[dict]:
 def best(names: list[str]) -> dict[str, dict]:
     """Method -> rate and steps of the lowest mean loss in the sweep."""
     found: dict[str, dict[tuple, list[float]]] = {}
+    done = known("sweep", "dev")
     for job in sweep_jobs(names):
-        if not path_of(job).is_file():
+        if json.dumps(job) not in done:
             raise SystemExit(f"The sweep of {job['method']} is not finished; run `sweep` first.")
-        losses = json.loads(path_of(job).read_text("utf-8"))["result"]["losses"]
+        losses = done[json.dumps(job)]["losses"]
         for steps, loss in losses.items():
             found.setdefault(job["method"], {}).setdefault((job["rate"], int(steps)), []).append(
                 loss
@@ -161,7 +175,8 @@ def main() -> None:
         import likeness_report
 
         jobs = measure_jobs(args.methods, args.split)
-        results = [json.loads(path_of(job).read_text("utf-8")) for job in jobs]
+        done = known("measure", args.split)
+        results = [{"job": job, "result": done[json.dumps(job)]} for job in jobs]
         likeness_report.write(results, args.split, RESULTS, work_folder())
 
 

@@ -80,11 +80,7 @@ class Run:
             self.pipe, self.family, targets, token, noun, examples, None, resolution=size
         )
         if self.method.token:
-            subject.tokens = [f"<{token}-training-0>"]
-            ids = trigger.add_tokens(self.pipe.tokenizer, subject.tokens)
-            start = trigger.start_row(self.pipe.tokenizer, self.pipe.text_encoder, noun)
-            trigger.set_rows(self.pipe.text_encoder, ids, start[None], train=True)
-            subject.ids["text_encoder"] = ids
+            subject.add_trigger()
         return subject
 
     @property

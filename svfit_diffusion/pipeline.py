@@ -143,7 +143,7 @@ def swap_concept(pipe: Any, name: str, concept: Concept | str | Path, **options:
     torch._foreach_copy_(held, deltas)
     old.concept, old.triggers, old.token = new, triggers, None
     if new.learned:
-        _add_triggers(pipe, family, old)
+        _add_triggers(pipe, recognise(pipe), old)
     return name
 
 

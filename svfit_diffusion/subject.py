@@ -51,18 +51,30 @@ class Subject:
     examples: Examples
     class_examples: Examples | None
     resolution: int
-    digest: str
+    digest: str = ""
     tokens: list[str] = field(default_factory=list)
     ids: dict[str, list[int]] = field(default_factory=dict)
     cached: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
     def put_tokens(self, prompt: str) -> str:
         """The prompt as the text encoders that learn are to read it."""
-        if any(name in prompt for name in self.tokens):
+        if not self.tokens or any(name in prompt for name in self.tokens):
             return prompt
-        return trigger.put_tokens(
-            prompt, {self.token: " ".join(self.tokens)} if self.tokens else {}
-        )
+        return trigger.put_tokens(prompt, {self.token: " ".join(self.tokens)})
+
+    def add_trigger(self, count: int = 1) -> None:
+        """Give the trigger tokens of its own, with `count` trainable rows in each text encoder
+        that start at the class word's embedding; from here on the pipeline reads it as them.
+        """
+        word = re.sub(r"\W", "", self.token) or "token"
+        self.tokens = [f"<{word}-training-{i}>" for i in range(count)]
+        for tokenizer, part in self.family.encoders:
+            reader, encoder = getattr(self.pipe, tokenizer), getattr(self.pipe, part)
+            ids = self.ids[part] = trigger.add_tokens(reader, self.tokens)
+            start = trigger.start_row(reader, encoder, self.class_word)
+            trigger.set_rows(encoder, ids, start.repeat(count, 1), train=True)
+            trigger.pool_at_end(encoder, reader)
+        self.family.hook_prompts(self.pipe, self.put_tokens)
 
     def encode_prompts(self, prompts: list[str], device: torch.device) -> dict[str, Tensor]:
         """Conditioning of the prompts; what no training changes of it is computed once each."""
@@ -207,16 +219,7 @@ def _patch(subject: Subject, config: TrainConfig, announce: bool) -> None:
         if announce:
             log.info("%s", patched)
     if config.train_token and family.encoders:
-        word = re.sub(r"\W", "", subject.token) or "token"
-        subject.tokens = [f"<{word}-training-{i}>" for i in range(config.num_vectors)]
-        for tokenizer, part in family.encoders:
-            reader, encoder = getattr(pipe, tokenizer), getattr(pipe, part)
-            ids = trigger.add_tokens(reader, subject.tokens)
-            start = trigger.start_row(reader, encoder, subject.class_word)
-            trigger.set_rows(encoder, ids, start.repeat(len(ids), 1), train=True)
-            trigger.pool_at_end(encoder, reader)
-            subject.ids[part] = ids
-        family.hook_prompts(pipe, subject.put_tokens)
+        subject.add_trigger(config.num_vectors)
     if announce and not family.encoders:
         log.info("the text encoder stays as it is, and reads the trigger as its words.")
     if config.gradient_checkpointing:
