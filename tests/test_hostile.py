@@ -48,7 +48,7 @@ def goods(tiny):
     stated = {"modelspec.trigger_phrase": "sks dog", "lora_adapter_metadata": '{"unet.r": 4}'}
     return {
         "concept": [to_bytes(concept), to_bytes(make_concept(tiny, rank=2, trigger=False))],
-        "lora": [hostile.ordered(save(made)), hostile.ordered(save(half, stated))],
+        "lora": [*map(hostile.ordered, (save(made, {"ss_network_dim": "4"}), save(half, stated)))],
     }
 
 
