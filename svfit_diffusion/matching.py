@@ -132,7 +132,6 @@ def check_base(
             coarse.append(part)
     trigger.check(pipe, family.encoders, concept)  # not before: a wrong base is what is wrong
     plan = check_layout(concept, models)
-    trigger.check(pipe, family.encoders, concept)
     if table is None:
         table = check_table(plan, basis_of(plan, concept.ranks, models, family, folders))
     check_basis(concept, table, coarse)
