@@ -49,7 +49,7 @@ def made(tmp_path_factory):
 def test_rows_and_files(made):
     folder, (base, concept) = made
     assert base.name == "base" and base.likeness[OFFLINE].fidelity == 0 and base.drift < 1e-6
-    assert concept.bytes == CONCEPT.stat().st_size and concept.values == 1344
+    assert concept.bytes == CONCEPT.stat().st_size and concept.values == 1280
     like = concept.likeness[OFFLINE]
     see = load_extractor(OFFLINE).features  # the same from the files, written out
     own, plain = (
@@ -128,7 +128,7 @@ def test_command_prints_the_table(made, capsys):
     flags += ["--num", "2", "--steps", "2", "--prompts", str(prompts), "--output_dir", str(folder)]
     assert main(["evaluate", *flags]) == 0
     said = capsys.readouterr().out
-    assert "robot-" in said and "fidelity" in said and "1,344" in said
+    assert "robot-" in said and "fidelity" in said and "1,280" in said
 
 
 def vision(folder, kind):

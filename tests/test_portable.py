@@ -25,6 +25,7 @@ from svfit_diffusion.generation import generate
 from svfit_diffusion.matching import check_layout
 from svfit_diffusion.pipeline import load_concept, swap_concept
 from svfit_diffusion.selfcheck import PROBES, deviation, probe
+from svfit_diffusion.subject import sample_folder
 from svfit_diffusion.svd import factor
 from svfit_diffusion.tuner import SVFitConfig, layers, set_deltas, tie_deltas
 
@@ -172,7 +173,7 @@ def test_pictures_from_a_base_in_float32_and_in_float16_are_alike(tmp_path, reco
     made = []
     for dtype in (torch.float32, torch.float16):
         loaded = load(tmp_path / "toybox", dtype).to(torch.float32)
-        load_concept(loaded, OLD)
+        load_concept(loaded, sample_folder().parent / "robot.safetensors")
         image, _ = next(
             generate(loaded, "a photo of sks toy on the beach", seed=1, steps=10, guidance=3.0)
         )

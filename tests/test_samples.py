@@ -19,7 +19,7 @@ def sample():
 def test_it_is_small_and_of_this_toybox(sample):
     concept = read_concept(sample)
     assert sample.stat().st_size < 6_000
-    assert concept.base == "toybox" and concept.values == 1_344
+    assert concept.base == "toybox" and concept.values == 1_280
 
 
 def test_it_draws_its_colours_and_leaves_no_trace(sample):
