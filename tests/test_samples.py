@@ -6,6 +6,7 @@ from PIL import Image
 
 from svfit_diffusion.concept import read_concept
 from svfit_diffusion.families import load_base
+from svfit_diffusion.features import load_extractor
 from svfit_diffusion.generation import generate
 from svfit_diffusion.pipeline import load_concept, remove_concept
 from svfit_diffusion.subject import sample_folder
@@ -22,21 +23,22 @@ def test_it_is_small_and_of_this_toybox(sample):
     assert concept.base == "toybox" and concept.values == 1_280
 
 
-def test_it_draws_its_colours_and_leaves_no_trace(sample):
-    """Without the concept the middle of the beach is sand; with it, the robot's cooler greys."""
+def test_it_looks_like_its_subject_and_leaves_no_trace(sample):
+    """Pictures with the concept lie nearer to its photos than the same ones without it."""
     pipe, prompt = load_base("toybox"), "a photo of sks toy on the beach"
+    see = load_extractor("efficientnet-lite0").features
+    photos = see([Image.open(path) for path in sorted((sample.parent / "photos").glob("*.png"))])
 
-    def middle():
-        image, _ = next(generate(pipe, prompt, seed=1))
-        return np.asarray(image, dtype=float)[48:112, 40:88]
+    def draw():
+        return [image for image, _ in generate(pipe, prompt, seed=1, num=4)]
 
-    before = middle()
+    before = draw()
     name = load_concept(pipe, sample)
-    with_it = middle()
+    with_it = draw()
     remove_concept(pipe, name)
-    assert np.array_equal(middle(), before)
-    warmth = [(m[..., 0] - m[..., 2]).mean() for m in (before, with_it)]
-    assert warmth[1] < warmth[0] - 20
+    assert all(np.array_equal(*pair) for pair in zip(draw(), before, strict=True))
+    likeness = [float((see(pictures) @ photos.T).mean()) for pictures in (before, with_it)]
+    assert likeness[1] > likeness[0] + 0.1
 
 
 def test_the_sheet_is_there(sample):
