@@ -48,7 +48,8 @@ def table(found: list[dict]) -> str:
         goal, met = "-", "-"
         if row["goal"] is not None:
             goal = f"<= {row['goal']:.3g}"
-            met = "yes" if row["ratio"] <= row["goal"] else "**no**"
+            missed = "in the range" if row["low"] <= row["goal"] else "**no**"
+            met = "yes" if row["ratio"] <= row["goal"] else missed
         lines.append(
             f"| {row['claim']} | {row['against']} | {unit.format(row['ours'])} | "
             f"{unit.format(row['theirs'])} | {row['ratio']:.3g} ({row['low']:.3g} to "

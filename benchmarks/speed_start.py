@@ -47,7 +47,7 @@ def run(quick: bool) -> tuple[list[Row], dict]:
         call(sys.executable, "-c", "pass")
 
     rows = [
-        paired(" ".join(("svfit", *words)), against, lambda words=words: call(command(), *words),
+        paired(f"svfit {words[0]}", against, lambda words=words: call(command(), *words),
                nothing, 10.0, rounds)
         for words in (("--help",), ("info", str(SAMPLE)))
     ]  # fmt: skip

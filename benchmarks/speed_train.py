@@ -137,5 +137,5 @@ def growth(rounds: int) -> dict:
 
 def run(quick: bool) -> tuple[list[Row], dict]:
     """All rows and the growth curves."""
-    rows = steps(TOYBOX, 1 if quick else 25) + steps(SD15, 1 if quick else 7)
-    return rows, {} if quick else growth(7)
+    rows = steps(TOYBOX, 1 if quick else 15) + steps(SD15, 1 if quick else 5)
+    return rows, {} if quick else growth(5)
