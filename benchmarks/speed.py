@@ -20,7 +20,7 @@ from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results" / "speed"
 SCRIPTS = ("start", "load", "draw", "train", "script", "memory")
-FORMATS = {"s": "{:.3g} s", "MB": "{:.1f} MB"}
+FORMATS = {"s": "{:.3g} s", "MB": "{:.3g} MB"}
 
 
 def measure(script: str, quick: bool) -> None:
