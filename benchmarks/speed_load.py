@@ -5,17 +5,16 @@ python benchmarks/speed.py --only load
 
 from __future__ import annotations
 
+import itertools
 import os
-import shutil
 import statistics
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import scipy.linalg
 import torch
-from speed_world import SD15, TARGETS, Row, concept, lora, paired, pipeline, seconds
+from speed_world import SD15, TARGETS, Row, concept, empty_cache, lora, paired, pipeline, seconds
 from threadpoolctl import threadpool_limits
 
 from svfit_diffusion import load_concept, remove_concept, swap_concept
@@ -58,13 +57,8 @@ def first_load(pipe, file: Path, rounds: int) -> list[Row]:
     """Nothing cached: reading the files, the basis, checks and patch, against SVDs alone."""
 
     def ours() -> None:
-        with tempfile.TemporaryDirectory() as cache:
-            kept, os.environ["SVFIT_CACHE"] = os.environ.get("SVFIT_CACHE"), cache
+        with empty_cache():
             load_concept(pipe, file, name="rex")
-            if kept is None:
-                del os.environ["SVFIT_CACHE"]
-            else:
-                os.environ["SVFIT_CACHE"] = kept
 
     undo = (lambda: remove_concept(pipe, "rex"), lambda: None)
     found, threads = weights(pipe), torch.get_num_threads()
@@ -104,12 +98,10 @@ def cached_load(pipe, file: Path, adapter: Path, rounds: int) -> Row:
 def swaps(pipe, files: list[Path], adapters: list[Path], rounds: int) -> list[Row]:
     """To another concept of one base, against LoRA's two ways."""
     load_concept(pipe, files[0], name="rex")
-    order = iter(files[1:] + files[:1] for _ in range(10_000))
-    queue: list[Path] = []
+    queue = itertools.cycle(files[::-1])
 
     def ours() -> None:
-        queue.extend([] if queue else next(order))
-        swap_concept(pipe, "rex", queue.pop(0))
+        swap_concept(pipe, "rex", next(queue))
 
     other = pipeline(SD15)
     other.load_lora_weights(adapters[0], adapter_name="lora")
@@ -124,7 +116,7 @@ def swaps(pipe, files: list[Path], adapters: list[Path], rounds: int) -> list[Ro
     lean = [lora(other, 4, seed, text=False) for seed in (0, 1)]
     other.enable_lora_hotswap(target_rank=4)
     other.load_lora_weights(lean[0], adapter_name="lora")
-    turns = iter([lean[1], lean[0]] * 10_000)
+    turns = itertools.cycle(lean[::-1])
     rows.append(
         paired("swap", "diffusers' hot swap of a LoRA without text encoder", ours,
                lambda: other.load_lora_weights(next(turns), adapter_name="lora", hotswap=True),
@@ -140,16 +132,10 @@ def growth(pipe, rounds: int) -> dict:
     for rank in (1, 4, 16, 64, 256, "full"):
         file = concept(pipe, rank)
         times = {"first": [], "cached": []}
-        with tempfile.TemporaryDirectory() as cache:
-            kept = os.environ.get("SVFIT_CACHE")
-            os.environ["SVFIT_CACHE"] = cache
+        with empty_cache():
             for kind in ("first", *("cached",) * rounds):
                 times[kind].append(seconds(lambda file=file: load_concept(pipe, file, name="rex")))
                 remove_concept(pipe, "rex")
-            shutil.rmtree(cache, ignore_errors=True)
-            os.environ.pop("SVFIT_CACHE")
-            if kept:
-                os.environ["SVFIT_CACHE"] = kept
         found["rank"].append(str(rank))
         for kind, values in times.items():
             found[kind].append(statistics.median(values))

@@ -5,13 +5,10 @@ python benchmarks/speed.py --only memory
 
 from __future__ import annotations
 
-import os
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import torch
-from speed_world import SD15, TARGETS, Row, concept, lora, pipeline
+from speed_world import SD15, TARGETS, Row, concept, empty_cache, lora, pipeline
 
 from svfit_diffusion import load_concept
 
@@ -39,12 +36,11 @@ def run(quick: bool) -> tuple[list[Row], dict]:
     """All rows."""
     pipe = pipeline(SD15)
     file, adapter = concept(pipe), lora(pipe)
-    with tempfile.TemporaryDirectory() as cache:
-        os.environ["SVFIT_CACHE"] = cache
+    with empty_cache() as cache:
         ours = sizes(
             lambda i: load_concept(pipe, file, name=f"c{i}", token=f"word{i}", strength=0.1),
             pipe, 10)  # fmt: skip
-        disk = sum(p.stat().st_size for p in Path(cache).glob("basis-*")) / 1e6
+        disk = sum(p.stat().st_size for p in cache.glob("basis-*")) / 1e6
     other = pipeline(SD15)
     theirs = sizes(lambda i: other.load_lora_weights(adapter, adapter_name=f"c{i}"), other, 10)
     more, lora_more = ours[-1] - ours[-2], theirs[-1] - theirs[-2]

@@ -6,10 +6,13 @@ given a decaying spectrum. LoRAs cover the same projections as the concepts.
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import os
 import statistics
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -127,6 +130,20 @@ def lora(pipe: Any, rank: int = 4, seed: int = 0, text: bool = True) -> Path:
     StableDiffusionPipeline.save_lora_weights(path, **states)
     pipe.unload_lora_weights()
     return path
+
+
+@contextlib.contextmanager
+def empty_cache() -> Iterator[Path]:
+    """A cache of bases of its own, empty at first, for as long as it is open."""
+    kept = os.environ.get("SVFIT_CACHE")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["SVFIT_CACHE"] = folder
+        try:
+            yield Path(folder)
+        finally:
+            os.environ.pop("SVFIT_CACHE")
+            if kept is not None:
+                os.environ["SVFIT_CACHE"] = kept
 
 
 def seconds(action: Callable[[], Any]) -> float:

@@ -11,7 +11,7 @@ The sum is linear in the deltas, so files of one base combine without the base.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -33,15 +33,6 @@ def rows(name: str, U: np.ndarray, V: np.ndarray) -> np.ndarray:
     """What each delta of a projection adds to the eight numbers: [8, r], float64."""
     left = signs(name, "U", len(U)) @ U.astype(np.float64)
     return left * (signs(name, "V", len(V)) @ V.astype(np.float64))
-
-
-def probe(edits: Iterable[tuple[str, np.ndarray, np.ndarray, np.ndarray]]) -> tuple[float, ...]:
-    """The eight numbers of (canonical name, U [out, r], V [in, r], delta [r]), as float32 holds."""
-    total = np.zeros(PROBES)
-    for name, U, V, delta in edits:
-        if delta.any():
-            total += rows(name, U, V) @ delta.astype(np.float64)
-    return tuple(total.astype(np.float32).tolist())
 
 
 def deviation(found: Sequence[float], stated: Sequence[float], deltas: np.ndarray) -> float:

@@ -96,7 +96,7 @@ def remove_rows(encoder: nn.Module, ids: Iterable[int]) -> None:
         return
     for token in set(map(str, ids)) & set(embedding.svfit_rows):
         del embedding.svfit_rows[token]
-    if isinstance(embedding, TriggerEmbedding) and not embedding.svfit_rows:
+    if not embedding.svfit_rows:
         encoder.set_input_embeddings(embedding.original)
 
 

@@ -24,7 +24,7 @@ from svfit_diffusion.families import load_base
 from svfit_diffusion.generation import generate
 from svfit_diffusion.matching import check_layout
 from svfit_diffusion.pipeline import load_concept, swap_concept
-from svfit_diffusion.selfcheck import PROBES, deviation, probe
+from svfit_diffusion.selfcheck import PROBES, deviation, rows
 from svfit_diffusion.subject import sample_folder
 from svfit_diffusion.svd import factor
 from svfit_diffusion.tuner import SVFitConfig, layers, set_deltas, tie_deltas
@@ -293,17 +293,22 @@ def test_a_damaged_file_is_refused_by_a_swap_too(pipe):
     assert torch.equal(picture(pipe), before)
 
 
+def probe(u, v, delta):
+    """The self-check of a concept of one projection."""
+    return tuple(rows("unet.a", u, v) @ delta)
+
+
 def test_the_check_is_blind_to_signs_and_measures_a_difference():
     random = np.random.default_rng(0)
     u, v = (np.linalg.qr(random.standard_normal((n, 12)))[0] for n in (90, 70))
     delta = random.standard_normal(12)
-    stated = probe([("unet.a", u, v, delta)])
+    stated = probe(u, v, delta)
     flip = random.choice([-1.0, 1.0], 12)
-    assert np.allclose(stated, probe([("unet.a", u * flip, v * flip, delta)]), rtol=1e-5)
+    assert np.allclose(stated, probe(u * flip, v * flip, delta), rtol=1e-5)
     found = []
     for _ in range(50):  # edits that are off by 1 %
         off = delta + 0.01 * np.linalg.norm(delta) * random.standard_normal(12) / np.sqrt(12)
-        found.append(deviation(probe([("unet.a", u, v, off)]), stated, delta))
+        found.append(deviation(probe(u, v, off), stated, delta))
     assert 0.007 < np.sqrt(np.mean(np.square(found))) < 0.013
     assert deviation((0.0,) * PROBES, (0.0,) * PROBES, np.zeros(3)) == 0
 
