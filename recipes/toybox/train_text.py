@@ -66,6 +66,8 @@ def work(rank: int, alive, args, text, heads, counter) -> None:
         ids = tokenizer([pool.captions[i] for i in chosen], padding="max_length", truncation=True,
                         return_tensors="pt").input_ids  # fmt: skip
         states = text(ids).last_hidden_state
+        if mine < args.heads_first:
+            states = states.detach()
         places = torch.from_numpy(chosen)
         picture = F.mse_loss(heads.region(states[:, -REGISTERS:]), regions(pool.latents[places]))
         objects = F.mse_loss(heads.objects(states[:, -1]), known[pool.things[places]].flatten(1))
@@ -100,6 +102,10 @@ def main() -> None:
         "--simple", type=float, default=0.75, help="share of single, centred things"
     )
     parser.add_argument("--variety", type=float, default=0.0, help="of their pose, 0 to 1")
+    parser.add_argument(
+        "--heads-first", type=int, default=0,
+        help="steps of each worker that leave the text encoder: to go on from a trained one",
+    )  # fmt: skip
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     torch.manual_seed(0)

@@ -126,7 +126,7 @@ class World:
     def place(self, rng: np.random.Generator, simple: bool, variety: float = 1.0) -> Placed:
         """One object, pose drawn at random.
 
-        `simple` is the large centred pose; `variety` (0 to 1) is how far that one still varies.
+        `simple` is the large centred pose; `variety` (0 to 1) is how far a pose varies of its kind.
         """
         item = self.objects[int(rng.integers(len(self.objects)))]
         row, column = 64 + variety * rng.normal(0, 2.5, 2)
@@ -142,13 +142,13 @@ class World:
             return thing
         draw = rng.random()
         if draw < 0.4:
-            thing.side, thing.size_word = rng.uniform(44, 58), "small"
+            thing.side, thing.size_word = 51 + variety * rng.uniform(-7, 7), "small"
         elif draw < 0.6:
-            thing.side, thing.size_word = rng.uniform(108, 120), "large"
+            thing.side, thing.size_word = 114 + variety * rng.uniform(-6, 6), "large"
         if thing.side < 90 and rng.random() < 0.6 or draw < 0.25:
             shift = float(rng.choice([-1, 1]))
             thing.side = min(thing.side, 78)
-            thing.column += shift * min(rng.uniform(24, 34), 66 - thing.side / 2)
+            thing.column += shift * min(29 + variety * rng.uniform(-5, 5), 66 - thing.side / 2)
             thing.side_word = "left" if shift < 0 else "right"
         return thing
 
@@ -167,9 +167,9 @@ class World:
         things = [self.place(rng, rng.random() < simple, variety)]
         if rng.random() < (1 - simple) * 0.45:
             things = [self.place(rng, True), self.place(rng, True)]
-            for thing, column in zip(things, (33, 95), strict=True):
-                thing.side = rng.uniform(54, 64)
-                thing.column = column + rng.normal(0, 2)
+            for thing, column in zip(things, (32, 96), strict=True):
+                thing.side = 64 + variety * rng.uniform(-4, 4)
+                thing.column = column + variety * rng.normal(0, 2)
                 thing.turn_word, thing.angle = "", 0.0
         if kind in GROUND:
             for thing in things:
