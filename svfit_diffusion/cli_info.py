@@ -59,12 +59,13 @@ def _concept(arguments: argparse.Namespace) -> int:
     ranks = sorted(set(concept.ranks))
     span = f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
     learned = 0 if concept.trigger_rows is None else concept.trigger_rows.size
+    bits = " in 4 bits" if concept.packed else ""
     lines = {
         "file": f"{arguments.file} ({Path(arguments.file).stat().st_size:,} bytes)",
         "trigger": f"{concept.trigger} ({'learned' if learned else 'not learned'})",
         "base": f"{concept.base} (family {concept.family})",
         "values": f"{concept.values:,}: {concept.deltas.size:,} singular values of "
-        f"{len(concept.ranks)} projections, {learned:,} of the trigger",
+        f"{len(concept.ranks)} projections{bits}, {learned:,} of the trigger",
         "rank": f"{concept.rank} ({span} per projection)",
         "attention": ", ".join(f"{part}: {kind}" for part, kind in sorted(concept.targets.items())),
         "training": ", ".join(f"{key} {value}" for key, value in sorted(concept.training.items())),

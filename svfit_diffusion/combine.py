@@ -53,7 +53,11 @@ def combine(
     if pipe is None:
         deltas = sum(weight * concept.deltas.astype(np.float64) for concept, weight in concepts)
         check = sum(weight * np.array(concept.check) for concept, weight in concepts)
-        known = {"deltas": deltas.astype(np.float32), "check": tuple(check.tolist())}
+        known = {
+            "deltas": deltas.astype(np.float32),
+            "packed": False,
+            "check": tuple(check.tolist()),
+        }
         return replace(first, **known, **_text(concepts), **_rows(calls))
     return _on_base(concepts, calls, pipe)
 
@@ -89,7 +93,9 @@ def _on_base(concepts: Sequence[tuple[Concept, float]], calls: list[Trigger], pi
         )
     text = _text(concepts) | {"rank": str(max(ranks))}
     values = np.concatenate(found).astype(np.float32)
-    return seal(replace(first, deltas=values, **own, **text, **_rows(calls)), models, family)
+    return seal(
+        replace(first, deltas=values, packed=False, **own, **text, **_rows(calls)), models, family
+    )
 
 
 def _check_bases(concepts: Sequence[Concept]) -> None:

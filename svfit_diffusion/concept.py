@@ -1,11 +1,11 @@
 """The concept file: what was learned of a subject, in a few kilobytes, and nothing else.
 
 One safetensors file with the tensor `deltas` [values] (the deltas of all projections, in the
-order of their canonical names) and, where a trigger was trained, `trigger` [values] (the rows of
-each text encoder's embedding, one after the other). float16, or float32 where asked. Everything
-else is text in the header: which base, which projections, how it was made. Projections are not
-named one by one; `layout` is a hash over (name, out, in, r) of all of them. docs/concept-format.md
-tells all of it.
+order of their canonical names; float16, float32, or four bits each with `scales`, packing.py) and,
+where a trigger was trained, `trigger` [values] (the rows of each text encoder's embedding, one
+after the other). Everything else is text in the header: which base, which projections, how it was
+made. Projections are not named one by one; `layout` is a hash over (name, out, in, r) of all of
+them. docs/concept-format.md tells all of it.
 
 Reading checks everything (header.py) and needs neither torch nor the base.
 """
@@ -24,9 +24,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .header import MAX_FILE, TEXT_FIELDS, VERSIONS, Refused, parse
+from .header import MAX_FILE, PACKED, TEXT_FIELDS, Refused, parse
+from .packing import pack
 from .whole import replace_file
 
+KINDS = {"f": "F", "u": "U"}  # numpy's kinds of numbers -> safetensors'
 MAX_MARKS = 3  # accents on one letter that are shown
 
 
@@ -50,8 +52,9 @@ class Trigger:
 class Concept:
     """A subject as learned on one base.
 
-    deltas: [sum of ranks]. ranks: one per projection, by canonical name. targets: component ->
-    "both", "self" or "cross" attention. fingerprints: component -> hash (hex, 128 bits) of its
+    deltas: [sum of ranks]. packed: they are written in four bits, which hold them exactly.
+    ranks: one per projection, by canonical name. targets: component -> "both", "self" or "cross"
+    attention. fingerprints: component -> hash (hex, 128 bits) of its
     projections' published weights. trigger_rows: [sum of tokens x width] or None. trigger_shape:
     text encoder -> (tokens, width). training: settings, for people to read. check: the self-check
     (selfcheck.py), () in files of version 1. triggers: of a combined concept, word -> (class word,
@@ -75,6 +78,7 @@ class Concept:
     created: str = ""
     check: tuple[float, ...] = ()
     triggers: Mapping[str, tuple[str, int, float]] = field(default_factory=dict)
+    packed: bool = False
 
     @property
     def trigger(self) -> str:
@@ -145,7 +149,7 @@ def to_bytes(concept: Concept) -> bytes:
     }
     text = {
         "format": "svfit",
-        "version": VERSIONS[-1] if concept.check else "1",
+        "version": PACKED if concept.packed else "2" if concept.check else "1",
         "ranks": _pack_ranks(concept.ranks),
         "check": base64.b64encode(np.array(concept.check, "<f4").tobytes()).decode(),
         **{key: getattr(concept, key) for key in TEXT_FIELDS},
@@ -156,10 +160,13 @@ def to_bytes(concept: Concept) -> bytes:
         },
     }
     header: dict = {"__metadata__": {key: value for key, value in text.items() if value}}
-    body = b""
-    for name, tensor in (("deltas", concept.deltas), ("trigger", concept.trigger_rows)):
+    body, tensors = b"", {"deltas": concept.deltas, "trigger": concept.trigger_rows}
+    if concept.packed:
+        packed, scales = pack(concept.deltas, concept.ranks)
+        tensors = {"scales": scales, "trigger": concept.trigger_rows, "deltas": packed}
+    for name, tensor in tensors.items():
         if tensor is not None:
-            kind = f"F{8 * tensor.itemsize}" if tensor.dtype.kind == "f" else tensor.dtype.name
+            kind = KINDS.get(tensor.dtype.kind, tensor.dtype.kind) + str(8 * tensor.itemsize)
             span = [len(body), len(body) + tensor.nbytes]
             header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": span}
             body += tensor.astype(tensor.dtype.newbyteorder("<")).tobytes()

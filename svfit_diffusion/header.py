@@ -13,18 +13,20 @@ import math
 
 import numpy as np
 
+from .packing import unpack
 from .selfcheck import PROBES
 from .settings import ATTENTION
 
-VERSIONS = ("1", "2")  # 1 has neither a self-check nor several triggers
+VERSIONS = ("1", "2", "3")  # 1 has no self-check and one trigger; in 3 deltas take four bits
+PACKED = "3"
 MAX_FILE = 16_000_000  # bytes; the whole spectrum of FLUX.2 takes 4,000,000 in float32
 MAX_HEADER = 200_000  # bytes
 MAX_TEXT = 2_000  # characters of one metadata field
 MAX_WORD = 100  # characters of one of several triggers
 MAX_STRENGTH = 1e6
-TENSORS = ("deltas", "trigger")
+TENSORS = ("deltas", "scales", "trigger")
 MAX_NUMBER = 1 << 40  # of a size or an offset
-DTYPES = {"F16": 2, "F32": 4}  # bytes of a number, little-endian
+DTYPES = {"F16": 2, "F32": 4, "U8": 1}  # bytes of a number, little-endian
 TEXT_FIELDS = (*("rank", "layout", "base", "family", "token", "class_word", "license", "created"),)
 JSON_FIELDS = ("targets", "fingerprints", "trigger_shape", "triggers", "training")
 _REQUIRED = ("rank", "layout", "base", "family", "ranks", "targets", "fingerprints")
@@ -46,15 +48,33 @@ def parse(data: bytes) -> tuple[dict, dict[str, np.ndarray]]:
         raise Refused("it has no tensor 'deltas'; a LoRA or another kind of file, perhaps")
     check_tensors(header, len(data) - start, DTYPES, range(1, 2))
     fields = _check_text(text)
+    fields["packed"] = text["version"] == PACKED
     tensors = {}
     for name, info in header.items():
+        if (info["dtype"] == "U8") != (fields["packed"] and name == "deltas"):
+            raise Refused(f"its tensor {name!r} is not of the type that its version has")
         (count,), offset = info["shape"], start + info["data_offsets"][0]
-        tensor = np.frombuffer(data, f"<f{DTYPES[info['dtype']]}", count, offset)
+        kind = "u1" if info["dtype"] == "U8" else f"<f{DTYPES[info['dtype']]}"
+        tensor = np.frombuffer(data, kind, count, offset)
         tensors[name] = tensor.astype(tensor.dtype.newbyteorder("="))  # a copy, aligned
         if not np.isfinite(tensor).all():
             raise Refused(f"its tensor {name!r} holds NaN or infinity; the training failed")
+    _unpack_deltas(fields, tensors)
     _check_sizes(fields, tensors)
     return fields, tensors
+
+
+def _unpack_deltas(fields: dict, tensors: dict[str, np.ndarray]) -> None:
+    """Put deltas of four bits in their numbers' place; refuse scales where there are none."""
+    scales, ranks = tensors.pop("scales", None), fields["ranks"]
+    if fields["packed"] != (scales is not None):
+        raise Refused("it has no scales for its deltas, or scales without use")
+    if fields["packed"]:
+        fit = len(scales) == len(ranks) and (scales >= 0).all()
+        deltas = unpack(tensors["deltas"], scales, ranks) if fit else None
+        if deltas is None:
+            raise Refused("its deltas are not levels and scales as its ranks want them")
+        tensors["deltas"] = deltas
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict:

@@ -14,7 +14,7 @@ from typing import Any
 
 PRESETS = {
     "tiny": {},
-    "paper": {"rank": "energy=0.99", "train_token": False},
+    "paper": {"rank": "energy=0.99", "train_token": False, "delta_bits": 16},
 }
 ATTENTION = ("both", "self", "cross")
 RARE_WORDS = ("sks", "zwx", "ohwx", "TOK")
@@ -50,6 +50,7 @@ class TrainConfig:
     train_text_encoder: bool = option(True, "adapt the text encoder as well as the UNet")
     attention: str = option("both", "UNet attention to adapt", choices=ATTENTION)
     rank: str = option("16", "singular values trained: a number, full or energy=0.99")
+    delta_bits: int = option(4, "bits of a trained singular value in the file", choices=(4, 16))
     with_prior_preservation: bool = option(False, "train on class images too")
     prior_loss_weight: float = option(1.0, "weight of the class images' loss")
     num_class_images: int = option(100, "class images to have in class_data_dir")

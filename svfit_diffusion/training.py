@@ -27,6 +27,7 @@ from .examples import reseed
 from .families import base_name
 from .matching import collect, seal
 from .objective import Denoiser, Objective
+from .packing import rounded
 from .pictures import grid
 from .runtime import (
     copied,
@@ -189,8 +190,7 @@ class Training:
 
     def _finish(self, before: float) -> Trained:
         """Round what was learned as the file does, measure that, and write it."""
-        rounded = {name: p.detach().half().float() for name, p in self.named.items()}
-        restore(self.named, rounded)
+        restore(self.named, {name: self._rounded(name, p) for name, p in self.named.items()})
         after = self.objective.held_out_loss(self.model)
         concept = self._concept()
         if self.accelerator.is_main_process:
@@ -202,6 +202,13 @@ class Training:
         result = concept, self.config.concept_path, self.step, before, after
         return Trained(*result, self.stopped, self.exit_status, tuple(told))
 
+    def _rounded(self, name: str, parameter: torch.nn.Parameter) -> torch.Tensor:
+        """A parameter as the file holds it."""
+        value = parameter.detach()
+        if self.config.delta_bits == 16 or name in self.subject.parameters()["token"]:
+            return value.half().float()
+        return torch.from_numpy(rounded(value.cpu().numpy())).to(value)
+
     def _warn(self, sentences: list[str]) -> None:
         for text in sentences if self.accelerator.is_main_process else ():
             log.warning("%s", text)
@@ -211,7 +218,9 @@ class Training:
         config, subject = self.config, self.subject
         models = {part: getattr(subject.pipe, part) for part in subject.targets}
         fields = collect(models, subject.targets, subject.family, ADAPTER)
-        fields["deltas"] = fields["deltas"].astype(np.float16)
+        fields["packed"] = config.delta_bits == 4
+        if not fields["packed"]:
+            fields["deltas"] = fields["deltas"].astype(np.float16)
         if subject.ids:
             rows = {
                 part: trigger.get_rows(getattr(subject.pipe, part), ids).half().numpy()

@@ -177,12 +177,14 @@ def picture(pipe, prompt="a photo of sks dog", seed=0, steps=2, **options):
     ).images
 
 
-def make_concept(pipe, rank=4, seed=0, size=0.5, targets=None, token="sks", trigger=True):
+def make_concept(pipe, rank=4, seed=0, size=0.5, targets=None, token="sks", trigger=True,
+                 packed=False):  # fmt: skip
     """A concept of random deltas (in units of the mean singular value) and a random trigger."""
     from svfit_diffusion.attention import layout, patch_attention, unpatch_attention
     from svfit_diffusion.concept import Concept
     from svfit_diffusion.families import recognise
     from svfit_diffusion.matching import collect, seal
+    from svfit_diffusion.packing import rounded
     from svfit_diffusion.tuner import SVFitConfig
 
     family, random = recognise(pipe), np.random.default_rng(seed)
@@ -195,6 +197,9 @@ def make_concept(pipe, rank=4, seed=0, size=0.5, targets=None, token="sks", trig
         unpatch_attention(model, "made")
     assert layout(models, targets)
     fields["deltas"] = (size * random.standard_normal(fields["deltas"].size)).astype(np.float16)
+    if packed:
+        parts = np.split(fields["deltas"].astype(np.float32), np.cumsum(fields["ranks"])[:-1])
+        fields |= {"deltas": np.concatenate([rounded(part) for part in parts]), "packed": True}
     if trigger:
         width = pipe.text_encoder.config.hidden_size
         fields["trigger_rows"] = (0.05 * random.standard_normal(width)).astype(np.float16)

@@ -59,7 +59,7 @@ def read(path, folder):
     with safe_open(path, framework="np") as file:
         text = file.metadata()
     tensors = load_file(path)
-    assert (text["format"], text["version"]) == ("svfit", "2")
+    assert text["format"] == "svfit" and text["version"] in ("2", "3")
     found = {}
     for part, kind in json.loads(text["targets"]).items():
         weights = published(folder, part)
@@ -73,9 +73,14 @@ def read(path, folder):
     pairs = zip(names, ranks, strict=True)
     lines = [f"{n} {found[n].shape[0]} {found[n].shape[1]} {rank}" for n, rank in pairs]
     assert hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32] == text["layout"]
+    deltas = tensors["deltas"].astype(np.float64)
+    if text["version"] == "3":
+        halves = np.stack([tensors["deltas"] % 16, tensors["deltas"] // 16], 1).reshape(-1)
+        scales = np.repeat(tensors["scales"].astype(np.float64), ranks)
+        deltas = (halves[: sum(ranks)].astype(np.float64) - 8) * scales
     edits, check, start = {}, np.zeros(8), 0
     for name, rank in zip(names, ranks, strict=True):
-        delta = tensors["deltas"][start : start + rank].astype(np.float64)
+        delta = deltas[start : start + rank]
         start += rank
         u, _, vt = np.linalg.svd(found[name], full_matrices=False)
         edits[name] = (u[:, :rank] * delta) @ vt[:rank]
@@ -83,8 +88,7 @@ def read(path, folder):
         left, right = signs(f"{name}|U", out), signs(f"{name}|V", in_)
         check += ((left @ edits[name]) * right).sum(1)
     stated = np.frombuffer(base64.b64decode(text["check"]), "<f4")
-    norm = np.linalg.norm(tensors["deltas"].astype(np.float64))
-    assert np.sqrt(np.mean((check - stated) ** 2)) <= 1e-4 * norm
+    assert np.sqrt(np.mean((check - stated) ** 2)) <= 1e-4 * np.linalg.norm(deltas)
     return edits
 
 
@@ -99,9 +103,13 @@ def ours(pipe, concept, name="made"):
 
 
 @pytest.mark.parametrize("targets", [None, {"unet": "cross"}, {"unet": "self"}])
-@pytest.mark.parametrize("rank", [4, "full"])
-def test_an_independent_reader_finds_the_same_edits(pipe, base_folder, tmp_path, targets, rank):
-    concept = make_concept(pipe, rank=rank, targets=targets)
+@pytest.mark.parametrize(
+    ("rank", "packed"), [(4, False), (5, True), ("full", False), ("full", True)]
+)
+def test_an_independent_reader_finds_the_same_edits(
+    pipe, base_folder, tmp_path, targets, rank, packed
+):
+    concept = make_concept(pipe, rank=rank, targets=targets, packed=packed)
     edits = read(write_concept(concept, tmp_path / "a.safetensors"), base_folder)
     held = dict(ours(pipe, concept))
     assert held.keys() == edits.keys()

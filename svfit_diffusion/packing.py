@@ -1,0 +1,52 @@
+"""Deltas in four bits: a level from -7 to 7 for each, and a scale for each projection.
+
+    delta = scale * level        level: whole, scale: float16
+
+Deltas are small corrections that add up over hundreds of directions, so rounding errors average
+out: on Toybox four bits lost nothing that could be measured (docs/likeness.md). For the same bytes
+a concept then has four times as many of them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+LEVELS = 7
+CLIPS = np.arange(1, 0.45, -0.05)  # shares of the largest delta that the top level may stand for
+
+
+def rounded(delta: np.ndarray) -> np.ndarray:
+    """The nearest values [r], float32, that four bits can hold of one projection's deltas [r].
+
+    The scale is the one of least squared error; values rounded before come back as they are.
+    """
+    top = np.abs(delta).max(initial=0)
+    scales = [s for s in (CLIPS * top / LEVELS).astype(np.float16).astype(np.float32) if s > 0]
+    options = [s * (delta / s).round().clip(-LEVELS, LEVELS) for s in scales]
+    none = np.zeros(len(delta), np.float32)
+    return min(options, key=lambda o: float(((o - delta) ** 2).sum()), default=none)
+
+
+def pack(deltas: np.ndarray, ranks: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """(bytes [ceil(n / 2)], scales [projections], float16) of rounded deltas [n].
+
+    Raises ValueError for deltas that four bits do not hold exactly.
+    """
+    parts = np.split(deltas.astype(np.float32), np.cumsum(ranks)[:-1])
+    tops = np.array([np.abs(part).max(initial=0) for part in parts], np.float32)
+    scales = (tops / LEVELS).astype(np.float16)
+    levels = (deltas / np.repeat(np.where(scales > 0, scales, 1).astype(np.float32), ranks)).round()
+    data = (np.append(levels, [0] * (len(levels) % 2)).astype(np.int8) + 8).astype(np.uint8)
+    packed = data[::2] | data[1::2] << 4
+    if not np.array_equal(unpack(packed, scales, ranks), deltas):
+        raise ValueError("these deltas were not rounded to four bits; write them in float16.")
+    return packed, scales
+
+
+def unpack(data: np.ndarray, scales: np.ndarray, ranks: tuple[int, ...]) -> np.ndarray | None:
+    """Deltas [n], float32, or None where the bytes are none that `pack` makes."""
+    levels = np.stack([data & 15, data >> 4], 1).reshape(-1).astype(np.int8) - 8
+    count = sum(ranks)
+    if levels.size != count + count % 2 or levels.min() < -LEVELS or levels[count:].any():
+        return None
+    return levels[:count] * np.repeat(scales.astype(np.float32), ranks)
