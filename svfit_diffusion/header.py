@@ -21,6 +21,7 @@ VERSIONS = ("1", "2", "3")  # 1 has no self-check and one trigger; in 3 deltas t
 PACKED = "3"
 MAX_FILE = 16_000_000  # bytes; the whole spectrum of FLUX.2 takes 4,000,000 in float32
 MAX_HEADER = 200_000  # bytes
+MAX_PACKED = 4_000_000  # deltas in four bits
 MAX_TEXT = 2_000  # characters of one metadata field
 MAX_WORD = 100  # characters of one of several triggers
 MAX_STRENGTH = 1e6
@@ -70,7 +71,7 @@ def _unpack_deltas(fields: dict, tensors: dict[str, np.ndarray]) -> None:
     if fields["packed"] != (scales is not None):
         raise Refused("it has no scales for its deltas, or scales without use")
     if fields["packed"]:
-        fit = len(scales) == len(ranks) and (scales >= 0).all()
+        fit = (scales >= 0).all() and sum(ranks) <= MAX_PACKED
         deltas = unpack(tensors["deltas"], scales, ranks) if fit else None
         if deltas is None:
             raise Refused("its deltas are not levels and scales as its ranks want them")

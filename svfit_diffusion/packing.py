@@ -1,6 +1,6 @@
 """Deltas in four bits: a level from -7 to 7 for each, and a scale for each projection.
 
-    delta = scale * level        level: whole, scale: float16
+    delta = scale * level        level: whole, 7 or -7 for the largest; scale: float16
 
 Deltas are small corrections that add up over hundreds of directions, so rounding errors average
 out: on Toybox four bits lost nothing that could be measured (docs/likeness.md). For the same bytes
@@ -20,11 +20,13 @@ def rounded(delta: np.ndarray) -> np.ndarray:
 
     The scale is the one of least squared error; values rounded before come back as they are.
     """
-    top = np.abs(delta).max(initial=0)
-    scales = [s for s in (CLIPS * top / LEVELS).astype(np.float16).astype(np.float32) if s > 0]
-    options = [s * (delta / s).round().clip(-LEVELS, LEVELS) for s in scales]
-    none = np.zeros(len(delta), np.float32)
-    return min(options, key=lambda o: float(((o - delta) ** 2).sum()), default=none)
+    top, options = np.abs(delta).max(initial=0), []
+    for scale in (CLIPS * top / LEVELS).astype(np.float16).astype(np.float32):
+        levels = (delta / scale).round().clip(-LEVELS, LEVELS) if scale > 0 else delta * 0
+        if np.abs(levels).max(initial=0) == LEVELS:  # else it is too small for a float16 scale
+            options.append(scale * levels)
+    nothing = np.zeros(len(delta), np.float32)
+    return min(options, key=lambda o: float(((o - delta) ** 2).sum()), default=nothing)
 
 
 def pack(deltas: np.ndarray, ranks: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -47,6 +49,10 @@ def unpack(data: np.ndarray, scales: np.ndarray, ranks: tuple[int, ...]) -> np.n
     """Deltas [n], float32, or None where the bytes are none that `pack` makes."""
     levels = np.stack([data & 15, data >> 4], 1).reshape(-1).astype(np.int8) - 8
     count = sum(ranks)
-    if levels.size != count + count % 2 or levels.min() < -LEVELS or levels[count:].any():
+    if len(scales) != len(ranks) or levels.size != count + count % 2 or levels[count:].any():
+        return None
+    starts = np.cumsum([0, *ranks[:-1]])
+    tops, lows = (f.reduceat(levels[:count], starts) for f in (np.maximum, np.minimum))
+    if not np.array_equal(np.maximum(tops, -lows), np.where(scales > 0, LEVELS, 0)):
         return None
     return levels[:count] * np.repeat(scales.astype(np.float32), ranks)

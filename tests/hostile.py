@@ -132,7 +132,7 @@ def concepts(good):
         "no metadata": pack({k: v for k, v in header.items() if k != "__metadata__"}, body),
         "metadata of numbers": text(rank=16),
         "metadata of a list": pack(header | {"__metadata__": []}, body),
-        "version 3": text(version="3"),
+        "version 4": text(version="4"),
         "version of nothing": text(version=""),
         "version 2.0": text(version="2.0"),
         "another format": text(format="pt"),
@@ -171,6 +171,18 @@ def largest(good):
     held = {k: v for k, v in held.items() if k != "trigger_shape"}
     header = {"__metadata__": held, "deltas": entry("F16", [count], 0, 2 * count)}
     return pack(header, b"\0" * (2 * count))
+
+
+def largest_packed(good):
+    """A concept file in order, with as many deltas in four bits as there may be."""
+    count = 4_000_000
+    held = unpack(good)[0]["__metadata__"] | {"ranks": "1000000x4", "version": "3"}
+    held = {k: v for k, v in held.items() if k != "trigger_shape"}
+    parts = {
+        "scales": entry("F16", [4], 0, 8),
+        "deltas": entry("U8", [count // 2], 8, 8 + count // 2),
+    }
+    return pack({"__metadata__": held, **parts}, b"\0\x3c" * 4 + b"\xff" * (count // 2))
 
 
 def strangers(good):

@@ -48,6 +48,7 @@ def goods(tiny):
     stated = {"modelspec.trigger_phrase": "sks dog", "lora_adapter_metadata": '{"unet.r": 4}'}
     return {
         "concept": [to_bytes(concept), to_bytes(make_concept(tiny, rank=2, trigger=False))],
+        "packed": [to_bytes(make_concept(tiny, rank=3, packed=True))],
         "lora": [*map(hostile.ordered, (save(made, {"ss_network_dim": "4"}), save(half, stated)))],
     }
 
@@ -55,7 +56,7 @@ def goods(tiny):
 def attacks(goods, kind):
     """Name -> bytes of all attacks on the readers of a kind."""
     first = goods[kind][0]
-    own = hostile.concepts(first) if kind == "concept" else hostile.loras(first)
+    own = hostile.loras(first) if kind == "lora" else hostile.concepts(first)
     return hostile.containers(first) | own
 
 
@@ -76,7 +77,7 @@ def sentence(error, name):
     return text
 
 
-READERS = {"concept": read_concept, "lora": read_lora}
+READERS = {"concept": read_concept, "packed": read_concept, "lora": read_lora}
 
 
 @pytest.mark.parametrize("kind", READERS)
@@ -90,7 +91,7 @@ def test_every_attack_is_refused_in_one_sentence(goods, tmp_path, kind):
             pytest.fail(f"{name} was read")
         assert time.process_time() - began < SECONDS, name
         sentence(caught.value, "strange.safetensors")
-        if kind == "concept":
+        if kind != "lora":
             with pytest.raises(ValueError, match=r"^strange\.safetensors"):
                 read_card(path)
 
@@ -105,23 +106,27 @@ def test_attacks_take_little_memory(goods, tmp_path):
             (tmp_path / f"{kind}-{number:03d}").write_bytes(data)
         (tmp_path / f"{kind}-good").write_bytes(goods[kind][0])
     (tmp_path / "largest").write_bytes(hostile.largest(goods["concept"][0]))
+    (tmp_path / "packed").write_bytes(hostile.largest_packed(goods["concept"][0]))
     code = """
 import sys
 from pathlib import Path
 from svfit_diffusion.concept import read_concept
 from svfit_diffusion.lora_import import read_lora
-readers, folder = {"concept": read_concept, "lora": read_lora}, Path(sys.argv[1])
+folder = Path(sys.argv[1])
 def held(what):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(what))
-for kind, read in readers.items():
-    read(folder / f"{kind}-good")
+def read(path):
+    return (read_lora if path.name.startswith("lora") else read_concept)(path)
+for path in folder.glob("*-good"):
+    read(path)
 Path("/proc/self/clear_refs").write_text("5")
 before, count = held("VmRSS"), 0
 assert read_concept(folder / "largest").values == 7_990_000
+assert read_concept(folder / "packed").values == 4_000_000
 for path in sorted(folder.glob("*-[0-9]*")):
     try:
-        readers[path.name.partition("-")[0]](path)
+        read(path)
     except ValueError:
         count += 1
 print(count, held("VmHWM") - before)
@@ -215,7 +220,7 @@ def throw(data, kind, path, tiny):
         sentence(error, path.name)
         return False
     assert time.process_time() - began < SECONDS
-    if kind == "concept":
+    if kind != "lora":
         assert np.isfinite(found.deltas).all()
         assert not STEERS & set("".join(read_card(path).facts().values()))
         again = to_bytes(found)

@@ -36,7 +36,7 @@ def test_an_outlier_does_not_take_all_levels():
     assert error < 0.8 * np.square(plain - values).sum()
 
 
-@pytest.mark.parametrize("scale", [0.0, 1e-9, 1e-4, 1.0, 3e4])
+@pytest.mark.parametrize("scale", [0.0, 1e-9, 2e-7, 1e-6, 1e-4, 1.0, 3e4])
 def test_rounding_twice_is_rounding_once_and_a_file_holds_it(scale):
     held = deltas(scale=scale)
     parts = np.split(held, np.cumsum(RANKS)[:-1])
@@ -87,6 +87,13 @@ def test_headers_that_do_not_agree_are_refused(pipe, old, new, message):
 def test_levels_that_no_writer_makes_are_refused(pipe):
     data = bytearray(to_bytes(make_concept(pipe, packed=True)))
     data[-1] &= 0xF0  # the lower half byte becomes level -8
+    with pytest.raises(ValueError, match="not levels and scales"):
+        from_bytes(bytes(data), "it")
+
+
+def test_a_scale_without_its_top_level_is_refused(pipe):
+    data = bytearray(to_bytes(make_concept(pipe, rank=2, packed=True)))
+    data[-1] = 0x88  # both levels of the last projection become 0
     with pytest.raises(ValueError, match="not levels and scales"):
         from_bytes(bytes(data), "it")
 
