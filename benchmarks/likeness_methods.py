@@ -17,17 +17,20 @@ from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from torch import Tensor, nn
 
 from svfit_diffusion.attention import find_projections, patch_attention
+from svfit_diffusion.packing import rounded
 from svfit_diffusion.svd import Basis, factor
 from svfit_diffusion.tuner import SVFitConfig, layers
 
 NAME = "subject"
 SD15_TOKEN = 768  # numbers of one trigger row on Stable Diffusion 1.5
+BLOCK = 256  # values of a tensor with a scale of their own, in four bits
 
 
 @dataclass(frozen=True)
 class Method:
     """One row. adapter: see ADAPTERS, or "" for none; text: whether the text encoder is adapted.
 
+    bits: of an adapter's value in the file, 16 or 4, those with a scale for each BLOCK of a tensor.
     rates: learning rates of the sweep. sd15: values on Stable Diffusion 1.5 of each adapted
     projection (out, in); judged: whether it is one of the rows of a few kilobytes.
     """
@@ -41,6 +44,7 @@ class Method:
     rates: tuple[float, ...] = (5e-3,)
     sd15: Callable[[int, int], int] | None = None
     judged: bool = False
+    bits: int = 16
 
 
 class Core(nn.Module):
@@ -132,38 +136,51 @@ def _whole(out: int, inner: int) -> int:
 
 DELTAS, LORAS, TOKEN = (1e-2, 3e-2, 1e-1), (5e-4, 1.5e-3, 5e-3), (5e-3, 1e-2, 2e-2)
 RANK_EQUAL = 3  # of Toybox's 128 to 192 values, what 16 is of Stable Diffusion's 320 to 1280
+FOUR_BITS = 14  # the same of 64, which in four bits take the room of 16
+
+
+def _ours(rank: int | str, bits: int, text: bool = True, token: bool = True) -> Method:
+    """SVFit at a rank, with or without the text encoder and a token."""
+    label = f"SVFit {'full' if rank == 'full' else f'top {rank}'}"
+    name = f"svfit-{rank}{'' if bits == 16 else f'-{bits}bit'}"
+    sd15 = _whole if rank == "full" else _constant(round(16 * rank / RANK_EQUAL))
+    return Method(
+        f"{name}{'' if text else '-unet'}{'' if token else '-plain'}",
+        f"{label}{', 4 bits' * (bits == 4)}{'' if text else ', UNet only'}{' + token' * token}",
+        "svfit", {"r": rank}, token=token, text=text, rates=DELTAS, bits=bits,
+        sd15=_constant(64) if rank == FOUR_BITS else sd15,
+        judged=rank == RANK_EQUAL or (rank == FOUR_BITS and bits == 4),
+    )  # fmt: skip
+
 
 METHODS = (
     Method("base", "base model"),
     Method("ti", "Textual Inversion", token=True, rates=TOKEN),
-    *(
-        Method(
-            f"svfit-{rank}{'-unet' if not text else ''}{'-plain' if not token else ''}",
-            f"SVFit top {rank}{', UNet only' if not text else ''}{' + token' if token else ''}",
-            "svfit", {"r": rank}, token=token, text=text, rates=DELTAS,
-            sd15=_whole if rank == "full" else _constant(round(16 * rank / RANK_EQUAL)),
-            judged=rank == RANK_EQUAL,
-        )
-        for rank, text, token in (
-            (RANK_EQUAL, True, True), (RANK_EQUAL, False, True), (RANK_EQUAL, True, False),
-            (16, True, True), (16, True, False), ("full", True, True), ("full", True, False),
-        )
-    ),
+    _ours(RANK_EQUAL, 16),
+    _ours(RANK_EQUAL, 16, text=False),
+    _ours(RANK_EQUAL, 16, token=False),
+    _ours(FOUR_BITS, 4),
+    _ours(FOUR_BITS, 4, text=False),
+    _ours(FOUR_BITS, 4, token=False),
+    _ours("full", 4),
+    _ours("full", 16),
+    _ours("full", 16, token=False),
     Method("paper", "SVFit, 99 % of the energy", "svfit", {"r": "energy=0.99"}, text=True,
            rates=DELTAS, sd15=_whole),
-    Method("core-2", "2 x 2 core (LoRA-XS) + token", "core", {"r": 2}, token=True, text=True,
-           rates=DELTAS, sd15=_constant(16), judged=True),
-    Method("core-4", "4 x 4 core (LoRA-XS) + token", "core", {"r": 4}, token=True, text=True,
-           rates=DELTAS, sd15=_constant(16)),
-    Method("tinylora", "TinyLoRA + token", "TinyLoraConfig", {"r": 2, "u": RANK_EQUAL},
-           token=True, text=True, rates=(5e-3, 2e-2, 8e-2), sd15=_constant(16), judged=True),
-    Method("unilora", "UniLoRA + token", "UniLoraConfig", {"r": 4, "theta_d_length": 250},
-           token=True, text=True, rates=(5e-3, 2e-2, 8e-2), judged=True),
+    Method("core-4", "4 x 4 core (LoRA-XS), 4 bits + token", "core", {"r": 4}, token=True,
+           text=True, rates=DELTAS, sd15=_constant(64), judged=True, bits=4),
+    Method("tinylora", "TinyLoRA, 4 bits + token", "TinyLoraConfig", {"r": 2, "u": FOUR_BITS},
+           token=True, text=True, rates=(5e-3, 2e-2, 8e-2), sd15=_constant(64), judged=True,
+           bits=4),
+    Method("unilora", "UniLoRA, 4 bits + token", "UniLoraConfig",
+           {"r": 4, "theta_d_length": 68 * FOUR_BITS}, token=True, text=True,
+           rates=(5e-3, 2e-2, 8e-2), judged=True, bits=4),
     Method("vblora", "VB-LoRA + token", "VBLoRAConfig",
            {"r": 1, "num_vectors": 16, "vector_length": 32, "topk": 2}, token=True,
            rates=(1e-3, 5e-3, 2e-2)),
-    Method("waveft", "WaveFT + token", "WaveFTConfig", {"n_frequency": RANK_EQUAL}, token=True,
-           text=True, rates=(1e-2, 5e-2, 2e-1), sd15=_constant(16), judged=True),
+    Method("waveft", "WaveFT, 4 bits + token", "WaveFTConfig", {"n_frequency": FOUR_BITS},
+           token=True, text=True, rates=(1e-2, 5e-2, 2e-1), sd15=_constant(64), judged=True,
+           bits=4),
     Method("vera", "VeRA + token", "VeraConfig", {"r": 16}, token=True, rates=(3e-3, 1e-2, 3e-2),
            sd15=lambda out, inner: out + 16),
     Method("lora-1", "LoRA rank 1", "LoraConfig", _lora(1), rates=LORAS, sd15=_lora_values(1)),
@@ -187,15 +204,24 @@ METHODS = (
 BY_NAME = {method.name: method for method in METHODS}
 
 
-def sd15_values(method: Method, shapes: dict[str, list[tuple[int, int]]]) -> int | None:
-    """Values on Stable Diffusion 1.5; shapes: (out, in) of projections of "denoiser", "text"."""
+def sd15_bytes(method: Method, shapes: dict[str, list[tuple[int, int]]]) -> int | None:
+    """Bytes on Stable Diffusion 1.5; shapes: (out, in) of projections of "denoiser", "text"."""
     if method.adapter and method.sd15 is None:
         return None
     parts = [shapes["denoiser"], shapes["text"] if method.text else []]
-    total = sum(method.sd15(*shape) for part in parts for shape in part) if method.sd15 else 0
-    return total + SD15_TOKEN * method.token
+    sizes = [method.sd15(*shape) for part in parts for shape in part] if method.sd15 else []
+    return tensor_bytes(sizes, method.bits) + 2 * SD15_TOKEN * method.token
 
 
-def file_bytes(values: int) -> int:
-    """Bytes of so many values in half precision."""
-    return math.ceil(2 * values)
+def tensor_bytes(sizes: list[int], bits: int) -> int:
+    """Bytes of tensors of so many values each, with a scale for each block where in four bits."""
+    scales = sum(math.ceil(size / BLOCK) for size in sizes) if bits == 4 else 0
+    return math.ceil(sum(sizes) * bits / 8) + 2 * scales
+
+
+@torch.no_grad()
+def round_values(parameter: nn.Parameter) -> None:
+    """Round an adapter's tensor to four bits, block by block."""
+    blocks = parameter.detach().flatten().split(BLOCK)
+    held = [torch.from_numpy(rounded(block.numpy())) for block in blocks]
+    parameter.copy_(torch.cat(held).view_as(parameter))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import families
 import numpy as np
-from likeness_methods import BY_NAME, METHODS, file_bytes, sd15_values
+from likeness_methods import BY_NAME, METHODS, sd15_bytes
 from likeness_run import SEEDS
 from likeness_world import PROMPTS, photos
 from objects import OBJECTS
@@ -20,7 +20,7 @@ from svfit_diffusion.pictures import grid, save_png, size_text
 
 RESAMPLES, LEVEL = 4000, 95
 AGAINST = "lora-4"
-SHOWN = ("svfit-3", "core-2", "paper", "ti", "lora-4", "lora-4-token", "full")
+SHOWN = ("svfit-14-4bit", "svfit-3", "core-4", "paper", "ti", "lora-4", "lora-4-token", "full")
 COLOURS = {"judged": "#d1495b", "ours": "#edae49", "lora": "#00798c", "other": "#8d96a3"}
 
 
@@ -77,12 +77,12 @@ def table(results: list[dict]) -> list[dict]:
     for method in METHODS:
         if method.name not in by_method:
             continue
-        entries, values = by_method[method.name], sd15_values(method, sizes)
+        entries = by_method[method.name]
         rows.append({
             "method": method.name, "label": method.label, "judged": method.judged,
             "rate": entries[0]["job"]["rate"], "steps": entries[0]["job"]["steps"],
             "values": entries[0]["result"]["values"], "bytes": entries[0]["result"]["bytes"],
-            "sd15_bytes": None if values is None else file_bytes(values),
+            "sd15_bytes": sd15_bytes(method, sizes),
             "fidelity": interval(fidelity[method.name]),
             "against": interval(fidelity[method.name] - fidelity[AGAINST]),
             "aligned": interval(aligned[method.name]),
@@ -145,7 +145,7 @@ def plot(rows: list[dict], path: Path) -> None:
                       capsize=2, elinewidth=0.8)  # fmt: skip
         axes.annotate(row["label"], (row["bytes"], middle), (5, 4), fontsize=7,
                       textcoords="offset points")  # fmt: skip
-    axes.set(xscale="log", xlabel="bytes in half precision (Toybox)",
+    axes.set(xscale="log", xlabel="bytes (Toybox)",
              ylabel="fidelity: 0 = base, 1 = true pictures")  # fmt: skip
     axes.grid(alpha=0.25)
     figure.tight_layout()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
-from likeness_methods import NAME, Method, attach, file_bytes
+from likeness_methods import NAME, Method, attach, round_values, tensor_bytes
 from likeness_world import OTHERS, PROMPTS, Judge, compositions, photos
 from objects import ToyObject, with_article
 from PIL import Image
@@ -58,7 +58,7 @@ class Run:
             for row in trigger.row_parameters(getattr(self.pipe, part), ids)
         ]
         adapter = [*groups["denoiser"], *groups["text"]]
-        self.parameters = [*adapter, *rows]
+        self.parameters, self.adapter = [*adapter, *rows], adapter
         rates = ((adapter, rate), (rows, rate if not adapter else TOKEN_RATE))
         parts = [{"params": part, "lr": value} for part, value in rates if part]
         self.optimizer = torch.optim.AdamW(parts, weight_decay=0.0) if parts else None
@@ -87,6 +87,13 @@ class Run:
     def values(self) -> int:
         """Numbers that the method must keep."""
         return sum(parameter.numel() for parameter in self.parameters)
+
+    @property
+    def bytes(self) -> int:
+        """Of the values alone, without a header."""
+        sizes = [parameter.numel() for parameter in self.adapter]
+        token = self.values - sum(sizes)
+        return tensor_bytes(sizes, self.method.bits) + 2 * token
 
     def prompt(self, words: str) -> str:
         """A prompt's words with the subject in them; the base is asked for its class."""
@@ -156,6 +163,8 @@ def measure(
         _keep(work / "base" / item.slug, base)
     run = Run(method, item, seed, rate, work)
     run.train(steps)
+    for parameter in run.adapter if method.bits == 4 else ():
+        round_values(parameter)
     loss = run.loss()
     pictures = base if not run.parameters else run.draw([*words, *OTHERS])
     _keep(work / method.name / f"{item.slug}-{seed}", pictures)
@@ -164,7 +173,7 @@ def measure(
     features, others = judge.features(pictures[:count]), judge.features(pictures[count:])
     return {
         "values": run.values,
-        "bytes": file_bytes(run.values),
+        "bytes": run.bytes,
         "loss": round(loss, 6),
         "fidelity": np.round(judge.fidelity(features), 4).tolist(),
         "copy": np.round(judge.copies(features), 4).tolist(),

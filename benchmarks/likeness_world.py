@@ -110,7 +110,7 @@ def truths(item: ToyObject, prompt: Prompt) -> list[Image.Image]:
         side, row = rng.uniform(84, 100), 64.0
         things = [Placed(item, side, row + rng.normal(0, 3), 64 + rng.normal(0, 3))]
         if prompt.second:
-            things = [Placed(item, 60, 64, 33), Placed(BY_NAME[SECOND], 60, 64, 95)]
+            things = [Placed(item, 64, 64, 32), Placed(BY_NAME[SECOND], 64, 64, 96)]
             things[0].side += rng.uniform(-4, 4)
         if prompt.kind in ("beach", "grass", "snow", "night", "sunset"):
             things[0].row += (122 - things[0].side / 2 - things[0].row) * 0.65
