@@ -38,7 +38,7 @@ def one_after_another(found: list[torch.Tensor]) -> None:
 
 
 def floor(found: list[torch.Tensor], rank: int = RANK) -> None:
-    """The least exact work known: Gram matrix and its top eigenvectors, one matrix a thread."""
+    """LAPACK's cheapest exact way: Gram matrix and its top eigenvectors, one matrix a thread."""
 
     def top(weight: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         matrix = weight.double().numpy()

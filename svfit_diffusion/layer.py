@@ -144,18 +144,19 @@ class SVFitLinear(nn.Module, BaseTunerLayer):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """x [..., in] -> [..., out], in the dtype that the base layer gives."""
-        if self.disable_adapters and self.merged:
+        if self._disable_adapters and self.merged_adapters:
             self.unmerge()
         adapters = self._present(self.active_adapters)
-        if self.disable_adapters or self.merged or not adapters:
-            return self.base_layer(x, *args, **kwargs)
+        base = self.base_layer
+        if self._disable_adapters or self.merged_adapters or not adapters:
+            return base(x, *args, **kwargs)
         if self._dense_is_cheaper(x, adapters):
-            weight = self.base_layer.weight
+            weight = base.weight
             for adapter in adapters:
                 U, V, delta = self._parts(adapter)
                 weight = torch.addmm(weight, U * delta, V.T)
-            return F.linear(x, weight, self.base_layer.bias)
-        result = self.base_layer(x, *args, **kwargs)
+            return F.linear(x, weight, base.bias)
+        result = base(x, *args, **kwargs)
         if self.quantization_backend is not None:
             result = self.quantization_backend.maybe_clone_base_result(result)
         for adapter in adapters:
@@ -174,18 +175,22 @@ class SVFitLinear(nn.Module, BaseTunerLayer):
 
         In training the weight's gradient is a product of its own, and each edit's three.
         """
-        base = self.base_layer
-        if type(base) is not nn.Linear or self.quantization_backend is not None:
-            return False
-        if not base.weight.dtype == x.dtype == torch.float32:
-            return False
-        if hasattr(base, "_hf_hook") or torch.is_autocast_enabled(x.device.type):
-            return False  # the weight may lie elsewhere, or be rounded
         rows, size = x.numel() // self.in_features, self.in_features * self.out_features
-        rank, sides = sum(map(self.svfit_rank.get, adapters)), self.in_features + self.out_features
+        sides = self.in_features + self.out_features
         if torch.is_grad_enabled() and any(self.svfit_delta[a].requires_grad for a in adapters):
-            return rows * size + 3 * rank * size < 2 * rows * rank * sides
-        return size < rows * sides
+            rank = sum(map(self.svfit_rank.get, adapters))
+            cheaper = rows * size + 3 * rank * size < 2 * rows * rank * sides
+        else:
+            cheaper = size < rows * sides
+        base = self.base_layer
+        return (
+            cheaper
+            and type(base) is nn.Linear
+            and self.quantization_backend is None
+            and base.weight.dtype == x.dtype == torch.float32
+            # else the weight may lie elsewhere, or be rounded
+            and not (hasattr(base, "_hf_hook") or torch.is_autocast_enabled(x.device.type))
+        )
 
     def _present(self, adapters: list[str] | tuple[()]) -> list[str]:
         return [name for name in adapters if name in self.svfit_delta]
@@ -193,8 +198,10 @@ class SVFitLinear(nn.Module, BaseTunerLayer):
     def _parts(self, adapter: str) -> tuple[Tensor, Tensor, Tensor]:
         """U [out, r], V [in, r] and the scaled delta [r] of an adapter."""
         key, rank = self.svfit_key[adapter], self.svfit_rank[adapter]
-        delta = self.svfit_delta[adapter] * self.svfit_scaling[adapter]
-        return self.svfit_U[key][:, :rank], self.svfit_V[key][:, :rank], delta
+        U, V = self.svfit_U[key], self.svfit_V[key]
+        if U.shape[1] > rank:
+            U, V = U[:, :rank], V[:, :rank]
+        return U, V, self.svfit_delta[adapter] * self.svfit_scaling[adapter]
 
     def _shifted(self, adapter: str, sign: int, weight: Tensor | None = None) -> Tensor:
         """A weight [out, in], the base's if none is given, with an edit added or taken away."""

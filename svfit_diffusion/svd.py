@@ -3,8 +3,8 @@
     W = U diag(s) V^T        W: [out, in]   U: [out, r]   s: [r], descending   V: [in, r]
 
 SVFit (arXiv 2409.05926) freezes U and V and trains a change of s. Singular vectors are unique up
-to a common sign, which leaves every edit `U diag(delta) V^T` unchanged. Whatever algorithm found
-them, each pair is checked: |W v - s u| and |W^T u - s v| are at most 1e-9 s.
+to a common sign, which leaves every edit `U diag(delta) V^T` unchanged. Whatever algorithm finds
+them (triples.py), each pair is checked: |W v - s u| and |W^T u - s v| are at most 1e-9 s.
 
 Vectors of (nearly) equal singular values are unique only up to a rotation among them, and another
 LAPACK driver finds other ones. Such directions form a group that takes one common delta, for then
@@ -25,10 +25,9 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-TOLERANCE = 1e-9  # of the residual of each singular triple, relative to its singular value
-FLOOR = 1e-6  # singular values below this share of the largest are checked against this share
+from .triples import gram, top
+
 GAP = 1e-7  # neighbouring singular values nearer than this share of the largest are a group
-GRAM_SHARE = 0.25  # up to this share of the spectrum, the Gram matrix's top pairs are cheaper
 
 Rank = int | str
 
@@ -86,7 +85,7 @@ def resolve_rank(weight: Tensor, rank: Rank) -> int:
         return most
     if isinstance(rule, int):
         return min(rule, most)
-    energies = scipy.linalg.eigvalsh(_gram(_as_float64(weight)))[::-1].clip(min=0)
+    energies = scipy.linalg.eigvalsh(gram(_as_float64(weight)))[::-1].clip(min=0)
     held = np.cumsum(energies)
     wanted = float(rule.removeprefix("energy=")) * held[-1]
     return min(int(np.searchsorted(held, wanted * (1 - 1e-12))) + 1, most)
@@ -104,24 +103,18 @@ def factor(weight: Tensor, rank: Rank) -> Basis:
         )
     matrix, r = _as_float64(weight), resolve_rank(weight, rank)
     most = min(r + 1, *matrix.shape)  # one more, to see whether the rank cuts a group
-    triple = _top_by_gram(matrix, most) if r <= GRAM_SHARE * min(matrix.shape) else None
-    if triple is None or not _accurate(matrix, *triple):
-        triple = _direct(matrix, most)
-        if not _accurate(matrix, *triple):
-            raise ValueError(
-                f"the singular basis of a {matrix.shape} weight is not accurate to {TOLERANCE}; "
-                "please report the base model and the version of scipy."
-            )
-    groups = torch.from_numpy(_groups(triple[1], r))
-    parts = (np.ascontiguousarray(a[..., :r], dtype=np.float32) for a in triple)
+    triples = top(matrix, most)
+    groups = torch.from_numpy(_groups(triples[1], r))
+    parts = (np.ascontiguousarray(a[..., :r], dtype=np.float32) for a in triples)
     return Basis(*(torch.from_numpy(a) for a in parts), groups)
 
 
 def factor_all(jobs: Iterable[tuple[Tensor, Rank]]) -> list[Basis]:
-    """factor() of every (weight, rank), one matrix a thread: threaded LAPACK calls are slower."""
-    jobs = list(jobs)
-    workers = max(1, min(len(jobs), os.cpu_count() or 1))
-    with threadpool_limits(limits=1), ThreadPoolExecutor(workers) as pool:
+    """factor() of every (weight, rank), one matrix a thread: threaded LAPACK calls are slower.
+
+    The first are at work while the last are still being read.
+    """
+    with threadpool_limits(limits=1), ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         return list(pool.map(lambda job: factor(*job), jobs))
 
 
@@ -137,35 +130,3 @@ def _groups(s: np.ndarray, r: int) -> np.ndarray:
 
 def _as_float64(weight: Tensor) -> np.ndarray:
     return weight.detach().to("cpu", torch.float64).numpy()
-
-
-def _gram(matrix: np.ndarray) -> np.ndarray:
-    out_features, in_features = matrix.shape
-    return matrix.T @ matrix if in_features <= out_features else matrix @ matrix.T
-
-
-def _top_by_gram(matrix: np.ndarray, r: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Top r triples from the eigenvectors of the smaller Gram matrix; None if one vanishes."""
-    n = min(matrix.shape)
-    values, vectors = scipy.linalg.eigh(
-        _gram(matrix), subset_by_index=[n - r, n - 1], driver="evr", check_finite=False
-    )
-    s = np.sqrt(values[::-1].clip(min=0))
-    if s[-1] <= FLOOR * s[0]:
-        return None
-    vectors = vectors[:, ::-1]
-    if matrix.shape[1] == n:
-        return (matrix @ vectors) / s, s, vectors
-    return vectors, s, (matrix.T @ vectors) / s
-
-
-def _direct(matrix: np.ndarray, r: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    u, s, vt = scipy.linalg.svd(matrix, full_matrices=False, check_finite=False)
-    return u[:, :r], s[:r], vt[:r].T
-
-
-def _accurate(matrix: np.ndarray, u: np.ndarray, s: np.ndarray, v: np.ndarray) -> bool:
-    allowed = TOLERANCE * np.maximum(s, FLOOR * s[0])
-    right = np.linalg.norm(matrix @ v - u * s, axis=0)
-    left = np.linalg.norm(matrix.T @ u - v * s, axis=0)
-    return bool((right <= allowed).all() and (left <= allowed).all())

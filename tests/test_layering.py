@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "svfit_diffusion"
 ORDER = (
-    *("toybox", "settings", "whole", "svd", "cache", "layer", "tuner", "attention"),
+    *("toybox", "settings", "whole", "triples", "svd", "cache", "layer", "tuner", "attention"),
     *("selfcheck", "packing", "header", "concept", "hub", "trigger"),
     *("families", "prompts", "census", "verify", "matching", "pipeline"),
     *("photos", "pictures", "masks", "buckets", "examples", "encoding"),

@@ -15,7 +15,7 @@ def weight(out, in_, decay=1.0, seed=0):
     return (u * s) @ v.T
 
 
-@pytest.mark.parametrize("shape", [(48, 48), (64, 20), (20, 64), (1, 7)])
+@pytest.mark.parametrize("shape", [(48, 48), (64, 20), (20, 64), (1, 7), (480, 520)])
 @pytest.mark.parametrize("rank", [1, 4, "full"])
 def test_edit_is_that_of_a_direct_svd(shape, rank):
     w = weight(*shape)

@@ -172,6 +172,20 @@ def test_a_compiled_block_is_one_graph_and_survives_a_swap(pipe):
             assert torch.allclose(compiled(x, **words), block(x, **words), atol=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [4, 400])
+def test_a_compiled_layer_takes_any_strength_without_compiling_anew(rows):
+    model = get_peft_model(nn.Sequential(nn.Linear(64, 64)), SVFitConfig(r=4, target_modules=["0"]))
+    layer, x = model.base_model.model[0], torch.randn(rows, 64)
+    torch._dynamo.reset()
+    with torch.no_grad():
+        layer.svfit_delta["default"].normal_()
+        compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+        for strength in torch.linspace(0, 2, 12).tolist():  # dynamo gives up after 8 graphs
+            layer.set_scale("default", strength)
+            assert torch.allclose(compiled(x), layer(x), atol=1e-5)
+
+
 def test_half_precision_base_keeps_float32_deltas(unet):
     unet.half().add_adapter(SVFitConfig(r=3), "a")
     layer = next(iter(layers(unet).values()))
