@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from .photos import Photo, cut, to_tensor
 
 LONG = 1.15  # photos longer than this times their width are cropped at three places
 PLACES = (0.0, 0.5, 1.0)
+FEWEST = 4  # photos of which one can be spared
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,13 @@ class Examples:
     def shape(self, photo: int) -> tuple[int, ...]:
         """Size [c, h, w] of a photo's latents."""
         return tuple(self.mean[self.variants[photo][0]].shape)
+
+    def only(self, photos: Sequence[int]) -> Examples:
+        """Some of the photos."""
+        variants, captions = (
+            tuple(held[i] for i in photos) for held in (self.variants, self.captions)
+        )
+        return replace(self, variants=variants, captions=captions)
 
 
 @dataclass(frozen=True)
@@ -163,6 +171,18 @@ def draw(
         masks += [] if examples.masks is None else [examples.masks[variant]]
     stacked = (torch.stack(values) for values in (latents, noises, times))
     return Batch(*stacked, tuple(photos), torch.stack(masks) if masks else None)
+
+
+def hold_out(examples: Examples, seed: int) -> tuple[Examples, Examples]:
+    """What is trained on, and what that is judged by: a photo that is held out, chosen by the seed.
+
+    Of fewer than FEWEST photos none is spared: all are trained on, and all judge.
+    """
+    count = len(examples)
+    if count < FEWEST:
+        return examples, examples
+    one = seed_of(seed, "held out") % count
+    return examples.only([i for i in range(count) if i != one]), examples.only([one])
 
 
 def held_out(examples: Examples, steps: int, times: int = 4) -> list[Batch]:

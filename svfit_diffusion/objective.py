@@ -9,16 +9,21 @@ same on class images.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from .examples import Batch, Examples, alike, draw, held_out, reseed
+from .examples import Batch, Examples, alike, draw, generator, held_out, reseed
 from .settings import TrainConfig
 from .subject import Subject
 
 HELD_OUT_BATCH = 8
+SPREAD = 1_000  # time steps drawn, of which evenly spaced ranks are taken
 Part = tuple[Batch, Examples, float]  # a batch, what it is of, and its weight in the loss
 
 
@@ -91,6 +96,38 @@ class Objective:
                 total += self._errors(model, [(part, examples, 1.0)])[0].sum().item()
         return total / count
 
+    def fixed(self, examples: Examples, count: int) -> list[Part]:
+        """`count` samples of these photos that no step draws, in batches, to be looked at often.
+
+        Their time steps are spread evenly over those that the training draws.
+        """
+        config, random = self.config, generator(self.config.seed, "fixed")
+        drawn = [self.family.draw_step(random, self.steps, config) for _ in range(SPREAD)]
+        ranks = ((torch.arange(count) + 0.5) / count * SPREAD).long()
+        steps, parts = torch.stack(drawn).sort().values[ranks], []
+        unseen = -1 - config.seed  # no training has such a seed
+        for group in alike(examples, unseen, range(count)):
+            batch = draw(examples, unseen, group, self.steps, config.noise_offset)
+            batch = replace(batch, steps=steps[group])
+            for i in range(0, len(group), HELD_OUT_BATCH):
+                parts.append((batch.part(slice(i, i + HELD_OUT_BATCH)), examples, 1.0))
+        return parts
+
+    @torch.no_grad()
+    def fixed_loss(self, model: nn.Module, parts: list[Part]) -> float:
+        """The mean loss of fixed samples, without dropout.
+
+        All processes share the work, and get the same number, to the last bit.
+        """
+        process, processes = self.accelerator.process_index, self.accelerator.num_processes
+        total = torch.zeros((), device=self.accelerator.device)
+        with _evaluating(model):
+            for part in parts[process::processes]:
+                errors, steps = self._errors(model, [part])
+                total += (errors * self.family.weights(self.noise, steps, self.config)).sum()
+        total = self.accelerator.reduce(total, "sum")
+        return total.item() / sum(len(batch.photos) for batch, _, _ in parts)
+
     def _errors(self, model: nn.Module, parts: list[Part]) -> tuple[Tensor, Tensor]:
         """Squared error [n] and time step [n] of each picture of the batches, in one pass."""
         device, family = self.accelerator.device, self.family
@@ -111,6 +148,18 @@ class Objective:
         masks = torch.cat(full).to(device)
         shares = masks / masks.mean((2, 3), keepdim=True).clamp(min=1e-6)
         return (errors * shares).mean((1, 2, 3)), steps
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Every module in evaluation mode, and afterwards in the one it was in."""
+    trained = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in trained:
+            module.training = True
 
 
 def _of_one_size(parts: list[Part]) -> list[list[Part]]:

@@ -9,6 +9,7 @@ from typing import Any
 from .checkpoints import pack_optimizer, unpack_optimizer
 from .matching import collect
 from .runtime import copied, restore, resume_schedule
+from .settings import AUTO
 from .subject import ADAPTER
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,14 @@ class Shape:
                 f"{name} was trained on another base than this one; resume on the same, or train "
                 "into another folder."
             )
+        if self.settings["max_train_steps"] == AUTO and (
+            settings.get("max_train_steps") != AUTO or written["photos"] != self.photos
+        ):
+            raise ValueError(
+                f"{name} was trained on photos of which none, or another, was held out, so "
+                f"--max_train_steps {AUTO} cannot go on from it; pass a number of steps, or train "
+                "into another folder."
+            )
         changed = [
             f"{key} {value} instead of {settings.get(key)}"
             for key, value in self.settings.items()
@@ -85,6 +94,9 @@ def save(training: Any) -> None:
     settings = {"step": training.step, **training.shape.written()}
     settings["scaler"] = scaler.state_dict() if scaler else {}
     tensors = dict(training.named) | pack_optimizer(training.optimizer)
+    if training.length:
+        best, settings["length"] = training.length.packed()
+        tensors |= best
     training.checkpoints.save(training.step, tensors, settings)
 
 
@@ -110,13 +122,15 @@ def resume(training: Any) -> None:
     unpack_optimizer(training.optimizer, tensors)
     if training.accelerator.scaler and settings["scaler"]:
         training.accelerator.scaler.load_state_dict(settings["scaler"])
+    if training.length:
+        training.length.unpack(tensors, settings["length"])
     training.step = settings["step"]
     resume_schedule(training.schedule, training.optimizer, training.step)
     log.info("going on from %s.", path)
-    if training.step >= training.config.max_train_steps:
+    if training.ended:
         log.warning(
-            "%s has all %d steps, so nothing is left to train; pass a larger --max_train_steps to "
-            "go on.",
+            "%s has all %d steps, so nothing is left to train; pass a larger number of "
+            "--max_train_steps to go on.",
             path.name,
-            training.config.max_train_steps,
+            min(training.step, training.config.most_steps),
         )

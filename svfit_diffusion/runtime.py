@@ -60,7 +60,7 @@ def make_optimizer(
         config.lr_scheduler,
         optimizer,
         num_warmup_steps=config.lr_warmup_steps,
-        num_training_steps=config.max_train_steps,
+        num_training_steps=config.most_steps,
         num_cycles=config.lr_num_cycles,
         power=config.lr_power,
     )

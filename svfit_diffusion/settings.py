@@ -19,6 +19,7 @@ PRESETS = {
 ATTENTION = ("both", "self", "cross")
 RARE_WORDS = ("sks", "zwx", "ohwx", "TOK")
 SCHEMES = ("none", "logit_normal", "mode", "cosmap", "sigma_sqrt")
+AUTO, MOST_AUTO_STEPS = "auto", 2_000
 SCHEDULERS = (
     *("linear", "cosine", "cosine_with_restarts", "polynomial"),
     *("constant", "constant_with_warmup"),
@@ -67,7 +68,9 @@ class TrainConfig:
     random_flip: bool = option(False, "mirror half of the pictures")
     train_batch_size: int = option(4, "pictures a step and process")
     sample_batch_size: int = option(4, "class images generated at a time")
-    max_train_steps: int = option(400, "optimizer steps")
+    max_train_steps: int | str = option(
+        400, "optimizer steps, or 'auto': until the loss of a photo that is held out has settled"
+    )
     gradient_accumulation_steps: int = option(1, "batches added up for one optimizer step")
     gradient_checkpointing: bool = option(False, "less memory for slower steps")
     learning_rate: float = option(5e-3, "of the UNet's deltas")
@@ -117,6 +120,7 @@ class TrainConfig:
         for name in _NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must not be below 0.")
+        self._check_length()
         for item in fields(self):
             choices, value = item.metadata.get("choices"), getattr(self, item.name)
             if choices and value not in (*choices, item.default):
@@ -127,6 +131,24 @@ class TrainConfig:
             raise ValueError("aspect_ratio_buckets is used only with use_aspect_ratio_buckets.")
         if self.with_prior_preservation and not self.class_data_dir:
             raise ValueError("with_prior_preservation needs class_data_dir, a folder to fill.")
+
+    def _check_length(self) -> None:
+        steps = self.max_train_steps
+        if steps != AUTO and not (isinstance(steps, int) and steps > 0):
+            raise ValueError(
+                f"max_train_steps is {steps!r}, but must be a number above 0, or {AUTO!r}."
+            )
+        if steps == AUTO and not self.lr_scheduler.startswith("constant"):
+            raise ValueError(
+                f"the rates of lr_scheduler {self.lr_scheduler!r} fall towards a last step, which "
+                f"max_train_steps {AUTO!r} does not know; pass a number of steps, or the scheduler "
+                "'constant' or 'constant_with_warmup'."
+            )
+
+    @property
+    def most_steps(self) -> int:
+        """The number of the last step, at the latest."""
+        return MOST_AUTO_STEPS if self.max_train_steps == AUTO else self.max_train_steps
 
     @property
     def name(self) -> str:
@@ -166,13 +188,21 @@ class TrainConfig:
 
 _POSITIVE = (
     *("num_vectors", "num_class_images", "resolution", "train_batch_size", "sample_batch_size"),
-    *("max_train_steps", "gradient_accumulation_steps", "learning_rate", "text_encoder_lr"),
+    *("gradient_accumulation_steps", "learning_rate", "text_encoder_lr"),
     *("token_lr", "snr_gamma", "max_grad_norm", "num_validation_images", "validation_steps"),
     *("checkpointing_steps", "checkpoints_total_limit", "logit_std"),
 )
 _NOT_NEGATIVE = (
     *("seed", "prior_loss_weight", "lr_warmup_steps", "noise_offset", "guidance_scale"),
 )
+
+
+def steps(text: str) -> int | str:
+    """The value of a flag max_train_steps: a number, or AUTO."""
+    try:
+        return text if text == AUTO else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor {AUTO!r}") from None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -192,7 +222,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             options["action"] = argparse.BooleanOptionalAction
             options["help"] += f" (default: {'yes' if item.default else 'no'})"
         else:
-            options["type"] = {"int": int, "float": float, "str": str}[kind]
+            options["type"] = {"int": int, "float": float, "str": str, "int | str": steps}[kind]
             options["choices"] = item.metadata.get("choices")
         parser.add_argument(f"--{item.name}", **options)
 

@@ -11,7 +11,6 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +18,14 @@ import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-from . import resume, trigger
+from . import resume
 from .advice import advice, remarks
 from .checkpoints import Checkpoints, alone
 from .concept import Concept, write_concept
 from .examples import reseed
-from .families import base_name
-from .matching import collect, seal
+from .learned import as_written, learned
+from .length import Length
 from .objective import Denoiser, Objective
-from .packing import rounded
 from .pictures import grid
 from .runtime import (
     copied,
@@ -37,7 +35,7 @@ from .runtime import (
     own_stream,
     restore,
 )
-from .settings import TrainConfig
+from .settings import AUTO, TrainConfig
 from .subject import ADAPTER, prepare_subject
 from .tuner import tie_deltas
 
@@ -49,9 +47,10 @@ Report = Callable[["Training", float], None]
 class Trained:
     """A training's result: the concept, its file, and how the training went.
 
-    loss_before, loss_after: of the photos on held-out noise, by the base and with the concept as
-    written. stopped: why it ended early. exit_status: 130 after Ctrl-C, 1 after a NaN. advice: what
-    to try, in sentences, where nothing was learned.
+    steps: those that the concept holds. loss_before, loss_after: of the photos on held-out noise,
+    by the base and with the concept as written. stopped: why it ended early. exit_status: 130 after
+    Ctrl-C, 1 after a NaN. advice: what to try, in sentences, where nothing was learned. length: how
+    its length was found, where that was automatic.
     """
 
     concept: Concept
@@ -62,6 +61,7 @@ class Trained:
     stopped: str | None
     exit_status: int = 0
     advice: tuple[str, ...] = ()
+    length: str = ""
 
 
 def train(config: TrainConfig, progress: bool = True, report: Report | None = None) -> Trained:
@@ -98,6 +98,8 @@ class Training:
         )
         self.step, self.stopped, self.exit_status = 0, None, 0
         self.good = copied(self.named)
+        automatic = config.max_train_steps == AUTO
+        self.length = Length(self.objective, self.named) if automatic else None
         self.checkpoints = Checkpoints(self.folder, config.checkpoints_total_limit)
         self.shape = resume.Shape(self)
 
@@ -105,14 +107,16 @@ class Training:
         """Train to the last step, or until stopped, and write the concept."""
         before = self.objective.held_out_loss(self.model)
         resume.resume(self)
+        if self.length and not self.length.curve:
+            self._look()
         bar = tqdm(
-            total=self.config.max_train_steps,
+            total=None if self.length else self.config.most_steps,
             initial=self.step,
             desc="training",
             disable=not (self.progress and self.accelerator.is_main_process),
         )
         with bar, interruptible(self):
-            while self.step < self.config.max_train_steps and not self._asked_to_stop():
+            while not self.ended and not self._asked_to_stop():
                 loss = self._optimize()
                 if not math.isfinite(loss):
                     self._give_up()
@@ -124,6 +128,16 @@ class Training:
         if self.stopped and self.exit_status != 1:  # after a NaN the optimizer's state is no good
             resume.save(self)
         return self._finish(before)
+
+    @property
+    def ended(self) -> bool:
+        """Whether all steps are done."""
+        return self.step >= self.config.most_steps or bool(self.length and self.length.ended)
+
+    def _look(self) -> None:
+        """Measure the loss that decides how long to train."""
+        loss = self.length.look(self.model, self.step)
+        self.accelerator.log({"validation_loss": loss}, step=self.step)
 
     def _optimize(self) -> float:
         """One optimizer step over all accumulated batches; returns its mean loss."""
@@ -165,7 +179,9 @@ class Training:
     def _after_step(self, loss: float) -> None:
         config, rates = self.config, self.schedule.get_last_lr()
         self.accelerator.log({"loss": loss, "lr": rates[0]}, step=self.step)
-        last = self.step == config.max_train_steps
+        if self.length and self.length.due(self.step):
+            self._look()
+        last = self.ended
         if self.step % config.checkpointing_steps == 0 or last:
             resume.save(self)
         if config.validation_prompt and (self.step % config.validation_steps == 0 or last):
@@ -190,9 +206,14 @@ class Training:
 
     def _finish(self, before: float) -> Trained:
         """Round what was learned as the file does, measure that, and write it."""
-        restore(self.named, {name: self._rounded(name, p) for name, p in self.named.items()})
+        steps = self.step
+        if self.length:
+            if self.length.curve[-1][0] < steps:
+                self._look()
+            self.step = self.length.take_best()
+        restore(self.named, as_written(self))
         after = self.objective.held_out_loss(self.model)
-        concept = self._concept()
+        concept = learned(self)
         if self.accelerator.is_main_process:
             write_concept(concept, self.config.concept_path)
         self.accelerator.wait_for_everyone()
@@ -200,49 +221,9 @@ class Training:
         told = advice(self.config, concept.deltas, self.step, before, after)
         self._warn(told)
         result = concept, self.config.concept_path, self.step, before, after
-        return Trained(*result, self.stopped, self.exit_status, tuple(told))
-
-    def _rounded(self, name: str, parameter: torch.nn.Parameter) -> torch.Tensor:
-        """A parameter as the file holds it."""
-        value = parameter.detach()
-        if self.config.delta_bits == 16 or name in self.subject.parameters()["token"]:
-            return value.half().float()
-        return torch.from_numpy(rounded(value.cpu().numpy())).to(value)
+        said = self.length.said(steps) if self.length else ""
+        return Trained(*result, self.stopped, self.exit_status, tuple(told), said)
 
     def _warn(self, sentences: list[str]) -> None:
         for text in sentences if self.accelerator.is_main_process else ():
             log.warning("%s", text)
-
-    def _concept(self) -> Concept:
-        """The concept as the models now hold it."""
-        config, subject = self.config, self.subject
-        models = {part: getattr(subject.pipe, part) for part in subject.targets}
-        fields = collect(models, subject.targets, subject.family, ADAPTER)
-        fields["packed"] = config.delta_bits == 4
-        if not fields["packed"]:
-            fields["deltas"] = fields["deltas"].astype(np.float16)
-        if subject.ids:
-            rows = {
-                part: trigger.get_rows(getattr(subject.pipe, part), ids).half().numpy()
-                for part, ids in sorted(subject.ids.items())
-            }
-            fields["trigger_rows"] = np.concatenate([r.ravel() for r in rows.values()])
-            fields["trigger_shape"] = {part: r.shape for part, r in rows.items()}
-        concept = Concept(
-            rank=str(config.rank),
-            base=base_name(config.pretrained_model_name_or_path),
-            token=subject.token,
-            class_word=subject.class_word,
-            license=config.license,
-            created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            training={
-                "steps": self.step,
-                "batch": config.train_batch_size * self.accelerator.num_processes,
-                "lr": config.learning_rate,
-                "photos": len(subject.examples),
-                "px": subject.resolution,
-                "seed": config.seed,
-            },
-            **fields,
-        )
-        return seal(concept, models, subject.family)

@@ -13,7 +13,8 @@ ORDER = (
     *("photos", "pictures", "masks", "buckets", "examples", "encoding"),
     *("checkpoints", "generation"),
     *("lora", "export", "lora_import", "combine", "publish"),
-    *("subject", "objective", "runtime", "resume", "advice", "training", "demo"),
+    *("subject", "objective", "runtime", "length", "resume"),
+    *("learned", "advice", "training", "demo"),
     *("features", "measures", "evaluate", "protocol", "benchmark"),
     *("web", "offload", "cli_files", "cli_evaluate", "cli_info", "cli"),
 )

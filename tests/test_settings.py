@@ -69,6 +69,14 @@ def test_flags_of_diffusers_script():
     assert config.center_crop and not config.train_text_encoder
 
 
+def test_the_number_of_steps_may_be_automatic(capsys):
+    assert parse("--max_train_steps", "auto").most_steps == 2_000
+    assert parse("--max_train_steps", "7").most_steps == 7
+    with pytest.raises(SystemExit):
+        parse("--max_train_steps", "atuo")
+    assert "'atuo' is neither a number nor 'auto'" in capsys.readouterr().err
+
+
 def test_presets_yield_to_flags():
     assert parse("--preset", "paper").rank == "energy=0.99"
     assert not parse("--preset", "paper").train_token
@@ -120,6 +128,8 @@ def test_the_prompt_must_hold_the_token():
     ("given", "reason"),
     [
         ({"max_train_steps": 0}, "max_train_steps is 0"),
+        ({"max_train_steps": "atuo"}, "max_train_steps is 'atuo', but must be a number"),
+        ({"max_train_steps": "auto", "lr_scheduler": "cosine"}, "does not know; pass a number"),
         ({"learning_rate": -1.0}, "learning_rate is -1.0"),
         ({"learning_rate": float("nan")}, "learning_rate is nan"),
         ({"resolution": 100}, "multiple of 8"),

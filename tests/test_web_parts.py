@@ -129,6 +129,7 @@ def test_what_it_is_and_a_trigger(tmp_path):
     other = plan("some/base", tmp_path, "rex", "sks", "dog", "thorough", preset="paper")
     assert quick["max_train_steps"] < other["max_train_steps"] and quick["seed"] == 3
     assert other["rank"] == "energy=0.99" and other["gradient_checkpointing"]
+    assert plan("toybox", tmp_path, "rex", "sks", "dog", "auto")["max_train_steps"] == "auto"
     for given, reason in (({"quality": "soon"}, "quality"), ({"learning_rate": -1}, "above 0")):
         with pytest.raises(ValueError, match=reason):
             plan("toybox", tmp_path, "rex", "sks", "dog", **given)

@@ -104,6 +104,20 @@ def test_stop_keeps_the_best_so_far_and_a_killed_one_says_so(base_folder, home):
     assert Runs(home).going() is None
 
 
+def test_one_that_ends_by_itself_shows_the_loss_that_decides(base_folder, home):
+    trainer = Trainer(desk_on(base_folder, home))
+    run = trainer.start(PHOTOS, "a dog", "", "auto")
+    wait(run, lambda s: s.get("step", 0) > 27)
+    assert "ends by itself" in trainer.show("")[1]
+    trainer.stop()
+    status = wait(run, lambda s: s["state"] not in GOING)
+    assert status["state"] == "stopped" and status["steps"] is None
+    assert [step for step, _ in status["held_out"]][:2] == [0, 25]
+    assert "The loss on a photo held out was lowest at step" in status["message"]
+    entry = Library(home).get("dog")
+    assert entry.card.concept.training["steps"] == status["step"] > 0
+
+
 def test_a_training_that_cannot_be_fails_in_one_sentence(base_folder, home, tmp_path):
     trainer = Trainer(desk_on(base_folder, home))
     for photos, what, token, reason in (

@@ -99,8 +99,8 @@ class Api:
         """Start a training of the subject in some photos, and return its status at once.
 
         what: what it is, "a dog". trigger: a rare word to call it by; one is chosen if empty.
-        quality: quick, balanced or thorough. One training runs at a time; ask /training how it
-        goes. What it learned comes into the library.
+        quality: quick, balanced, thorough or auto. One training runs at a time; ask /training how
+        it goes. What it learned comes into the library.
         """
         steps = int(max_train_steps) if max_train_steps else None
         with told():

@@ -1,4 +1,4 @@
-"""From what a user chooses to a TrainConfig: quick, balanced or thorough instead of numbers."""
+"""From what a user chooses to a TrainConfig: quick, balanced, thorough or auto, not numbers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 from ..families import TOYBOX
 from ..generation import pick_device
-from ..settings import PRESETS, TrainConfig
+from ..settings import AUTO, PRESETS, TrainConfig
 
-QUALITIES = ("quick", "balanced", "thorough")
-TOYBOX_STEPS = dict(zip(QUALITIES, (100, 400, 1_000), strict=True))  # four pictures each
-STEPS = dict(zip(QUALITIES, (300, 800, 1_600), strict=True))  # one picture each
+QUALITIES = ("quick", "balanced", "thorough", AUTO)
+TOYBOX_STEPS = dict(zip(QUALITIES, (100, 400, 1_000, AUTO), strict=True))  # four pictures each
+STEPS = dict(zip(QUALITIES, (300, 800, 1_600, AUTO), strict=True))  # one picture each
 MAX_TRAIN_STEPS = 20_000
 
 
@@ -51,7 +51,7 @@ def plan(
         output_dir=str(folder / name),
         **(PRESETS[preset] | own | {k: v for k, v in given.items() if v is not None}),
     )
-    if config.max_train_steps > MAX_TRAIN_STEPS:
+    if config.most_steps > MAX_TRAIN_STEPS:
         raise ValueError(f"A training may have {MAX_TRAIN_STEPS:,} steps at most.")
     config.words()
     plain = asdict(TrainConfig())

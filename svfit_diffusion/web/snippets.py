@@ -106,7 +106,9 @@ def training(status: Mapping[str, Any], previews: Sequence[Path]) -> str:
         status.get("steps", 0),
     )
     left = f"step {step} of {steps}" if steps else ""
-    if state == "training" and step > 1:
+    if state == "training" and not steps:
+        left = f"step {step} · ends by itself"
+    elif state == "training" and step > 1:
         left += f" · {duration(status.get('left', 0))} left"
     if state in ("done", "stopped"):
         size = size_text(status.get("bytes", 0))
@@ -114,7 +116,7 @@ def training(status: Mapping[str, Any], previews: Sequence[Path]) -> str:
     share = 100 * step / steps if steps else 0
     bar = (
         ""
-        if state in ("done", "stopped", "failed")
+        if state in ("done", "stopped", "failed") or not steps
         else (f'<div class="bar"><i style="width:{share:.1f}%"></i></div>')
     )
     message = status.get("message", "")
@@ -156,12 +158,13 @@ def _curve(status: Mapping[str, Any]) -> str:
     if len(lines["steps"]) < 2:
         return ""
     low, high = min(values), max(values)
-    ended = status.get("state") != "training"
-    last = max(status.get("step" if ended else "steps", 2), 2)
+    last = max(2, *(step for points in lines.values() for step, _ in points))
+    if status.get("state") == "training":
+        last = max(last, status.get("steps") or 2)
 
     def place(point: Sequence[float]) -> tuple[float, float]:
         height = (point[1] - low) / ((high - low) or 1)
-        return (point[0] - 1) / (last - 1) * WIDTH, HEIGHT - 6 - height * (HEIGHT - 12)
+        return max(0, point[0] - 1) / (last - 1) * WIDTH, HEIGHT - 6 - height * (HEIGHT - 12)
 
     drawn = ""
     for name, points in lines.items():

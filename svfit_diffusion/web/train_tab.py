@@ -10,7 +10,7 @@ import gradio as gr
 
 from ..concept import printable
 from ..pictures import size_text
-from ..settings import PRESETS
+from ..settings import AUTO, PRESETS
 from . import snippets
 from .desk import MAX_SEED, QUICK, TELLING, Desk, told, warn
 from .files import served
@@ -192,8 +192,10 @@ def _phrase(what: str, token: str) -> str:
 
 def _times(desk: Desk) -> str:
     steps = [plan(desk.studio.source, Path(), "x", "x", "x", q) for q in QUALITIES]
-    counts = [s.get("max_train_steps", 400) for s in steps]
-    return " · ".join(f"{q}: {n:,} steps" for q, n in zip(QUALITIES, counts, strict=True))
+    counts = dict(zip(QUALITIES, (s.get("max_train_steps", 400) for s in steps), strict=True))
+    counts.pop(AUTO)
+    named = [f"{quality}: {count:,} steps" for quality, count in counts.items()]
+    return " · ".join([*named, "auto: until a photo held out is learned no better"])
 
 
 def _advanced(trainer: Trainer) -> tuple[gr.Textbox, list[Any]]:

@@ -39,13 +39,15 @@ def main(folder: str) -> int:
 def _work(run: Run) -> int:
     try:
         run.write(state="preparing")
-        from ..settings import TrainConfig
+        from ..settings import AUTO, TrainConfig
         from ..training import train
 
         config = TrainConfig(**run.config["training"])
-        reporter = Reporter(run, config.max_train_steps, config.seed)
+        known = None if config.max_train_steps == AUTO else config.max_train_steps
+        reporter = Reporter(run, known, config.seed)
         trained = train(config, progress=False, report=reporter)
-        if said := trained.stopped if trained.exit_status else " ".join(trained.advice):
+        told = [f"{trained.length[:1].upper()}{trained.length[1:]}."] if trained.length else []
+        if said := trained.stopped if trained.exit_status else " ".join([*trained.advice, *told]):
             run.write(message=f"{said[:1].upper()}{said[1:]}")
         run.write(state="finishing", loss_before=trained.loss_before, loss_after=trained.loss_after)
         _present(run, config, trained)
@@ -67,9 +69,12 @@ def _sentence(error: BaseException) -> str:
 
 
 class Reporter:
-    """Called after each step: status, previews, and the best state so far."""
+    """Called after each step: status, previews, and the best state so far.
 
-    def __init__(self, run: Run, steps: int, seed: int) -> None:
+    steps: of the training, None where its length is automatic; it keeps its best itself then.
+    """
+
+    def __init__(self, run: Run, steps: int | None, seed: int) -> None:
         self.run, self.steps, self.seed = run, steps, seed
         self.losses: list[tuple[int, float]] = []
         self.held_out: list[tuple[int, float]] = []
@@ -82,6 +87,8 @@ class Reporter:
         """Write down a step; stop, at the best state, where that was asked for."""
         self.smooth = loss if self.smooth is None else 0.9 * self.smooth + 0.1 * loss
         self.losses.append((training.step, round(self.smooth, 5)))
+        if training.length:
+            self.held_out = [(step, round(value, 5)) for step, value in training.length.curve]
         if time.monotonic() >= self.next_look:
             self._look(training)
         if self.run.asked_to_stop():
@@ -89,7 +96,7 @@ class Reporter:
             self._measure(training)
             self._take_best(training)
         now = time.monotonic()
-        if now - self.written > 0.5 or training.stopped or training.step == self.steps:
+        if now - self.written > 0.5 or training.stopped or training.ended:
             self._write(training.step)
             self.written = now
 
@@ -106,6 +113,8 @@ class Reporter:
     def _measure(self, training: Any) -> None:
         from ..runtime import copied
 
+        if training.length:
+            return
         loss = training.objective.held_out_loss(training.model)
         self.held_out.append((training.step, round(loss, 5)))
         if self.best is None or loss < self.best[0]:
@@ -134,7 +143,7 @@ class Reporter:
             state="training",
             step=step,
             steps=self.steps,
-            left=going / step * (self.steps - step) / (1 - PREVIEW_SHARE),
+            left=self.steps and going / step * (self.steps - step) / (1 - PREVIEW_SHARE),
             losses=self.losses[::every],
             held_out=self.held_out,
         )
