@@ -24,7 +24,7 @@ def test_the_loss_on_held_out_noise_falls_and_the_file_is_what_is_returned(confi
     concept = read_concept(result.path)
     assert result.path.name == "rex.safetensors" and same(concept, result.concept)
     assert (concept.trigger, concept.base, concept.rank) == ("sks dog", "tiny", "4")
-    assert concept.training["steps"] == 30 and np.abs(concept.deltas).min() > 0
+    assert concept.training["steps"] == 30 and np.mean(concept.deltas != 0) > 0.5
 
 
 def test_directions_of_equal_singular_values_are_trained_as_one(config, base_folder, tmp_path):
