@@ -2,8 +2,8 @@
 
     delta = scale * level        level: whole, 7 or -7 for the largest; scale: float16
 
-Deltas are small corrections that add up over hundreds of directions, so that rounding errors average
-out. For the same bytes a concept then has four times as many of them.
+Deltas are small corrections that add up over hundreds of directions, so that rounding errors
+average out. For the same bytes a concept then has four times as many of them.
 """
 
 from __future__ import annotations
