@@ -86,6 +86,8 @@ def work(rank: int, alive, args, text, heads, counter) -> None:
     if rank == 0:
         start = work_dir() / "unet" / "start.pt"
         state = torch.load(start, weights_only=True) if start.is_file() else {}
+        if "text" in state:
+            state["before"] = state["text"]  # for carry_over.py
         save_checkpoint(start, {"step": 0, "samples": 0, **state, "text": text.state_dict()})
 
 
