@@ -134,7 +134,8 @@ def _empty(
     """A concept of that layout, all zeros, with the header that a training writes."""
     training = {"steps": 400, "batch": 4, "lr": 0.005, "photos": 5, "px": 512, "seed": 0}
     return Concept(
-        deltas=np.zeros(sum(ranks), np.float16),
+        deltas=np.zeros(sum(ranks), np.float32),
+        packed=True,
         ranks=ranks,
         rank=str(ranks[0]),
         layout="0" * 32,

@@ -31,7 +31,7 @@ def test_it_counts_what_a_concept_has(name, tmp_path):
     found, pipe = count(str(tmp_path / "base"), "4"), load(tmp_path / "base")
     family = recognise(pipe)
     targets = {part: "self" for part in family.components(pipe)} | {family.denoiser: "both"}
-    concept = make_concept(pipe, targets=targets, trigger=False)
+    concept = make_concept(pipe, targets=targets, trigger=False, packed=True)
     assert found.family == family.name and set(found.projections) == set(targets)
     assert (sum(found.projections.values()), found.values) == (len(concept.ranks), concept.values)
     assert found.trigger == sum(
