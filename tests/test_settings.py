@@ -80,7 +80,9 @@ def test_the_number_of_steps_may_be_automatic(capsys):
 def test_presets_yield_to_flags():
     assert parse("--preset", "paper").rank == "energy=0.99"
     assert not parse("--preset", "paper").train_token
-    assert parse("--preset", "paper", "--rank", "4", "--train_token") == TrainConfig(rank="4")
+    assert parse("--preset", "paper", "--rank", "4", "--train_token") == TrainConfig(
+        rank="4", delta_bits=16
+    )
 
 
 def test_a_misspelt_flag_fails(capsys):
