@@ -104,7 +104,7 @@ def check_objects(pipe, items: tuple, recogniser: Recogniser) -> dict:
     }  # fmt: skip
 
 
-def check_two(pipe, items: tuple, recogniser: Recogniser, pairs: int = 24) -> dict:
+def check_two(pipe, items: tuple, recogniser: Recogniser, pairs: int = 72) -> dict:
     """Two objects: each half, on white, must show its object among the five nearest."""
     rng, by_name = np.random.default_rng(6), {item.name: item for item in items}
     chosen = [rng.choice(list(by_name), 2, replace=False) for _ in range(pairs)]
