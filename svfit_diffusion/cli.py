@@ -157,7 +157,7 @@ def _report(trained) -> int:
             f"{trained.loss_before:.4f} -> {trained.loss_after:.4f}"
         )
         if trained.length:
-            print(f"{trained.length[:1].upper()}{trained.length[1:]}.")
+            print(trained.length)
         if trained.stopped:
             print(f"stopped early: {trained.stopped}", file=sys.stderr)
     return trained.exit_status

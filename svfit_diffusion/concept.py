@@ -162,8 +162,8 @@ def to_bytes(concept: Concept) -> bytes:
     header: dict = {"__metadata__": {key: value for key, value in text.items() if value}}
     body, tensors = b"", {"deltas": concept.deltas, "trigger": concept.trigger_rows}
     if concept.packed:
-        packed, scales = pack(concept.deltas, concept.ranks)
-        tensors = {"scales": scales, "trigger": concept.trigger_rows, "deltas": packed}
+        levels, scales = pack(concept.deltas, concept.ranks)
+        tensors = {"scales": scales, "trigger": concept.trigger_rows, "deltas": levels}
     for name, tensor in tensors.items():
         if tensor is not None:
             kind = KINDS.get(tensor.dtype.kind, tensor.dtype.kind) + str(8 * tensor.itemsize)

@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .examples import FEWEST, hold_out
+from .examples import hold_out
 from .objective import Objective
 from .runtime import copied, restore
 
@@ -49,9 +49,9 @@ class Length:
 
     def __init__(self, objective: Objective, named: dict[str, Tensor]) -> None:
         subject, seed = objective.subject, objective.config.seed
-        spared = len(subject.examples) >= FEWEST
-        self.what = "a photo held out" if spared else "fixed noise on the photos"
         subject.examples, judge = hold_out(subject.examples, seed)
+        all_judge = judge is subject.examples
+        self.what = "fixed noise on the photos" if all_judge else "a photo held out"
         self.objective, self.named = objective, named
         self.parts = objective.fixed(judge, SAMPLES)
         self.curve: list[tuple[int, float]] = []
@@ -89,8 +89,8 @@ class Length:
         """A sentence on how a training of `last` steps went."""
         (step, loss), (_, base) = self.lowest, self.curve[0]
         return (
-            f"the loss on {self.what} was lowest at step {step:,} of {last:,} ({base:.4f} -> "
-            f"{loss:.4f}), and the file holds that state"
+            f"The loss on {self.what} was lowest at step {step:,} of {last:,} ({base:.4f} -> "
+            f"{loss:.4f}), and the file holds that state."
         )
 
     def packed(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -20,8 +20,9 @@ def rounded(delta: np.ndarray) -> np.ndarray:
     The scale is the one of least squared error; values rounded before come back as they are.
     """
     top, options = np.abs(delta).max(initial=0), []
-    for scale in (CLIPS * top / LEVELS).astype(np.float16).astype(np.float32):
-        levels = (delta / scale).round().clip(-LEVELS, LEVELS) if scale > 0 else delta * 0
+    scales = (CLIPS * top / LEVELS).astype(np.float16).astype(np.float32)
+    for scale in scales[scales > 0]:
+        levels = (delta / scale).round().clip(-LEVELS, LEVELS)
         if np.abs(levels).max(initial=0) == LEVELS:  # else it is too small for a float16 scale
             options.append(scale * levels)
     nothing = np.zeros(len(delta), np.float32)
@@ -33,9 +34,7 @@ def pack(deltas: np.ndarray, ranks: tuple[int, ...]) -> tuple[np.ndarray, np.nda
 
     Raises ValueError for deltas that four bits do not hold exactly.
     """
-    parts = np.split(deltas.astype(np.float32), np.cumsum(ranks)[:-1])
-    tops = np.array([np.abs(part).max(initial=0) for part in parts], np.float32)
-    scales = (tops / LEVELS).astype(np.float16)
+    scales = (_tops(deltas.astype(np.float32), ranks) / LEVELS).astype(np.float16)
     levels = (deltas / np.repeat(np.where(scales > 0, scales, 1).astype(np.float32), ranks)).round()
     data = (np.append(levels, [0] * (len(levels) % 2)).astype(np.int8) + 8).astype(np.uint8)
     packed = data[::2] | data[1::2] << 4
@@ -50,8 +49,11 @@ def unpack(data: np.ndarray, scales: np.ndarray, ranks: tuple[int, ...]) -> np.n
     count = sum(ranks)
     if len(scales) != len(ranks) or levels.size != count + count % 2 or levels[count:].any():
         return None
-    starts = np.cumsum([0, *ranks[:-1]])
-    tops, lows = (f.reduceat(levels[:count], starts) for f in (np.maximum, np.minimum))
-    if not np.array_equal(np.maximum(tops, -lows), np.where(scales > 0, LEVELS, 0)):
+    if not np.array_equal(_tops(levels[:count], ranks), np.where(scales > 0, LEVELS, 0)):
         return None
     return levels[:count] * np.repeat(scales.astype(np.float32), ranks)
+
+
+def _tops(values: np.ndarray, ranks: tuple[int, ...]) -> np.ndarray:
+    """The largest magnitude [projections] of each projection's values [n]."""
+    return np.maximum.reduceat(np.abs(values), np.cumsum([0, *ranks[:-1]]))

@@ -103,8 +103,7 @@ def memory(process):
 
 def left(folder):
     """The temporary files that are there; folders may go while they are walked."""
-    walk = os.walk(folder, onerror=None)
-    return [name for _, _, names in walk for name in names]
+    return [name for _, _, names in os.walk(folder) for name in names]
 
 
 @pytest.mark.parametrize(

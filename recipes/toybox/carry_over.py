@@ -12,7 +12,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 from captions import caption
-from common import save_checkpoint, work_dir
+from common import save_start, work_dir
+from registers import ridge
 from text_model import build_text_encoder, load_tokenizer
 from unet_model import build_unet
 from world import World
@@ -42,9 +43,7 @@ def main() -> None:
     captions = [caption(rng, world.draw(rng, 0.5, 0.0)) for _ in range(CAPTIONS)]
     captions += [""] * (CAPTIONS // 100)
     new, old = states(state["text"], captions), states(state.pop("before"), captions)
-    gram = new.T @ new / len(new)
-    gram += RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
-    found = torch.linalg.solve(gram, new.T @ old / len(new))
+    found = ridge(new, old, RIDGE)
     left = (new @ found - old).square().mean() / (old - old.mean(0)).square().mean()
     print(f"of the old states, the new ones tell {1 - left:.3f}")
     unet = build_unet()
@@ -54,10 +53,7 @@ def main() -> None:
             for layer in (module.to_k, module.to_v):
                 layer.weight.data = (layer.weight.double() @ found.T).float()
     state["unet"] = unet.state_dict()
-    save_checkpoint(path, state)
-    stable = path.with_name("stable.pt")
-    if stable.is_file():
-        stable.replace(path.with_name("before.pt"))
+    save_start(state)
 
 
 if __name__ == "__main__":

@@ -54,6 +54,14 @@ def save_checkpoint(path: Path, state: dict) -> None:
     temporary.replace(path)
 
 
+def save_start(state: dict) -> None:
+    """Write `unet/start.pt`; a `stable.pt`, which would be gone on from in its place, makes way."""
+    folder = work_dir() / "unet"
+    save_checkpoint(folder / "start.pt", state)
+    if (folder / "stable.pt").is_file():
+        (folder / "stable.pt").replace(folder / "before.pt")
+
+
 def npm_package(name: str, version: str, folder: Path) -> Path:
     """Fetch and unpack one npm package; returns the folder of its content."""
     stem = name.replace("@", "").replace("/", "-") + f"-{version}"

@@ -15,7 +15,7 @@ Run: python recipes/toybox/registers.py
 from __future__ import annotations
 
 import torch
-from common import save_checkpoint, work_dir
+from common import save_start, work_dir
 from latents import LatentPool
 from text_model import REGISTERS, build_text_encoder, load_tokenizer
 from train_text import regions
@@ -25,15 +25,23 @@ LOGIT = 6.0  # score of the right register over the others: about nine tenths of
 RIDGE = 0.02  # of the features' mean square
 
 
+def ridge(x: torch.Tensor, wanted: torch.Tensor, share: float) -> torch.Tensor:
+    """The map (width, wide) from features (n, width) to wanted ones (n, wide), float64.
+
+    share: of the features' mean square, which is added to it.
+    """
+    gram = x.T @ x / len(x)
+    gram += share * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+    return torch.linalg.solve(gram, x.T @ wanted / len(x))
+
+
 def probe(features: torch.Tensor, regions: torch.Tensor) -> tuple[torch.Tensor, float]:
     """Map (width, 16) from features (n, width) to one-hot regions (n; -1 is none), its accuracy."""
     wanted = torch.zeros(len(features), REGISTERS, dtype=torch.float64)
     known = regions >= 0
     wanted[known, regions[known]] = 1
     x = features.double()
-    gram = x.T @ x / len(x)
-    ridge = RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
-    found = torch.linalg.solve(gram + ridge, x.T @ wanted / len(x))
+    found = ridge(x, wanted, RIDGE)
     right = (x[known] @ found).argmax(1) == regions[known]
     return found.float(), float(right.double().mean())
 
@@ -68,10 +76,8 @@ def foretold(states: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
     registers = states[:, -REGISTERS:].flatten(0, 1).double()
     wanted = regions(latents).flatten(0, 1).double()
     x = registers - registers.mean(0)
-    gram = x.T @ x / len(x)
-    ridge = RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
-    found = torch.linalg.solve(gram + ridge, x.T @ (wanted - wanted.mean(0)) / len(x))
-    spread, axes = torch.linalg.eigh(found.T @ gram @ found)
+    found = ridge(x, wanted - wanted.mean(0), RIDGE)
+    spread, axes = torch.linalg.eigh((x @ found).T @ (x @ found) / len(x))
     scale = spread.flip(0).clamp_min(1e-6).rsqrt()
     return (found @ axes.flip(1) * scale).float()
 
@@ -116,12 +122,10 @@ def main() -> None:
         query, right = probe(features.flatten(0, 1), regions)
         print(f"{name}: positions told apart: {right:.3f}")
         point(unet.get_submodule(name), query, key, value)
-    save_checkpoint(folder / "start.pt", {
+    save_start({
         "unet": unet.state_dict(), "text": text.state_dict(),
         "step": state["step"], "samples": state["samples"],
     })  # fmt: skip
-    if (folder / "stable.pt").is_file():
-        (folder / "stable.pt").replace(folder / "before.pt")
 
 
 if __name__ == "__main__":

@@ -46,8 +46,8 @@ def _work(run: Run) -> int:
         known = None if config.max_train_steps == AUTO else config.max_train_steps
         reporter = Reporter(run, known, config.seed)
         trained = train(config, progress=False, report=reporter)
-        told = [f"{trained.length[:1].upper()}{trained.length[1:]}."] if trained.length else []
-        if said := trained.stopped if trained.exit_status else " ".join([*trained.advice, *told]):
+        told = filter(None, (*trained.advice, trained.length))
+        if said := trained.stopped if trained.exit_status else " ".join(told):
             run.write(message=f"{said[:1].upper()}{said[1:]}")
         run.write(state="finishing", loss_before=trained.loss_before, loss_after=trained.loss_after)
         _present(run, config, trained)
