@@ -1,6 +1,7 @@
 """Likeness against bytes: SVFit beside LoRA and the field's other small methods, on Toybox.
 
-    python benchmarks/likeness.py sweep                   rates and lengths, on dev subjects
+    python benchmarks/likeness.py ladder                  is the measure of fidelity a measure?
+    python benchmarks/likeness.py sweep                   learning rates, on dev subjects
     python benchmarks/likeness.py measure --split dev     all methods at their best, on dev subjects
     python benchmarks/likeness.py measure --split sealed  the same, once, for the final table
     python benchmarks/likeness.py report --split sealed   table, plot and sheets
@@ -27,7 +28,8 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parent))
 
 RESULTS = Path(__file__).parent / "results" / "likeness"
-LOOKS = (50, 100, 200)
+LOOKS = (50, 100, 200)  # steps; all methods are measured after the last
+SEEN = ("fidelity", "copy", "aligned")
 SWEEP_SUBJECTS, SUBJECTS, TRAINING_SEEDS = 2, 6, (0, 1)
 
 
@@ -115,22 +117,22 @@ def sweep_jobs(names: list[str]) -> list[dict]:
 
 
 def best(names: list[str]) -> dict[str, dict]:
-    """Method -> rate and steps of the lowest mean loss in the sweep."""
-    found: dict[str, dict[tuple, list[float]]] = {}
+    """Method -> its rate of the highest mean fidelity in the sweep, and what was seen there."""
+    found: dict[str, dict[float, list[dict]]] = {}
     done = known("sweep", "dev")
     for job in sweep_jobs(names):
         if json.dumps(job) not in done:
             raise SystemExit(f"The sweep of {job['method']} is not finished; run `sweep` first.")
-        losses = done[json.dumps(job)]["losses"]
-        for steps, loss in losses.items():
-            found.setdefault(job["method"], {}).setdefault((job["rate"], int(steps)), []).append(
-                loss
-            )
+        rates = found.setdefault(job["method"], {})
+        rates.setdefault(job["rate"], []).append(done[json.dumps(job)])
     chosen = {}
-    for name, options in found.items():
-        means = {option: sum(losses) / len(losses) for option, losses in options.items()}
-        rate, steps = min(means, key=means.get)
-        chosen[name] = {"rate": rate, "steps": steps, "loss": means[rate, steps]}
+    for name, rates in found.items():
+        means = {
+            rate: {key: sum(run[key] for run in runs) / len(runs) for key in SEEN}
+            for rate, runs in rates.items()
+        }
+        rate = max(means, key=lambda rate: means[rate]["fidelity"])
+        chosen[name] = {"rate": rate, **means[rate]}
     return chosen
 
 
@@ -138,7 +140,7 @@ def measure_jobs(names: list[str], split: str) -> list[dict]:
     """Every method at its best on every subject of a split."""
     from likeness_world import subjects
 
-    chosen = best(names) | {"base": {"rate": 0.0, "steps": 0}}
+    chosen = best(names) | {"base": {"rate": 0.0}}
     return [
         {
             "stage": "measure",
@@ -146,7 +148,8 @@ def measure_jobs(names: list[str], split: str) -> list[dict]:
             "method": name,
             "subject": item.slug,
             "seed": seed,
-            **{key: chosen[name][key] for key in ("rate", "steps")},
+            "rate": chosen[name]["rate"],
+            "steps": LOOKS[-1] if name != "base" else 0,
         }
         for item in subjects(split, SUBJECTS)
         for name in names
@@ -159,16 +162,19 @@ def main() -> None:
     from likeness_methods import METHODS
 
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("stage", choices=("sweep", "measure", "report"))
+    parser.add_argument("stage", choices=("ladder", "sweep", "measure", "report"))
     parser.add_argument("--split", choices=("dev", "sealed"), default="dev")
     parser.add_argument("--methods", nargs="*", default=[method.name for method in METHODS])
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     args = parser.parse_args()
-    if args.stage == "sweep":
+    if args.stage == "ladder":
+        import likeness_ladder
+
+        likeness_ladder.write(RESULTS)
+    elif args.stage == "sweep":
         run_all(sweep_jobs(args.methods), args.workers)
         for name, choice in best(args.methods).items():
-            print(f"{name:20} rate {choice['rate']:<8} steps {choice['steps']:<5} "
-                  f"loss {choice['loss']:.4f}")  # fmt: skip
+            print(name.ljust(20), *(f"{key} {value:.4g}" for key, value in choice.items()))
     elif args.stage == "measure":
         run_all(measure_jobs(args.methods, args.split), args.workers)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ from svfit_diffusion.subject import Subject
 from svfit_diffusion.tuner import tie_deltas
 
 SEEDS, BATCH, TOKEN_RATE, DRAWN_AT_ONCE = 4, 4, 1e-2, 8
+SWEEP_SEEDS = 2
 TOKEN = "sks"
+WORDS = [prompt.words for prompt in PROMPTS]
 
 
 class Run:
@@ -123,9 +126,9 @@ class Run:
         self.pipe.scheduler = self.noise
         return denoising_loss(self.pipe, pictures, [self.prompt(text) for text in words])
 
-    def draw(self, words: list[str]) -> list[Image.Image]:
-        """SEEDS pictures of each prompt, side by side."""
-        jobs = [(self.prompt(text), seed) for text in words for seed in range(SEEDS)]
+    def draw(self, words: list[str], seeds: int) -> list[Image.Image]:
+        """Pictures of each prompt, side by side."""
+        jobs = [(self.prompt(text), seed) for text in words for seed in range(seeds)]
         pictures = []
         self.pipe.scheduler = type(self.noise).from_config(self.noise.config)
         for start in range(0, len(jobs), DRAWN_AT_ONCE):
@@ -141,49 +144,76 @@ class Run:
         self.pipe.scheduler = self.noise
         return pictures
 
+    def round_values(self) -> None:
+        """Round the adapter to the bits of its file."""
+        for parameter in self.adapter if self.method.bits == 4 else ():
+            round_values(parameter)
+
 
 def sweep(method: Method, item: ToyObject, rate: float, looks: tuple[int, ...], work: Path) -> dict:
-    """The loss on unseen compositions after each number of steps."""
+    """The loss on unseen compositions after each number of steps, and what is drawn in the end."""
     run, losses = Run(method, item, 0, rate, work), {}
     for steps in looks:
         run.train(steps)
         losses[steps] = round(run.loss(), 6)
-    return {"values": run.values, "losses": losses}
+    run.round_values()
+    judge, pictures = judge_of(item, work, SWEEP_SEEDS), run.draw(WORDS, SWEEP_SEEDS)
+    return {"values": run.values, "losses": losses} | {
+        key: round(float(values.mean()), 4) for key, values in judged(judge, pictures).items()
+    }
 
 
 def measure(
     method: Method, item: ToyObject, seed: int, rate: float, steps: int, work: Path
 ) -> dict[str, Any]:
     """Train, draw all prompts, and measure. The pictures stay in the work folder."""
-    words = [prompt.words for prompt in PROMPTS]
-    base = _drawn(work / "base" / item.slug, [*words, *OTHERS])
-    if base is None:
-        alone = Run(_BASE, item, 0, 0.0, work)
-        base = alone.draw([*words, *OTHERS])
-        _keep(work / "base" / item.slug, base)
-    run = Run(method, item, seed, rate, work)
+    base, run = base_pictures(item, work), Run(method, item, seed, rate, work)
     run.train(steps)
-    for parameter in run.adapter if method.bits == 4 else ():
-        round_values(parameter)
+    run.round_values()
     loss = run.loss()
-    pictures = base if not run.parameters else run.draw([*words, *OTHERS])
+    pictures = base if not run.parameters else run.draw([*WORDS, *OTHERS], SEEDS)
     _keep(work / method.name / f"{item.slug}-{seed}", pictures)
-    count = len(words) * SEEDS
-    judge = Judge(item, base[:count], SEEDS)
-    features, others = judge.features(pictures[:count]), judge.features(pictures[count:])
+    judge, count = judge_of(item, work, SEEDS), len(WORDS) * SEEDS
+    features = judge.features(pictures)
     return {
         "values": run.values,
         "bytes": run.bytes,
         "loss": round(loss, 6),
-        "fidelity": np.round(judge.fidelity(features), 4).tolist(),
-        "copy": np.round(judge.copies(features), 4).tolist(),
-        "aligned": np.round(judge.aligned(pictures[:count]), 4).tolist(),
-        "drift": round(drift(others, judge.features(base[count:])), 5),
-        "diversity": round(diversity(features, SEEDS), 5),
+        **{
+            key: np.round(values, 4).tolist()
+            for key, values in judged(judge, pictures[:count]).items()
+        },
+        "real_copy": round(judge.real_copy, 4),
+        "drift": round(drift(features[count:], judge.features(base[count:])), 5),
+        "diversity": round(diversity(features[:count], SEEDS), 5),
     }
 
 
-_BASE = Method("base", "base model")
+def judged(judge: Judge, pictures: list[Image.Image]) -> dict[str, np.ndarray]:
+    """Fidelity, copy score and alignment of pictures of all prompts: [prompts, seeds] each."""
+    copies = judge.copies(judge.features(pictures))
+    return {
+        "fidelity": judge.fidelity(pictures),
+        "copy": copies.reshape(-1, judge.seeds),
+        "aligned": judge.aligned(pictures),
+    }
+
+
+@functools.cache
+def judge_of(item: ToyObject, work: Path, seeds: int) -> Judge:
+    """A judge of so many seeds a prompt."""
+    base = base_pictures(item, work)
+    taken = [base[prompt * SEEDS + seed] for prompt in range(len(WORDS)) for seed in range(seeds)]
+    return Judge(item, taken, seeds)
+
+
+def base_pictures(item: ToyObject, work: Path) -> list[Image.Image]:
+    """The base's pictures of its class, for all prompts; drawn once and kept."""
+    folder, words = work / "base" / item.slug, [*WORDS, *OTHERS]
+    if (pictures := _drawn(folder, words)) is None:
+        pictures = Run(Method("base", "base model"), item, 0, 0.0, work).draw(words, SEEDS)
+        _keep(folder, pictures)
+    return pictures
 
 
 def _keep(folder: Path, pictures: list[Image.Image]) -> None:

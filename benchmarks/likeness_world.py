@@ -7,14 +7,18 @@ can be rendered, and backgrounds, styles and second objects can be checked.
 
 from __future__ import annotations
 
+import functools
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import normalize
 
+from svfit_diffusion.features import EfficientNetLite0Grid
 from svfit_diffusion.measures import among, cosines
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "toybox"
@@ -22,13 +26,15 @@ sys.path.insert(0, str(RECIPE))
 
 from captions import caption  # noqa: E402
 from judge import Backgrounds, Recogniser, border_colour  # noqa: E402
-from objects import BY_NAME, DEV, SEALED, ToyObject  # noqa: E402
+from objects import BY_NAME, DEV, SEALED, TRAIN, ToyObject  # noqa: E402
 from subject import poses  # noqa: E402
 from world import Placed, Sample, World  # noqa: E402
 
 SPLITS = {"dev": DEV, "sealed": SEALED}
 SECOND = "apple"  # the other object of a prompt: a training one
 COMPOSITIONS, VIEWS = 24, 4
+OTHER_OBJECTS = 24  # training objects whose common look is no likeness
+BOX = {False: (16, 16, 112, 112), True: (0, 32, 64, 96)}  # where the subject is, beside a second
 GRAY = 12.0  # mean distance of a pixel's channels from its mean, below which a picture is grey
 
 
@@ -102,11 +108,11 @@ def compositions(item: ToyObject) -> tuple[list[Image.Image], list[str]]:
     return pictures, words
 
 
-def truths(item: ToyObject, prompt: Prompt) -> list[Image.Image]:
+def truths(item: ToyObject, prompt: Prompt, views: int = VIEWS) -> list[Image.Image]:
     """What the prompt would show, in several poses."""
     rng, world = np.random.default_rng(90), World((item, BY_NAME[SECOND]))
     pictures = []
-    for _ in range(VIEWS):
+    for _ in range(views):
         side, row = rng.uniform(84, 100), 64.0
         things = [Placed(item, side, row + rng.normal(0, 3), 64 + rng.normal(0, 3))]
         if prompt.second:
@@ -119,27 +125,46 @@ def truths(item: ToyObject, prompt: Prompt) -> list[Image.Image]:
     return pictures
 
 
+def others() -> list[ToyObject]:
+    """Training objects, of every sort."""
+    return [item for item in TRAIN if item.name != SECOND][:: len(TRAIN) // OTHER_OBJECTS]
+
+
 class Judge:
-    """Measures of the pictures of one subject; each prompt's pictures lie side by side."""
+    """Measures of the pictures of one subject; each prompt's pictures lie side by side.
+
+    Fidelity looks at the part of the picture where the subject is asked for, by grid features less
+    their mean over true pictures of other objects for the same prompt: what all have in common,
+    background and sharpness, is no likeness.
+    """
 
     def __init__(self, item: ToyObject, base: list[Image.Image], seeds: int) -> None:
-        self.seeds, self.recogniser, self.backgrounds = seeds, Recogniser(), Backgrounds()
-        self.references = [self.features(truths(item, prompt)) for prompt in PROMPTS]
-        self.training = self.features(photos(item))
+        self.seeds, self.see = seeds, _grid()
+        true = [truths(item, prompt) for prompt in PROMPTS]
+        self.references = [self._parts(pictures, [i] * VIEWS) for i, pictures in enumerate(true)]
         self.real = [among(reference) for reference in self.references]
-        self.base = self._near(self.features(base))
+        self.training = self.features(photos(item))
+        self.real_copy = float(self.copies(self.features(sum(true, []))).mean())
+        self.base = self._near(base)
 
     def features(self, pictures: list[Image.Image]) -> Tensor:
-        """Unit features [pictures, width]."""
-        return self.recogniser.judge.features(pictures)
+        """Unit features of whole pictures [pictures, width]."""
+        return self.see.features(pictures)
 
-    def _near(self, features: Tensor) -> np.ndarray:
-        """Cosine of each picture with its prompt's true pictures: [prompts, seeds]."""
-        groups = features.split(self.seeds)
+    def _parts(self, pictures: list[Image.Image], prompts: list[int]) -> Tensor:
+        """Unit features of the subject's part of pictures of these prompts, less the common."""
+        pairs = zip(pictures, prompts, strict=True)
+        parts = [picture.convert("RGB").crop(BOX[PROMPTS[i].second]) for picture, i in pairs]
+        return normalize(self.see.features(parts) - common()[prompts], dim=1)
+
+    def _near(self, pictures: list[Image.Image]) -> np.ndarray:
+        """Cosine of each picture's part with those of its prompt's true pictures."""
+        prompts = [i // self.seeds for i in range(len(pictures))]
+        groups = self._parts(pictures, prompts).split(self.seeds)
         pairs = zip(groups, self.references, strict=True)
         return np.stack([cosines(group, truth).numpy() for group, truth in pairs])
 
-    def fidelity(self, features: Tensor) -> np.ndarray:
+    def fidelity(self, pictures: list[Image.Image]) -> np.ndarray:
         """[prompts, seeds]: 0 where it is as the base's mean picture, 1 as a true picture.
 
         One scale over all prompts, so that a prompt which the base gets right weighs little.
@@ -147,15 +172,16 @@ class Judge:
         scale = np.mean(self.real) - self.base.mean()
         if scale <= 0:
             raise ValueError("The base draws this subject already; fidelity has no scale.")
-        return (self._near(features) - self.base.mean(1, keepdims=True)) / scale
+        return (self._near(pictures) - self.base.mean(1, keepdims=True)) / scale
 
     def copies(self, features: Tensor) -> np.ndarray:
-        """[prompts, seeds]: the largest cosine with a training photo."""
-        return (features @ self.training.T).amax(1).reshape(-1, self.seeds).numpy()
+        """The largest cosine of each picture with a training photo: [pictures]."""
+        return (features @ self.training.T).amax(1).numpy()
 
     def aligned(self, pictures: list[Image.Image]) -> np.ndarray:
         """[prompts, seeds]: share of what the prompt asks for, beside the subject, that is seen."""
-        kinds = self.backgrounds.kinds(pictures)
+        recogniser, backgrounds = _recognisers()
+        kinds = backgrounds.kinds(pictures)
         rows = []
         for index, picture in enumerate(pictures):
             prompt = PROMPTS[index // self.seeds]
@@ -169,6 +195,26 @@ class Judge:
                 marks.append(border_colour(picture) == prompt.colours[0])
             if prompt.second:
                 half = picture.resize((128, 128)).crop((64, 32, 128, 96))
-                marks.append(self.recogniser.ranks([half], [SECOND])[0] <= 5)
+                marks.append(recogniser.ranks([half], [SECOND])[0] <= 5)
             rows.append(np.mean(marks))
         return np.array(rows).reshape(-1, self.seeds)
+
+
+@functools.cache
+def _grid() -> EfficientNetLite0Grid:
+    return EfficientNetLite0Grid()
+
+
+@functools.cache
+def _recognisers() -> tuple[Recogniser, Backgrounds]:
+    return Recogniser(), Backgrounds()
+
+
+@functools.cache
+def common() -> Tensor:
+    """Mean feature over other objects' true pictures of each prompt: [prompts, width]."""
+    means = []
+    for prompt in PROMPTS:
+        parts = [truths(item, prompt, 1)[0].crop(BOX[prompt.second]) for item in others()]
+        means.append(_grid().features(parts).mean(0))
+    return torch.stack(means)

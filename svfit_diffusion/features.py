@@ -8,6 +8,10 @@ A feature is a vector of length 1, so that a dot product of two is their cosine 
 | dinov2 | DINOv2 ViT-S/14 (arXiv 2304.07193) | class token, 384 |
 | clip | CLIP ViT-B/32 (arXiv 2103.00020) | image embedding, 512; texts as well |
 | efficientnet-lite0 | EfficientNet-Lite0 (arXiv 1905.11946), from PyPI: offline | pooled, 1280 |
+| efficientnet-lite0-grid | the same up to its fourth stage | 80 channels in 4 x 4 cells, 1280 |
+
+The grid knows where in the picture a thing is, and gives half a likeness half of the points, where
+the pooled feature, made to tell classes apart, gives a tenth (benchmarks/results/likeness/ladder).
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ MODELS = {
     "dinov2": "facebook/dinov2-small",
     "clip": "openai/clip-vit-base-patch32",
     "efficientnet-lite0": "",
+    "efficientnet-lite0-grid": "",
 }
 BATCH = 32  # pictures at once
 
@@ -61,6 +66,8 @@ def load_extractor(name: str, device: str = "cpu") -> Extractor:
         )
     if kind == "efficientnet-lite0":
         return EfficientNetLite0()
+    if kind == "efficientnet-lite0-grid":
+        return EfficientNetLite0Grid()
     try:
         return (Clip if kind == "clip" else ClassToken)(source or MODELS[kind], device)
     except OSError as error:
@@ -137,18 +144,23 @@ class EfficientNetLite0(Extractor):
         self.state: dict[str, Any] = torch.load(path, weights_only=True)
 
     def _forward(self, pictures: list[Image.Image]) -> Tensor:
+        x = self._run(pictures, len(self.stages))
+        x = F.relu6(self._norm(F.conv2d(x, self.state["_conv_head.weight"]), "_bn1"))
+        return x.mean((2, 3))
+
+    def _run(self, pictures: list[Image.Image], stages: int) -> Tensor:
+        """The maps after this many stages: [pictures, channels, h, w]."""
         size = (self.side, self.side)
         x = torch.cat([F.interpolate(_pixels(p), size, mode="bicubic", antialias=True)
                        for p in pictures])  # fmt: skip
         x = (x.clamp(0, 255) - 127.0) / 128.0
         x = F.relu6(self._norm(_same_conv(x, self.state["_conv_stem.weight"], 2), "_bn0"))
         index = 0
-        for repeats, stride in self.stages:
+        for repeats, stride in self.stages[:stages]:
             for repeat in range(repeats):
                 x = self._block(x, index, stride if repeat == 0 else 1)
                 index += 1
-        x = F.relu6(self._norm(F.conv2d(x, self.state["_conv_head.weight"]), "_bn1"))
-        return x.mean((2, 3))
+        return x
 
     def _norm(self, x: Tensor, name: str) -> Tensor:
         entries = ("running_mean", "running_var", "weight", "bias")
@@ -164,6 +176,15 @@ class EfficientNetLite0(Extractor):
         x = F.relu6(self._norm(x, f"{name}._bn1"))
         x = self._norm(F.conv2d(x, state[f"{name}._project_conv.weight"]), f"{name}._bn2")
         return x + skip if x.shape == skip.shape else x
+
+
+class EfficientNetLite0Grid(EfficientNetLite0):
+    """EfficientNet-Lite0's fourth stage, averaged in 4 x 4 cells of the picture."""
+
+    depth, cells = 4, 4
+
+    def _forward(self, pictures: list[Image.Image]) -> Tensor:
+        return F.adaptive_avg_pool2d(self._run(pictures, self.depth), self.cells).flatten(1)
 
 
 def _pixels(picture: Image.Image) -> Tensor:

@@ -175,6 +175,20 @@ def test_extractors_of_transformers(kind, tmp_path, request):
     assert torch.allclose(found[0], wanted, atol=1e-5)
 
 
+def test_the_grid_knows_where_a_thing_is():
+    photo = Image.open(sorted(PHOTOS.glob("*.png"))[0]).convert("RGB").resize((64, 64))
+    pictures = [Image.new("RGB", (128, 128), "white") for _ in range(3)]
+    pictures[0].paste(photo, (0, 0))
+    pictures[1].paste(photo, (64, 64))
+    pooled, grid = (load_extractor(f"{OFFLINE}{kind}").features(pictures) for kind in ("", "-grid"))
+    assert pooled.shape == grid.shape == (3, 1280)
+    assert torch.allclose(grid.norm(dim=1), torch.ones(3), atol=1e-5)
+    assert pooled[0] @ pooled[1] > grid[0] @ grid[1] + 0.2
+    for picture, rows in ((0, slice(0, 2)), (1, slice(2, 4))):
+        cells = (grid[picture] - grid[2]).reshape(80, 4, 4).pow(2)  # unlike an empty picture there
+        assert cells[:, rows, rows].sum() > 0.5 * cells.sum()
+
+
 def test_dreambooth_is_the_published_protocol():
     assert len(protocol.SUBJECTS) == 30
     for word in set(protocol.SUBJECTS.values()):
