@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 from svfit_diffusion.census import count
+from svfit_diffusion.settings import RANK, TrainConfig
 
 CLIP_L = {
     "vocab_size": 49408, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
@@ -113,14 +114,16 @@ def write(name: str, folder: Path) -> Path:
 def main() -> None:
     """Print the table of the README."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rank", default="16")
+    parser.add_argument("--rank", default=RANK)
     parser.add_argument("--write", type=Path, help="keep the configurations in this folder")
     given = parser.parse_args()
     root = given.write or Path(tempfile.mkdtemp())
     print("| base | denoiser | projections | values | trigger | file | cached basis | numbers |")
     print("|---|---|---|---|---|---|---|---|")
+    plan = TrainConfig(rank=given.rank)
     for name, (_, _, source) in BASES.items():
-        found = count(str(write(name, root / name.lower().replace(" ", "-"))), given.rank)
+        folder = str(write(name, root / name.lower().replace(" ", "-")))
+        found = count(folder, plan.rank, text_rank=plan.text_rank)
         denoiser, *text = found.projections.values()
         weights = next(iter(found.weights.values()))
         print(

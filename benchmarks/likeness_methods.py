@@ -16,7 +16,7 @@ import torch
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from torch import Tensor, nn
 
-from svfit_diffusion.attention import find_projections, patch_attention
+from svfit_diffusion.attention import find_projections, patch_attention, values_and_outputs
 from svfit_diffusion.packing import rounded
 from svfit_diffusion.svd import Basis, factor
 from svfit_diffusion.tuner import SVFitConfig, layers
@@ -32,7 +32,8 @@ class Method:
 
     bits: of an adapter's value in the file, 16 or 4, those with a scale for each BLOCK of a tensor.
     rates: learning rates of the sweep. sd15: values on Stable Diffusion 1.5 of each adapted
-    projection (out, in); judged: whether it is one of the rows of a few kilobytes.
+    projection (out, in); sd15_text: of the text encoder's, in the mean, if other. judged: whether
+    it is one of the rows of a few kilobytes.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Method:
     text: bool = False
     rates: tuple[float, ...] = (5e-3,)
     sd15: Callable[[int, int], int] | None = None
+    sd15_text: Callable[[int, int], int] | None = None
     judged: bool = False
     bits: int = 16
 
@@ -64,7 +66,9 @@ class Core(nn.Module):
 
 
 def _svfit(model: nn.Module, options: dict[str, Any]) -> Iterator[nn.Parameter]:
-    patch_attention(model, SVFitConfig(**options), NAME)
+    options = dict(options)
+    pattern = values_and_outputs(model, options.pop("text_rank", options["r"]))
+    patch_attention(model, SVFitConfig(**options, rank_pattern=pattern), NAME)
     for layer in layers(model).values():
         yield layer.svfit_delta[NAME]
 
@@ -134,9 +138,10 @@ def _whole(out: int, inner: int) -> int:
     return min(out, inner)
 
 
-DELTAS, LORAS, TOKEN = (1e-2, 3e-2, 1e-1), (5e-4, 1.5e-3, 5e-3), (5e-3, 1e-2, 2e-2)
+DELTAS, LORAS, TOKEN = (1.5e-2, 5e-2, 1.5e-1), (1.5e-3, 5e-3, 1.5e-2), (5e-3, 1e-2, 2e-2)
 RANK_EQUAL = 3  # of Toybox's 128 to 192 values, what 16 is of Stable Diffusion's 320 to 1280
 FOUR_BITS = 11  # the same of 48, with which a file in four bits stays under 8 KB there
+TEXT_RANK = 80  # of Toybox's 192, what 320 is of Stable Diffusion's 768; with 16 for all others
 
 
 def _ours(rank: int | str, bits: int, text: bool = True, token: bool = True) -> Method:
@@ -156,6 +161,9 @@ def _ours(rank: int | str, bits: int, text: bool = True, token: bool = True) -> 
 METHODS = (
     Method("base", "base model"),
     Method("ti", "Textual Inversion", token=True, rates=TOKEN),
+    Method("svfit-text", "SVFit top 3, text values and outputs top 80, 4 bits + token", "svfit",
+           {"r": RANK_EQUAL, "text_rank": TEXT_RANK}, token=True, text=True, rates=DELTAS, bits=4,
+           sd15=_constant(16), sd15_text=_constant((320 + 16) // 2), judged=True),
     _ours(RANK_EQUAL, 16),
     _ours(RANK_EQUAL, 16, text=False),
     _ours(RANK_EQUAL, 16, token=False),
@@ -190,6 +198,8 @@ METHODS = (
            sd15=_lora_values(1)),
     Method("lora-4-token", "LoRA rank 4 + token", "LoraConfig", _lora(4), token=True, rates=LORAS,
            sd15=_lora_values(4)),
+    Method("lora-4-text", "LoRA rank 4, text encoder too, + token", "LoraConfig", _lora(4),
+           token=True, text=True, rates=LORAS, sd15=_lora_values(4)),
     Method("adalora", "AdaLoRA rank 6 to 4", "AdaLoraConfig",
            {"init_r": 6, "target_r": 4, "lora_alpha": 6, "tinit": 20, "tfinal": 50, "deltaT": 5,
             "total_step": 200}, rates=LORAS,
@@ -208,8 +218,10 @@ def sd15_bytes(method: Method, shapes: dict[str, list[tuple[int, int]]]) -> int 
     """Bytes on Stable Diffusion 1.5; shapes: (out, in) of projections of "denoiser", "text"."""
     if method.adapter and method.sd15 is None:
         return None
-    parts = [shapes["denoiser"], shapes["text"] if method.text else []]
-    sizes = [method.sd15(*shape) for part in parts for shape in part] if method.sd15 else []
+    parts = [(shapes["denoiser"], method.sd15)] if method.sd15 else []
+    if parts and method.text:
+        parts.append((shapes["text"], method.sd15_text or method.sd15))
+    sizes = [values(*shape) for part, values in parts for shape in part]
     return tensor_bytes(sizes, method.bits) + 2 * SD15_TOKEN * method.token
 
 

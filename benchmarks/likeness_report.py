@@ -20,7 +20,16 @@ from svfit_diffusion.pictures import grid, save_png, size_text
 
 RESAMPLES, LEVEL = 4000, 95
 AGAINST = "lora-4"
-SHOWN = ("svfit-11-4bit", "svfit-3", "core-3", "paper", "ti", "lora-4", "lora-4-token", "full")
+SHOWN = (
+    "svfit-text",
+    "svfit-11-4bit",
+    "paper",
+    "ti",
+    "lora-4",
+    "lora-4-token",
+    "lora-4-text",
+    "full",
+)
 COLOURS = {"judged": "#d1495b", "ours": "#edae49", "lora": "#00798c", "other": "#8d96a3"}
 
 

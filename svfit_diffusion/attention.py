@@ -18,11 +18,13 @@ from torch import nn
 
 from .layer import SVFitLinear
 from .settings import ATTENTION
+from .svd import Rank
 from .tuner import PROJECTIONS, SVFitConfig, layers
 
 # FLUX.2's single-stream blocks: q, k, v and the MLP's input in one Linear, and their output. Not in
 # PROJECTIONS: other attention has a ModuleList called to_out.
 NAMES = (*PROJECTIONS, "to_qkv_mlp_proj", "to_out")
+TEXT_VALUES = ("v_proj", "out_proj", "o_proj", "value")  # transformers' values and outputs
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,17 @@ def find_projections(model: nn.Module, attention: str = "both") -> dict[str, str
             "train there; pass a UNet, a diffusion transformer or a text encoder."
         )
     return dict(sorted(found.items()))
+
+
+def values_and_outputs(text_encoder: nn.Module, rank: Rank) -> dict[str, Rank]:
+    """Name of each value and output projection of a text encoder -> `rank`.
+
+    A `rank_pattern` for SVFitConfig. There most of a subject is learned for each value trained: of
+    the values with the largest gradient, over all of a pipeline, five in six lie there
+    (docs/likeness.md).
+    """
+    names = find_projections(text_encoder)
+    return {name: rank for name in names if name.rpartition(".")[2] in TEXT_VALUES}
 
 
 def patch_attention(

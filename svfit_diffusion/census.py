@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from . import toybox
-from .attention import Projection, layout
+from .attention import Projection, layout, values_and_outputs
 from .concept import Concept, to_bytes
 from .families import TOYBOX, Family, base_name, named
 from .selfcheck import PROBES
@@ -41,26 +41,42 @@ class Census:
     weights: dict[str, int]
 
 
-def count(base: str, rank: str = "16", attention: str = "both", text: bool = True) -> Census:
+def count(
+    base: str,
+    rank: str = "16",
+    attention: str = "both",
+    text: bool = True,
+    text_rank: str | None = None,
+) -> Census:
     """Count a concept of a base. text: whether the text encoders that can be trained are.
+
+    text_rank: of their value and output projections, if not `rank`.
 
     base: "toybox", a diffusers folder (its weights may be missing) or a Hub id, of which only the
     configuration is downloaded. Raises ValueError for a rank that needs the weights' values.
     """
-    rule = parse_rank(rank)
-    if str(rule).startswith("energy"):
-        raise ValueError(
-            f"rank {rank} depends on the weights' values, and here only their shapes are read; "
-            "pass a number or full."
-        )
+    rule, text_rule = parse_rank(rank), parse_rank(text_rank or rank)
+    for given in (rule, text_rule):
+        if str(given).startswith("energy"):
+            raise ValueError(
+                f"rank {given} depends on the weights' values, and here only their shapes are "
+                "read; pass a number or full."
+            )
     folder = _folder(base)
     family, models = skeleton(folder)
     targets = {family.denoiser: attention}
     if text:
         targets |= {part: "self" for _, part in family.encoders if part in models}
     plan = layout(models, targets)
-    most = [min(p.out_features, p.in_features) for p in plan]
-    ranks = tuple(most if rule == "full" else (min(rule, m) for m in most))
+    read = {
+        f"{part}.{name}"
+        for part in targets
+        if part != family.denoiser
+        for name in values_and_outputs(models[part], text_rule)
+    }
+    rules = (text_rule if f"{p.part}.{p.local}" in read else rule for p in plan)
+    most = (min(p.out_features, p.in_features) for p in plan)
+    ranks = tuple(m if r == "full" else min(r, m) for r, m in zip(rules, most, strict=True))
     rows = {
         part: models[part].get_input_embeddings().weight.shape[1]
         for _, part in family.encoders

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .settings import ATTENTION
+from .settings import ATTENTION, RANK, TEXT_RANK, TrainConfig
 
 
 def add_command(commands: argparse._SubParsersAction) -> None:
@@ -18,7 +18,10 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     )
     info.add_argument("file", nargs="?", help="a concept's .safetensors file")
     info.add_argument("--base", help="'toybox', a diffusers folder or a Hub id; no weight is read")
-    info.add_argument("--rank", default="16", help="of --base: a number or full (default: 16)")
+    info.add_argument("--rank", help=f"of --base: a number or full (default: {RANK})")
+    info.add_argument("--text_encoder_rank", help="of --base: of the text encoder's value and "
+                      f"output projections (default: {TEXT_RANK} beside rank {RANK}, else as the "
+                      "rank)")  # fmt: skip
     info.add_argument("--attention", choices=ATTENTION, default="both",
                       help="of --base: the denoiser's attention (default: both)")  # fmt: skip
     info.add_argument("--train_text_encoder", action=argparse.BooleanOptionalAction, default=True,
@@ -35,8 +38,13 @@ def _info(arguments: argparse.Namespace) -> int:
 def _base(arguments: argparse.Namespace) -> int:
     from .census import count
 
-    text = arguments.train_text_encoder
-    found = count(arguments.base, arguments.rank, arguments.attention, text)
+    names = ("rank", "text_encoder_rank", "attention", "train_text_encoder")
+    given = {name: getattr(arguments, name) for name in names}
+    given = {name: value for name, value in given.items() if value is not None}
+    plan = TrainConfig(**given)
+    found = count(
+        arguments.base, plan.rank, plan.attention, plan.train_text_encoder, plan.text_rank
+    )
     parts = ", ".join(f"{number} of {part}" for part, number in found.projections.items())
     learned = f" and {found.trigger:,} of a learned word" if found.trigger else ""
     lines = {

@@ -14,7 +14,10 @@ from .subject import ADAPTER
 
 log = logging.getLogger(__name__)
 
-SHAPING = ("rank", "attention", "train_text_encoder", "train_token", "num_vectors", "seed")
+SHAPING = (
+    *("rank", "text_encoder_rank", "attention", "train_text_encoder", "train_token"),
+    *("num_vectors", "seed"),
+)
 # Where things lie, and what is looked at: none of it changes what is learned.
 ELSEWHERE = frozenset(
     {

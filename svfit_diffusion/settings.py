@@ -19,6 +19,7 @@ PRESETS = {
 ATTENTION = ("both", "self", "cross")
 RARE_WORDS = ("sks", "zwx", "ohwx", "TOK")
 SCHEMES = ("none", "logit_normal", "mode", "cosmap", "sigma_sqrt")
+RANK, TEXT_RANK = "16", "320"
 AUTO, MOST_AUTO_STEPS = "auto", 2_000
 SCHEDULERS = (
     *("linear", "cosine", "cosine_with_restarts", "polynomial"),
@@ -50,7 +51,12 @@ class TrainConfig:
     num_vectors: int = option(1, "embedding rows of the placeholder token")
     train_text_encoder: bool = option(True, "adapt the text encoder as well as the UNet")
     attention: str = option("both", "UNet attention to adapt", choices=ATTENTION)
-    rank: str = option("16", "singular values trained: a number, full or energy=0.99")
+    rank: str = option(RANK, "singular values trained: a number, full or energy=0.99")
+    text_encoder_rank: str | None = option(
+        None,
+        "of the text encoder's value and output projections; default: "
+        f"{TEXT_RANK} beside rank {RANK}, else as the rank",
+    )
     delta_bits: int = option(4, "bits of a trained singular value in the file", choices=(4, 16))
     with_prior_preservation: bool = option(False, "train on class images too")
     prior_loss_weight: float = option(1.0, "weight of the class images' loss")
@@ -146,6 +152,11 @@ class TrainConfig:
             )
 
     @property
+    def text_rank(self) -> str:
+        """The rank of the text encoder's value and output projections."""
+        return self.text_encoder_rank or (TEXT_RANK if self.rank == RANK else self.rank)
+
+    @property
     def most_steps(self) -> int:
         """The number of the last step, at the latest."""
         return MOST_AUTO_STEPS if self.max_train_steps == AUTO else self.max_train_steps
@@ -211,7 +222,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--preset",
         choices=tuple(PRESETS),
         default="tiny",
-        help="tiny: rank 16 and a learned token; paper: rank by 99 %% of the energy, no token",
+        help="tiny: rank 16, 320 where the text encoder reads values and outputs, and a learned "
+        "token; paper: rank by 99 %% of the energy, no token",
     )
     for item in fields(TrainConfig):
         kind = str(item.type).removesuffix(" | None")

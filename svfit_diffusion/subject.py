@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from . import trigger
-from .attention import patch_attention
+from .attention import patch_attention, values_and_outputs
 from .encoding import encoder
 from .examples import Examples, generator
 from .families import Family, load_base, recognise
@@ -145,7 +145,8 @@ class Subject:
 
 def prepare_subject(config: TrainConfig, accelerator: Accelerator, progress: bool) -> Subject:
     """Load, check and encode all that a training needs; ValueError before anything is trained."""
-    parse_rank(config.rank)
+    for rank in (config.rank, config.text_rank):
+        parse_rank(rank)
     folder, (token, noun, prompt) = _photos_folder(config)
     photos, skipped = read_folder(folder)
     for item in skipped if accelerator.is_main_process else ():
@@ -214,8 +215,10 @@ def _patch(subject: Subject, config: TrainConfig, announce: bool) -> None:
     """Put the adapters and the trigger's rows on the base."""
     pipe, family = subject.pipe, subject.family
     for part, attention in subject.targets.items():
-        settings = SVFitConfig(r=config.rank, base_dtype=family.dtype)
-        patched = patch_attention(getattr(pipe, part), settings, ADAPTER, attention)
+        model, settings = getattr(pipe, part), SVFitConfig(r=config.rank, base_dtype=family.dtype)
+        if part != family.denoiser:
+            settings.rank_pattern = values_and_outputs(model, parse_rank(config.text_rank))
+        patched = patch_attention(model, settings, ADAPTER, attention)
         if announce:
             log.info("%s", patched)
     if config.train_token and family.encoders:

@@ -43,6 +43,15 @@ def test_it_counts_what_a_concept_has(name, tmp_path):
         assert weights == sum(w.numel() for w in getattr(pipe, part).parameters())
 
 
+def test_the_text_encoders_own_rank(tmp_path):
+    save_tiny("sd", tmp_path)
+    base = str(tmp_path / "base")
+    plain, wide = count(base, "4"), count(base, "4", text_rank="6")
+    layers = load(tmp_path / "base").text_encoder.config.num_hidden_layers
+    assert wide.values - plain.values == 2 * 2 * layers  # two more of each value and output
+    assert wide.projections == plain.projections and wide.bytes > plain.bytes
+
+
 # Numbers of weights as published by their makers; of FLUX.1, that of its checkpoint file.
 PUBLISHED = {
     "Stable Diffusion 1.5": ("unet", 859_520_964, 176, 2816),

@@ -85,6 +85,13 @@ def test_presets_yield_to_flags():
     )
 
 
+def test_the_text_encoders_rank_follows_the_rank():
+    assert parse().text_rank == "320"  # beside the default
+    assert parse("--rank", "4").text_rank == "4"
+    assert parse("--rank", "4", "--text_encoder_rank", "8").text_rank == "8"
+    assert parse("--preset", "paper").text_rank == "energy=0.99"
+
+
 def test_a_misspelt_flag_fails(capsys):
     with pytest.raises(SystemExit):
         parse("--learning-rte", "1")

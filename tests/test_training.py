@@ -175,6 +175,21 @@ def test_options_train(config, changes, base_folder):
     load_concept(load(base_folder), result.path)
 
 
+def test_values_and_outputs_of_the_text_encoder_have_a_rank_of_their_own(config, base_folder):
+    result = run(config, text_encoder_rank="6", max_train_steps=8)
+    pipe = load(base_folder)
+    plan = layout({"unet": pipe.unet, "text_encoder": pipe.text_encoder}, result.concept.targets)
+    wide = [p.name for p, rank in zip(plan, result.concept.ranks, strict=True) if rank == 6]
+    layers = pipe.text_encoder.config.num_hidden_layers
+    assert wide == [
+        f"text_encoder.text_model.encoder.layers.{i}.self_attn.{name}"
+        for i in range(layers)
+        for name in ("out_proj", "v_proj")
+    ]
+    assert set(result.concept.ranks) == {4, 6}
+    load_concept(pipe, result.path)
+
+
 def test_gradient_checkpointing_changes_nothing(config):
     plain = run(config)
     assert np.allclose(
@@ -221,6 +236,7 @@ def test_checkpoints_are_kept_as_told(config):
     ("changes", "reason"),
     [
         ({"rank": "many"}, "rank is 'many'"),
+        ({"text_encoder_rank": "few"}, "rank is 'few'"),
         ({"instance_data_dir": "/no/such/folder"}, "/no/such/folder"),
         ({"pretrained_model_name_or_path": "nobody/nothing"}, "could not be loaded"),
         ({"instance_data_dir": None}, "no photos"),
