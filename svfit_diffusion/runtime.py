@@ -42,14 +42,15 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
 
 
 def make_optimizer(
-    config: TrainConfig, groups: dict[str, dict]
+    config: TrainConfig, groups: dict[str, dict], scales: dict[str, float]
 ) -> tuple[torch.optim.Optimizer, Any]:
-    """AdamW with a rate for each group of parameters, and its schedule."""
+    """AdamW with a rate for each group of parameters, times the group's scale, and its schedule."""
     rates = {
         "denoiser": config.learning_rate,
         "text": config.text_encoder_lr or config.learning_rate,
         "token": config.token_lr,
     }
+    rates = {kind: rate * scales.get(kind, 1.0) for kind, rate in rates.items()}
     optimizer = torch.optim.AdamW(
         [{"params": list(g.values()), "lr": rates[k]} for k, g in groups.items() if g],
         betas=(config.adam_beta1, config.adam_beta2),

@@ -75,11 +75,13 @@ class TrainConfig:
     train_batch_size: int = option(4, "pictures a step and process")
     sample_batch_size: int = option(4, "class images generated at a time")
     max_train_steps: int | str = option(
-        400, "optimizer steps, or 'auto': until the loss of a photo that is held out has settled"
+        200, "optimizer steps, or 'auto': until the loss of a photo that is held out has settled"
     )
     gradient_accumulation_steps: int = option(1, "batches added up for one optimizer step")
     gradient_checkpointing: bool = option(False, "less memory for slower steps")
-    learning_rate: float = option(5e-3, "of the UNet's deltas")
+    learning_rate: float = option(
+        2e-2, "of the UNet's deltas, times the root mean square of its singular values"
+    )
     text_encoder_lr: float | None = option(None, "of the text encoder's deltas; default: the same")
     token_lr: float = option(1e-2, "of the placeholder token's embedding")
     lr_scheduler: str = option("constant", "how rates change", choices=SCHEDULERS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import logging
 import re
 from collections.abc import Iterable
@@ -16,19 +15,18 @@ import torch
 from accelerate import Accelerator
 from PIL.Image import Image
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from . import trigger
 from .attention import patch_attention, values_and_outputs
+from .class_images import fill_class_images
 from .encoding import encoder
-from .examples import Examples, generator
+from .examples import Examples
 from .families import Family, load_base, recognise
 from .generation import generate
 from .photos import digest, read_folder
-from .pictures import save_png
 from .settings import TrainConfig
 from .svd import parse_rank
-from .tuner import SVFitConfig, layers
+from .tuner import SVFitConfig, layers, rms_singular_value
 
 log = logging.getLogger(__name__)
 ADAPTER = "subject"
@@ -142,6 +140,12 @@ class Subject:
             deltas["token"] |= {f"{part}.token.{i}": row for i, row in enumerate(rows)}
         return deltas
 
+    def scales(self) -> dict[str, float]:
+        """Of the deltas of "denoiser" and "text": the size of the singular values they change."""
+        text = (getattr(self.pipe, part) for part in self.targets if part != self.family.denoiser)
+        denoiser = getattr(self.pipe, self.family.denoiser)
+        return {"denoiser": rms_singular_value([denoiser]), "text": rms_singular_value(text)}
+
 
 def prepare_subject(config: TrainConfig, accelerator: Accelerator, progress: bool) -> Subject:
     """Load, check and encode all that a training needs; ValueError before anything is trained."""
@@ -157,7 +161,7 @@ def prepare_subject(config: TrainConfig, accelerator: Accelerator, progress: boo
     examples, class_examples = encoded(photos, prompt, masked=True), None
     if config.with_prior_preservation:
         class_prompt = config.class_prompt or f"a photo of a {noun}"
-        _fill_class_images(config, accelerator, pipe, class_prompt, size, progress)
+        fill_class_images(config, accelerator, pipe, class_prompt, size, progress)
         class_photos, _ = read_folder(config.class_data_dir)
         class_examples = encoded(class_photos[: config.num_class_images], class_prompt)
     targets = {family.denoiser: config.attention}
@@ -231,31 +235,3 @@ def _patch(subject: Subject, config: TrainConfig, announce: bool) -> None:
             names = ("enable_gradient_checkpointing", "activation_checkpointing_enable")
             next(getattr(model, name) for name in names if hasattr(model, name))()
             model.train(trained)
-
-
-@torch.no_grad()
-def _fill_class_images(
-    config: TrainConfig, accelerator: Accelerator, pipe: Any, prompt: str, size: int, progress: bool
-) -> None:
-    """Draw class images with the base until their folder holds as many as are wanted."""
-    folder = Path(config.class_data_dir)
-    if accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-        held = sum(p.suffix.lower() in (".png", ".jpg", ".jpeg") for p in folder.iterdir())
-        names = (folder / f"class-{i:05d}.png" for i in itertools.count())
-        free = (path for path in names if not path.exists())
-        todo = list(itertools.islice(free, max(0, config.num_class_images - held)))
-        per_call, family = config.sample_batch_size, recognise(pipe)
-        steps, guidance = family.sampling(pipe)
-        given = {"num_inference_steps": steps, **family.guided(guidance, "")}
-        with tqdm(total=len(todo), desc="class images", disable=not (progress and todo)) as bar:
-            for batch in [todo[i : i + per_call] for i in range(0, len(todo), per_call)]:
-                seeds = [generator(config.seed, path.name) for path in batch]
-                prompts = [prompt] * len(batch)
-                sizes = {"height": size, "width": size}
-                with accelerator.autocast():  # the VAE is in float32
-                    images = pipe(prompt=prompts, generator=seeds, **sizes, **given).images
-                for image, path in zip(images, batch, strict=True):
-                    save_png(image, path)
-                bar.update(len(batch))
-    accelerator.wait_for_everyone()

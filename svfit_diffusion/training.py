@@ -92,7 +92,7 @@ class Training:
         self.objective = Objective(config, accelerator, self.subject)
         groups = self.subject.parameters()
         self.named = {name: p for group in groups.values() for name, p in group.items()}
-        optimizer, self.schedule = make_optimizer(config, groups)
+        optimizer, self.schedule = make_optimizer(config, groups, self.subject.scales())
         self.model, self.optimizer = accelerator.prepare(
             Denoiser(self.subject, config.guidance_scale), optimizer
         )

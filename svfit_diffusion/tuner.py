@@ -6,7 +6,8 @@ scaling, saving and all else that peft and diffusers do with an adapter work on 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -227,6 +228,20 @@ def tie_deltas(model: nn.Module, adapter_name: str) -> None:
     """Make an adapter's deltas such that every factorisation of the weights gives one edit."""
     for layer in layers(model).values():
         layer.tie(adapter_name)
+
+
+def rms_singular_value(models: Iterable[nn.Module]) -> float:
+    """Root mean square of all singular values of the weights that models' adapters edit.
+
+    What a delta is large or small against. The squares sum up to the squared Frobenius norm.
+    """
+    squares, count = 0.0, 0
+    for model in models:
+        for layer in layers(model).values():
+            weight = layer.get_base_weight().detach()
+            squares += float(weight.float().square().sum())
+            count += min(weight.shape)
+    return math.sqrt(squares / count) if count else 1.0
 
 
 if _peft_type("SVFIT") not in PEFT_TYPE_TO_TUNER_MAPPING:

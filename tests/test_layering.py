@@ -11,7 +11,7 @@ ORDER = (
     *("selfcheck", "packing", "header", "concept", "hub", "trigger"),
     *("families", "prompts", "census", "verify", "matching", "pipeline"),
     *("photos", "pictures", "masks", "buckets", "examples", "encoding"),
-    *("checkpoints", "generation"),
+    *("checkpoints", "generation", "class_images"),
     *("lora", "export", "lora_import", "combine", "publish"),
     *("subject", "objective", "runtime", "length", "resume"),
     *("learned", "advice", "training", "demo"),

@@ -190,6 +190,20 @@ def test_values_and_outputs_of_the_text_encoder_have_a_rank_of_their_own(config,
     load_concept(pipe, result.path)
 
 
+def test_rates_are_relative_to_the_bases_singular_values(config, base_folder):
+    config = replace(config, learning_rate=0.1, text_encoder_lr=0.2, token_lr=0.3)
+    training = Training(config, make_accelerator(config), progress=False)
+    pipe, expected = load(base_folder), []
+    for rate, part in ((0.1, "unet"), (0.2, "text_encoder")):
+        names = training.subject.parameters()["denoiser" if part == "unet" else "text"]
+        names = [name.removeprefix(f"{part}.") for name in names]
+        weights = [getattr(pipe, part).get_submodule(name).weight for name in names]
+        values = torch.cat([torch.linalg.svdvals(weight.detach()) for weight in weights])
+        expected.append(rate * values.square().mean().sqrt().item())
+    rates = [group["lr"] for group in training.optimizer.param_groups]
+    assert rates == pytest.approx([*expected, 0.3], rel=1e-5)
+
+
 def test_gradient_checkpointing_changes_nothing(config):
     plain = run(config)
     assert np.allclose(

@@ -11,7 +11,7 @@ from ..generation import pick_device
 from ..settings import AUTO, PRESETS, TrainConfig
 
 QUALITIES = ("quick", "balanced", "thorough", AUTO)
-TOYBOX_STEPS = dict(zip(QUALITIES, (100, 400, 1_000, AUTO), strict=True))  # four pictures each
+TOYBOX_STEPS = dict(zip(QUALITIES, (100, 200, 400, AUTO), strict=True))  # four pictures each
 STEPS = dict(zip(QUALITIES, (300, 800, 1_600, AUTO), strict=True))  # one picture each
 MAX_TRAIN_STEPS = 20_000
 

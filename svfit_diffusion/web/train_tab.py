@@ -10,7 +10,7 @@ import gradio as gr
 
 from ..concept import printable
 from ..pictures import size_text
-from ..settings import AUTO, PRESETS
+from ..settings import AUTO, PRESETS, TrainConfig
 from . import snippets
 from .desk import MAX_SEED, QUICK, TELLING, Desk, told, warn
 from .files import served
@@ -191,8 +191,9 @@ def _phrase(what: str, token: str) -> str:
 
 
 def _times(desk: Desk) -> str:
-    steps = [plan(desk.studio.source, Path(), "x", "x", "x", q) for q in QUALITIES]
-    counts = dict(zip(QUALITIES, (s.get("max_train_steps", 400) for s in steps), strict=True))
+    default = TrainConfig.max_train_steps
+    plans = {q: plan(desk.studio.source, Path(), "x", "x", "x", q) for q in QUALITIES}
+    counts = {q: given.get("max_train_steps", default) for q, given in plans.items()}
     counts.pop(AUTO)
     named = [f"{quality}: {count:,} steps" for quality, count in counts.items()]
     return " · ".join([*named, "auto: until a photo held out is learned no better"])
@@ -212,7 +213,7 @@ def _advanced(trainer: Trainer) -> tuple[gr.Textbox, list[Any]]:
                 0, label="Steps", info="0: by how long", precision=0, maximum=MAX_TRAIN_STEPS
             )
         with gr.Row():
-            rate = gr.Number(0, label="Learning rate", info="0: 0.005", minimum=0, maximum=1)
+            rate = gr.Number(0, label="Learning rate", info="0: 0.02", minimum=0, maximum=1)
             seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED)
             size = gr.Number(0, label="Size, px", info="0: the base's", precision=0, maximum=1_024)
         with gr.Row():
