@@ -13,18 +13,23 @@ from pathlib import Path
 from families import BASES, write
 
 from svfit_diffusion.census import count
+from svfit_diffusion.settings import TrainConfig
 
-RANKS = ("4", "16", "64", "full")
+COLUMNS = {"default": TrainConfig()} | {
+    f"rank {rank}": TrainConfig(rank=rank, text_encoder_rank=rank)
+    for rank in ("4", "16", "64", "full")
+}
 
 
 def main() -> None:
     """Print the table."""
-    print("| base | projections | " + " | ".join(f"rank {r}" for r in RANKS) + " |")
-    print("|---" * (len(RANKS) + 2) + "|")
+    print("| base | projections | " + " | ".join(COLUMNS) + " |")
+    print("|---" * (len(COLUMNS) + 2) + "|")
     root = Path(tempfile.mkdtemp())
     folders = {name: str(write(name, root / name.lower().replace(" ", "-"))) for name in BASES}
     for name, folder in {"Toybox": "toybox", **folders}.items():
-        found = [count(folder, rank) for rank in RANKS]
+        plans = COLUMNS.values()
+        found = [count(folder, plan.rank, text_rank=plan.text_rank) for plan in plans]
         projections = sum(found[0].projections.values())
         print(f"| {name} | {projections} | " + " | ".join(f"{f.bytes:,}" for f in found) + " |")
 

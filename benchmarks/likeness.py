@@ -17,6 +17,7 @@ import argparse
 import functools
 import hashlib
 import json
+import multiprocessing
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -92,7 +93,7 @@ def run_all(jobs: list[dict], workers: int) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     RESULTS.mkdir(parents=True, exist_ok=True)
     with (
-        ProcessPoolExecutor(workers, max_tasks_per_child=8) as pool,
+        ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool,
         runs_file(stage, split).open("a", encoding="utf-8") as file,
     ):
         futures = {pool.submit(run_job, job): job for job in todo}
