@@ -49,7 +49,7 @@ def made(tmp_path_factory):
 def test_rows_and_files(made):
     folder, (base, concept) = made
     assert base.name == "base" and base.likeness[OFFLINE].fidelity == 0 and base.drift < 1e-6
-    assert concept.bytes == CONCEPT.stat().st_size and concept.values == 1280
+    assert concept.bytes == CONCEPT.stat().st_size and concept.values == 2336
     like = concept.likeness[OFFLINE]
     see = load_extractor(OFFLINE).features  # the same from the files, written out
     own, plain = (
