@@ -84,8 +84,8 @@ def climb(drawn: dict, see: Extractor, close: bool) -> dict[str, list[float]]:
     base = np.mean(found[1.0])
     scale = np.mean(real) - base
     return {
-        "fidelity": [round(float(np.mean(found[s]) - base) / scale, 3) for s in STRENGTHS],
-        "scatter": round(float(np.std(found[1.0])) / scale, 3),
+        "fidelity": [round(float((np.mean(found[s]) - base) / scale), 3) for s in STRENGTHS],
+        "scatter": round(float(np.std(found[1.0]) / scale), 3),
     }
 
 

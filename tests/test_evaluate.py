@@ -128,7 +128,7 @@ def test_command_prints_the_table(made, capsys):
     flags += ["--num", "2", "--steps", "2", "--prompts", str(prompts), "--output_dir", str(folder)]
     assert main(["evaluate", *flags]) == 0
     said = capsys.readouterr().out
-    assert "robot-" in said and "fidelity" in said and "1,280" in said
+    assert "robot-" in said and "fidelity" in said and "2,336" in said
 
 
 def vision(folder, kind):
