@@ -44,9 +44,9 @@ def lora_tensors(
     strength: float = 1.0,
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, Tensor]:
-    """The LoRA of a concept, by the file's names. All of one rank, the largest: readers get files
-    of several ranks wrong, so shorter ones are filled with zeros; alpha is the rank, so the scale
-    is 1. Raises ValueError for a family or kind that has no such format.
+    """The LoRA of a concept, by the file's names. Each component is of one rank, its largest:
+    readers get several ranks in one model wrong, so shorter ones are filled with zeros; alpha is
+    the rank, so the scale is 1. Raises ValueError for a family or kind that has no such format.
     """
     if kind not in KINDS:
         raise ValueError(f"the format is {kind!r}, but must be one of {', '.join(KINDS)}.")
@@ -56,10 +56,12 @@ def lora_tensors(
             f"kohya's format is written for the families {known}, not "
             f"{concept.family[:60]!r}; pass --to diffusers."
         )
-    rank, tensors = max(concept.ranks), {}
+    most, tensors = {}, {}
+    for projection, r in zip(plan, concept.ranks, strict=True):
+        most[projection.part] = max(r, most.get(projection.part, 0))
     deltas = np.split(concept.deltas.astype(np.float32), np.cumsum(concept.ranks)[:-1])
     for projection, basis, delta in zip(plan, bases, deltas, strict=True):
-        r = len(delta)
+        r, rank = len(delta), most[projection.part]
         down = torch.zeros(rank, projection.in_features)
         up = torch.zeros(projection.out_features, rank)
         down[:r] = basis.V.T
