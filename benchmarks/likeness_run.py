@@ -13,6 +13,7 @@ from likeness_methods import NAME, Method, attach, round_values, tensor_bytes
 from likeness_world import OTHERS, PROMPTS, Judge, compositions, photos
 from objects import ToyObject, with_article
 from PIL import Image
+from torch import Tensor
 
 from svfit_diffusion import trigger
 from svfit_diffusion.encoding import encoder
@@ -159,7 +160,8 @@ def sweep(method: Method, item: ToyObject, rate: float, looks: tuple[int, ...], 
     run.round_values()
     judge, pictures = judge_of(item, work, SWEEP_SEEDS), run.draw(WORDS, SWEEP_SEEDS)
     return {"values": run.values, "losses": losses} | {
-        key: round(float(values.mean()), 4) for key, values in judged(judge, pictures).items()
+        key: round(float(values.mean()), 4)
+        for key, values in judged(judge, pictures, judge.features(pictures)).items()
     }
 
 
@@ -181,7 +183,7 @@ def measure(
         "loss": round(loss, 6),
         **{
             key: np.round(values, 4).tolist()
-            for key, values in judged(judge, pictures[:count]).items()
+            for key, values in judged(judge, pictures[:count], features[:count]).items()
         },
         "real_copy": round(judge.real_copy, 4),
         "drift": round(drift(features[count:], judge.features(base[count:])), 5),
@@ -189,12 +191,14 @@ def measure(
     }
 
 
-def judged(judge: Judge, pictures: list[Image.Image]) -> dict[str, np.ndarray]:
-    """Fidelity, copy score and alignment of pictures of all prompts: [prompts, seeds] each."""
-    copies = judge.copies(judge.features(pictures))
+def judged(judge: Judge, pictures: list[Image.Image], features: Tensor) -> dict[str, np.ndarray]:
+    """Fidelity, copy score and alignment of pictures of all prompts: [prompts, seeds] each.
+
+    features: of the whole pictures.
+    """
     return {
         "fidelity": judge.fidelity(pictures),
-        "copy": copies.reshape(-1, judge.seeds),
+        "copy": judge.copies(features).reshape(-1, judge.seeds),
         "aligned": judge.aligned(pictures),
     }
 

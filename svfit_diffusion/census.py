@@ -68,13 +68,13 @@ def count(
     if text:
         targets |= {part: "self" for _, part in family.encoders if part in models}
     plan = layout(models, targets)
-    read = {
-        f"{part}.{name}"
+    own = {
+        (part, name): r
         for part in targets
         if part != family.denoiser
-        for name in values_and_outputs(models[part], text_rule)
+        for name, r in values_and_outputs(models[part], text_rule).items()
     }
-    rules = (text_rule if f"{p.part}.{p.local}" in read else rule for p in plan)
+    rules = (own.get((p.part, p.local), rule) for p in plan)
     most = (min(p.out_features, p.in_features) for p in plan)
     ranks = tuple(m if r == "full" else min(r, m) for r, m in zip(rules, most, strict=True))
     rows = {

@@ -33,8 +33,8 @@ def add_command(commands: argparse._SubParsersAction, quiet: Callable[[], None])
     command.add_argument(
         "--features",
         default="dino,clip",
-        help="extractors, the first one decides: dino, dinov2, clip, efficientnet-lite0, each "
-        "optionally =FOLDER (default: dino,clip)",
+        help="extractors, the first one decides: dino, dinov2, clip (each "
+        "optionally =FOLDER), efficientnet-lite0, efficientnet-lite0-grid (default: dino,clip)",
     )
     command.add_argument("--preset", choices=("dreambooth",), help="the published benchmark")
     command.add_argument("--dataset_dir", help="of the preset: its folder of 30 subjects' folders")

@@ -224,8 +224,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--preset",
         choices=tuple(PRESETS),
         default="tiny",
-        help="tiny: rank 16, 320 where the text encoder reads values and outputs, and a learned "
-        "token; paper: rank by 99 %% of the energy, no token",
+        help=f"tiny: rank {RANK}, {TEXT_RANK} for the text encoder's values and outputs, and a "
+        "learned token; paper: rank by 99 %% of the energy, no token",
     )
     for item in fields(TrainConfig):
         kind = str(item.type).removesuffix(" | None")

@@ -219,9 +219,10 @@ def _patch(subject: Subject, config: TrainConfig, announce: bool) -> None:
     """Put the adapters and the trigger's rows on the base."""
     pipe, family = subject.pipe, subject.family
     for part, attention in subject.targets.items():
-        model, settings = getattr(pipe, part), SVFitConfig(r=config.rank, base_dtype=family.dtype)
+        model, pattern = getattr(pipe, part), {}
         if part != family.denoiser:
-            settings.rank_pattern = values_and_outputs(model, parse_rank(config.text_rank))
+            pattern = values_and_outputs(model, config.text_rank)
+        settings = SVFitConfig(r=config.rank, rank_pattern=pattern, base_dtype=family.dtype)
         patched = patch_attention(model, settings, ADAPTER, attention)
         if announce:
             log.info("%s", patched)

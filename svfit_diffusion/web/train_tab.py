@@ -213,7 +213,13 @@ def _advanced(trainer: Trainer) -> tuple[gr.Textbox, list[Any]]:
                 0, label="Steps", info="0: by how long", precision=0, maximum=MAX_TRAIN_STEPS
             )
         with gr.Row():
-            rate = gr.Number(0, label="Learning rate", info="0: 0.02", minimum=0, maximum=1)
+            rate = gr.Number(
+                0,
+                label="Learning rate",
+                info=f"0: {TrainConfig.learning_rate}",
+                minimum=0,
+                maximum=1,
+            )
             seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED)
             size = gr.Number(0, label="Size, px", info="0: the base's", precision=0, maximum=1_024)
         with gr.Row():
