@@ -8,24 +8,25 @@ evenly in between, and by much more than it scatters.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import StableDiffusionImg2ImgPipeline
-from likeness_world import BOX, PROMPTS, others, subjects, truths
+from likeness_world import PROMPTS, SubjectPart, subjects, truths
 from objects import with_article
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import normalize
 from tqdm import tqdm
 
 from svfit_diffusion.families import TOYBOX, load_base
 from svfit_diffusion.features import EfficientNetLite0, EfficientNetLite0Grid, Extractor
+from svfit_diffusion.measures import among, cosines
 
 STRENGTHS = (0.05, 0.3, 0.5, 0.7, 0.85, 1.0)
 CHOSEN = (0, 1, 2, 3, 5, 7)  # prompts: plain, scenes, a pattern
-COUNT = 2  # pictures of a prompt and strength
+SUBJECTS, COUNT = 6, 2  # of the dev subjects; pictures of a prompt and strength
 MEASURES = {
     "pooled features": (EfficientNetLite0, False),
     "pooled, the subject's part, less the common": (EfficientNetLite0, True),
@@ -40,14 +41,14 @@ def draw() -> dict[tuple[str, int, float], list[Image.Image]]:
         **load_base(TOYBOX).components, requires_safety_checker=False
     )
     pipe.set_progress_bar_config(disable=True)
-    items = subjects("dev", 6)
+    items = subjects("dev", SUBJECTS)
     steps = [(item, i, strength) for item in items for i in CHOSEN for strength in STRENGTHS]
     drawn = {}
     for item, i, strength in tqdm(steps):
         with torch.inference_mode():
             drawn[item.slug, i, strength] = pipe(
                 [PROMPTS[i].words.format(with_article(item.kind))] * COUNT,
-                image=truths(item, PROMPTS[i])[:COUNT],
+                image=list(truths(item, PROMPTS[i])[:COUNT]),
                 strength=strength,
                 num_inference_steps=25,
                 guidance_scale=3.0,
@@ -62,25 +63,20 @@ def climb(drawn: dict, see: Extractor, close: bool) -> dict[str, list[float]]:
     close: of the subject's part of the pictures, less what all objects' true pictures share.
     """
 
-    def features(pictures: list[Image.Image], i: int) -> Tensor:
-        if not close:
-            return see.features(pictures)
-        parts = [picture.convert("RGB").crop(BOX[PROMPTS[i].second]) for picture in pictures]
-        return normalize(see.features(parts) - shared[i], dim=1)
+    part = SubjectPart(see)
 
-    shared = {}
-    for i in CHOSEN if close else ():
-        parts = [truths(item, PROMPTS[i], 1)[0].crop(BOX[False]) for item in others()]
-        shared[i] = see.features(parts).mean(0)
+    def features(pictures: Sequence[Image.Image], i: int) -> Tensor:
+        return part.features(pictures, PROMPTS[i]) if close else see.features(pictures)
+
     found = {strength: [] for strength in STRENGTHS}
-    real = []
-    true = {(item.slug, i): features(truths(item, PROMPTS[i]), i)
-            for item in subjects("dev", 6) for i in CHOSEN}  # fmt: skip
+    true = {
+        (item.slug, i): features(truths(item, PROMPTS[i]), i)
+        for item in subjects("dev", SUBJECTS)
+        for i in CHOSEN
+    }
     for (slug, i, strength), pictures in drawn.items():
-        found[strength] += (features(pictures, i) @ true[slug, i].T).mean(1).tolist()
-    for references in true.values():
-        count = len(references)
-        real.append(float((references @ references.T).sum() - count) / (count * (count - 1)))
+        found[strength] += cosines(features(pictures, i), true[slug, i]).tolist()
+    real = [among(references) for references in true.values()]
     base = np.mean(found[1.0])
     scale = np.mean(real) - base
     return {

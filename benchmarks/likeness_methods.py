@@ -138,7 +138,8 @@ def _whole(out: int, inner: int) -> int:
     return min(out, inner)
 
 
-DELTAS, LORAS, TOKEN = (1.5e-2, 5e-2, 1.5e-1), (1.5e-3, 5e-3, 1.5e-2), (5e-3, 1e-2, 2e-2)
+DELTAS, LORAS = (1.5e-2, 5e-2, 1e-1, 1.5e-1), (1.5e-3, 3e-3, 5e-3, 1.5e-2)
+TOKEN = (5e-3, 1e-2, 2e-2)
 RANK_EQUAL = 3  # of Toybox's 128 to 192 values, what 16 is of Stable Diffusion's 320 to 1280
 FOUR_BITS = 11  # the same of 48, with which a file in four bits stays under 8 KB there
 TEXT_RANK = 80  # of Toybox's 192, what 320 is of Stable Diffusion's 768; with 16 for all others
@@ -175,6 +176,8 @@ METHODS = (
     _ours("full", 16, token=False),
     Method("paper", "SVFit, 99 % of the energy", "svfit", {"r": "energy=0.99"}, text=True,
            rates=DELTAS, sd15=_whole),
+    Method("paper-token", "SVFit, 99 % of the energy + token", "svfit", {"r": "energy=0.99"},
+           token=True, text=True, rates=DELTAS, sd15=_whole),
     Method("core-3", "3 x 3 core (LoRA-XS), 4 bits + token", "core", {"r": 3}, token=True,
            text=True, rates=DELTAS, sd15=_constant(49), judged=True, bits=4),
     Method("tinylora", "TinyLoRA, 4 bits + token", "TinyLoraConfig", {"r": 2, "u": FOUR_BITS},

@@ -20,16 +20,24 @@ from svfit_diffusion.pictures import grid, save_png, size_text
 
 RESAMPLES, LEVEL = 4000, 95
 AGAINST = "lora-4"
+PAIRS = (  # what is claimed, or wished for
+    ("svfit-text", "lora-4"),
+    ("svfit-text", "lora-4-token"),
+    ("svfit-text", "lora-4-text"),
+    ("paper", "lora-8"),
+    ("paper-token", "lora-8"),
+)
 SHOWN = (
     "svfit-text",
     "svfit-11-4bit",
-    "paper",
+    "paper-token",
     "ti",
     "lora-4",
     "lora-4-token",
     "lora-4-text",
     "full",
 )
+SEEN = ("fidelity", "aligned", "copy")
 COLOURS = {"judged": "#d1495b", "ours": "#edae49", "lora": "#00798c", "other": "#8d96a3"}
 
 
@@ -94,14 +102,23 @@ def table(results: list[dict]) -> list[dict]:
             "sd15_bytes": sd15_bytes(method, sizes),
             "fidelity": interval(fidelity[method.name]),
             "against": interval(fidelity[method.name] - fidelity[AGAINST]),
-            "aligned": interval(aligned[method.name]),
-            "aligned_against": interval(aligned[method.name] - aligned[AGAINST]),
+            "aligned": float(aligned[method.name].mean()),
             "copy": float(copies[method.name].mean()),
-            "copy_against": interval(copies[method.name] - copies[AGAINST]),
             **{key: float(np.mean([entry["result"][key] for entry in entries]))
                for key in ("drift", "diversity", "loss")},
         })  # fmt: skip
     return rows
+
+
+def pairs(results: list[dict]) -> list[dict]:
+    """Differences of two methods, cell by cell, for each of PAIRS that was measured."""
+    found = {measure: cells(results, measure) for measure in SEEN}
+    return [
+        {"method": one, "other": other}
+        | {measure: interval(values[one] - values[other]) for measure, values in found.items()}
+        for one, other in PAIRS
+        if {one, other} <= found["fidelity"].keys()
+    ]
 
 
 def _range(triple: tuple[float, float, float], sign: bool = False) -> str:
@@ -109,15 +126,22 @@ def _range(triple: tuple[float, float, float], sign: bool = False) -> str:
     return f"{form.format(triple[0])} ({form.format(triple[1])} to {form.format(triple[2])})"
 
 
-def markdown(rows: list[dict], split: str, count: int) -> str:
-    """The table, with what its columns mean."""
+def markdown(rows: list[dict], compared: list[dict], results: list[dict], split: str) -> str:
+    """The table, with what its columns mean, and the differences that claims rest on."""
+    command = f"python benchmarks/likeness.py report --split {split}"
+    if len(rows) < len(METHODS):
+        command += " --methods " + " ".join(row["method"] for row in rows)
+    count = len({entry["job"]["subject"] for entry in results})
+    real_copy = np.mean([entry["result"]["real_copy"] for entry in results])
     lines = [
         f"# Likeness against bytes on Toybox, {split} subjects",
         "",
-        f"`python benchmarks/likeness.py report --split {split}`: {count} subjects, five pictures "
-        f"each, {len(PROMPTS)} prompts x {SEEDS} seeds, two training seeds, batch 4. Fidelity is 0 "
-        "for the base and 1 for true pictures; intervals hold 95 % of paired bootstraps over "
-        "subjects, training seeds, prompts and seeds. Rows in bold are the judged ones.",
+        f"`{command}`: {count} subjects, five pictures each, {len(PROMPTS)} prompts x {SEEDS} "
+        f"seeds, two training seeds, {rows[-1]['steps']} steps of batch 4. Fidelity is 0 for the "
+        "base and 1 for true pictures; copy is the cosine with the nearest training photo, "
+        f"{real_copy:.3f} for true pictures of these prompts. Intervals hold 95 % of paired "
+        "bootstraps over subjects, training seeds, prompts and seeds. Rows in bold are the judged "
+        "ones.",
         "",
         "| method | values | bytes | bytes on SD 1.5 | fidelity | minus LoRA rank 4 | aligned "
         "| copy | drift | loss |",
@@ -129,8 +153,14 @@ def markdown(rows: list[dict], split: str, count: int) -> str:
         lines.append(
             f"| {label} | {row['values']:,} | {row['bytes']:,} | {real} "
             f"| {_range(row['fidelity'])} | {_range(row['against'], True)} "
-            f"| {row['aligned'][0]:.3f} | {row['copy']:.3f} | {row['drift']:.4f} "
+            f"| {row['aligned']:.3f} | {row['copy']:.3f} | {row['drift']:.4f} "
             f"| {row['loss']:.4f} |"
+        )
+    lines += ["", "| minus | fidelity | aligned | copy |", "|---|---|---|---|"]
+    for pair in compared:
+        label = f"{BY_NAME[pair['method']].label} - {BY_NAME[pair['other']].label}"
+        lines.append(
+            f"| {label} | " + " | ".join(_range(pair[measure], True) for measure in SEEN) + " |"
         )
     return "\n".join(lines) + "\n"
 
@@ -181,10 +211,11 @@ def sheet(slug: str, work: Path) -> Image.Image:
 def write(results: list[dict], split: str, folder: Path, work: Path) -> None:
     """Write table, plot and a sheet for each subject."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows = table(results)
+    rows, compared = table(results), pairs(results)
     slugs = sorted({entry["job"]["subject"] for entry in results})
-    (folder / f"{split}.json").write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
-    text = markdown(rows, split, len(slugs))
+    record = {"rows": rows, "differences": compared}
+    (folder / f"{split}.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+    text = markdown(rows, compared, results, split)
     (folder / f"{split}.md").write_text(text, "utf-8")
     plot(rows, folder / f"{split}.png")
     for slug in slugs:

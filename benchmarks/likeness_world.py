@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from svfit_diffusion.features import EfficientNetLite0Grid
+from svfit_diffusion.features import EfficientNetLite0Grid, Extractor
 from svfit_diffusion.measures import among, cosines
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "toybox"
@@ -108,7 +108,8 @@ def compositions(item: ToyObject) -> tuple[list[Image.Image], list[str]]:
     return pictures, words
 
 
-def truths(item: ToyObject, prompt: Prompt, views: int = VIEWS) -> list[Image.Image]:
+@functools.cache
+def truths(item: ToyObject, prompt: Prompt, views: int = VIEWS) -> tuple[Image.Image, ...]:
     """What the prompt would show, in several poses."""
     rng, world = np.random.default_rng(90), World((item, BY_NAME[SECOND]))
     pictures = []
@@ -122,7 +123,7 @@ def truths(item: ToyObject, prompt: Prompt, views: int = VIEWS) -> list[Image.Im
             things[0].row += (122 - things[0].side / 2 - things[0].row) * 0.65
         sample = Sample(prompt.kind, prompt.colours, prompt.style, things)
         pictures.append(Image.fromarray(world.render(rng, sample)))
-    return pictures
+    return tuple(pictures)
 
 
 def others() -> list[ToyObject]:
@@ -130,39 +131,52 @@ def others() -> list[ToyObject]:
     return [item for item in TRAIN if item.name != SECOND][:: len(TRAIN) // OTHER_OBJECTS]
 
 
-class Judge:
-    """Measures of the pictures of one subject; each prompt's pictures lie side by side.
+class SubjectPart:
+    """Features of the part of a prompt's pictures where the subject is asked for.
 
-    Fidelity looks at the part of the picture where the subject is asked for, by grid features less
-    their mean over true pictures of other objects for the same prompt: what all have in common,
-    background and sharpness, is no likeness.
+    Less their mean over true pictures of other objects: what all have in common, background and
+    sharpness, is no likeness.
     """
 
+    def __init__(self, see: Extractor) -> None:
+        self.see, self.common = see, {}
+
+    def features(self, pictures: Sequence[Image.Image], prompt: Prompt) -> Tensor:
+        """Unit features [pictures, width]."""
+        if prompt not in self.common:
+            alike = [truths(item, prompt, 1)[0] for item in others()]
+            self.common[prompt] = self._cut(alike, prompt).mean(0)
+        return normalize(self._cut(pictures, prompt) - self.common[prompt], dim=1)
+
+    def _cut(self, pictures: Sequence[Image.Image], prompt: Prompt) -> Tensor:
+        box = BOX[prompt.second]
+        return self.see.features([picture.convert("RGB").crop(box) for picture in pictures])
+
+
+class Judge:
+    """Measures of the pictures of one subject; each prompt's pictures lie side by side."""
+
     def __init__(self, item: ToyObject, base: list[Image.Image], seeds: int) -> None:
-        self.seeds, self.see = seeds, _grid()
+        self.seeds, self.part = seeds, _part()
         true = [truths(item, prompt) for prompt in PROMPTS]
-        self.references = [self._parts(pictures, [i] * VIEWS) for i, pictures in enumerate(true)]
+        pairs = zip(true, PROMPTS, strict=True)
+        self.references = [self.part.features(pictures, prompt) for pictures, prompt in pairs]
         self.real = [among(reference) for reference in self.references]
         self.training = self.features(photos(item))
-        self.real_copy = float(self.copies(self.features(sum(true, []))).mean())
+        self.real_copy = float(self.copies(self.features(sum(true, ()))).mean())
         self.base = self._near(base)
 
-    def features(self, pictures: list[Image.Image]) -> Tensor:
+    def features(self, pictures: Sequence[Image.Image]) -> Tensor:
         """Unit features of whole pictures [pictures, width]."""
-        return self.see.features(pictures)
-
-    def _parts(self, pictures: list[Image.Image], prompts: list[int]) -> Tensor:
-        """Unit features of the subject's part of pictures of these prompts, less the common."""
-        pairs = zip(pictures, prompts, strict=True)
-        parts = [picture.convert("RGB").crop(BOX[PROMPTS[i].second]) for picture, i in pairs]
-        return normalize(self.see.features(parts) - common()[prompts], dim=1)
+        return self.part.see.features(pictures)
 
     def _near(self, pictures: list[Image.Image]) -> np.ndarray:
         """Cosine of each picture's part with those of its prompt's true pictures."""
-        prompts = [i // self.seeds for i in range(len(pictures))]
-        groups = self._parts(pictures, prompts).split(self.seeds)
-        pairs = zip(groups, self.references, strict=True)
-        return np.stack([cosines(group, truth).numpy() for group, truth in pairs])
+        rows = []
+        for i, prompt in enumerate(PROMPTS):
+            drawn = pictures[i * self.seeds : (i + 1) * self.seeds]
+            rows.append(cosines(self.part.features(drawn, prompt), self.references[i]).numpy())
+        return np.stack(rows)
 
     def fidelity(self, pictures: list[Image.Image]) -> np.ndarray:
         """[prompts, seeds]: 0 where it is as the base's mean picture, 1 as a true picture.
@@ -201,20 +215,10 @@ class Judge:
 
 
 @functools.cache
-def _grid() -> EfficientNetLite0Grid:
-    return EfficientNetLite0Grid()
+def _part() -> SubjectPart:
+    return SubjectPart(EfficientNetLite0Grid())
 
 
 @functools.cache
 def _recognisers() -> tuple[Recogniser, Backgrounds]:
     return Recogniser(), Backgrounds()
-
-
-@functools.cache
-def common() -> Tensor:
-    """Mean feature over other objects' true pictures of each prompt: [prompts, width]."""
-    means = []
-    for prompt in PROMPTS:
-        parts = [truths(item, prompt, 1)[0].crop(BOX[prompt.second]) for item in others()]
-        means.append(_grid().features(parts).mean(0))
-    return torch.stack(means)
