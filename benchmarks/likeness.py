@@ -32,7 +32,8 @@ RESULTS = Path(__file__).parent / "results" / "likeness"
 LOOKS = (50, 100, 200)  # steps; all methods are measured after the last
 ALIGNED = 0.95
 SEEN = ("fidelity", "copy", "aligned")
-SWEEP_SUBJECTS, SUBJECTS, TRAINING_SEEDS = 2, 6, (0, 1)
+SWEEP_SUBJECTS, SUBJECTS = 2, {"dev": 6, "sealed": 8}
+TRAINING_SEEDS = 0, 1
 
 
 @functools.cache
@@ -159,7 +160,7 @@ def measure_jobs(names: list[str], split: str) -> list[dict]:
             "rate": chosen[name]["rate"],
             "steps": LOOKS[-1] if name != "base" else 0,
         }
-        for item in subjects(split, SUBJECTS)
+        for item in subjects(split, SUBJECTS[split])
         for name in names
         for seed in (TRAINING_SEEDS if name != "base" else (0,))
     ]
