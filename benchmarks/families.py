@@ -123,7 +123,7 @@ def main() -> None:
     plan = TrainConfig(rank=given.rank)
     for name, (_, _, source) in BASES.items():
         folder = str(write(name, root / name.lower().replace(" ", "-")))
-        found = count(folder, plan.rank, text_rank=plan.text_rank)
+        found = count(folder, plan)
         denoiser, *text = found.projections.values()
         weights = next(iter(found.weights.values()))
         print(

@@ -29,7 +29,7 @@ def main() -> None:
     folders = {name: str(write(name, root / name.lower().replace(" ", "-"))) for name in BASES}
     for name, folder in {"Toybox": "toybox", **folders}.items():
         plans = COLUMNS.values()
-        found = [count(folder, plan.rank, text_rank=plan.text_rank) for plan in plans]
+        found = [count(folder, plan) for plan in plans]
         projections = sum(found[0].projections.values())
         print(f"| {name} | {projections} | " + " | ".join(f"{f.bytes:,}" for f in found) + " |")
 

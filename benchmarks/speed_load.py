@@ -19,6 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from svfit_diffusion import load_concept, remove_concept, swap_concept
 from svfit_diffusion.attention import find_projections
+from svfit_diffusion.settings import TEXT_RANK
 
 RANK = 16
 
@@ -53,10 +54,13 @@ def floor(found: list[torch.Tensor], rank: int = RANK) -> None:
         list(pool.map(top, found))
 
 
-def first_load(pipe, file: Path, rounds: int) -> list[Row]:
-    """Nothing cached: reading the files, the basis, checks and patch, against SVDs alone."""
+def first_load(pipe, file: Path, default: Path, rounds: int) -> list[Row]:
+    """Nothing cached: reading the files, the basis, checks and patch, against SVDs alone.
 
-    def ours() -> None:
+    default: a concept of the default's ranks.
+    """
+
+    def ours(file: Path = file) -> None:
         with empty_cache():
             load_concept(pipe, file, name="rex")
 
@@ -73,6 +77,8 @@ def first_load(pipe, file: Path, rounds: int) -> list[Row]:
     rows = [
         paired("first load", against, ours, lambda: one_after_another(found), 1 / 3,
                rounds, undo, warm=False, note=note),
+        paired("first load, default ranks", against, lambda: ours(default),
+               lambda: one_after_another(found), 1 / 3, rounds, undo, warm=False),
     ]  # fmt: skip
     torch.set_num_threads(threads)
     rows.append(
@@ -82,10 +88,10 @@ def first_load(pipe, file: Path, rounds: int) -> list[Row]:
     return rows
 
 
-def cached_load(pipe, file: Path, adapter: Path, rounds: int) -> Row:
+def cached_load(pipe, file: Path, adapter: Path, rounds: int, ranks: str = "") -> Row:
     """A file on a known base, checks included, against diffusers' loader of a LoRA."""
     return paired(
-        "load, basis cached",
+        f"load, basis cached{ranks}",
         "load_lora_weights, rank 4",
         lambda: load_concept(pipe, file, name="rex"),
         lambda: pipe.load_lora_weights(adapter, adapter_name="lora"),
@@ -148,7 +154,9 @@ def run(quick: bool) -> tuple[list[Row], dict]:
     pipe = pipeline(SD15)
     files = [concept(pipe, RANK, seed) for seed in (0, 1)]
     adapters = [lora(pipe, 4, seed) for seed in (0, 1)]
-    rows = first_load(pipe, files[0], 1 if quick else 3)
+    default = concept(pipe, RANK, text=int(TEXT_RANK))
+    rows = first_load(pipe, files[0], default, 1 if quick else 3)
     rows.append(cached_load(pipe, files[0], adapters[0], rounds))
+    rows.append(cached_load(pipe, default, adapters[0], rounds, ", default ranks"))
     rows += swaps(pipe, files, adapters, rounds)
     return rows, {} if quick else {"load": growth(pipe, 2)}

@@ -26,7 +26,7 @@ from platformdirs import user_cache_path
 from true_size import build
 
 from svfit_diffusion import load_base, toybox, write_concept
-from svfit_diffusion.attention import patch_attention, unpatch_attention
+from svfit_diffusion.attention import patch_attention, unpatch_attention, values_and_outputs
 from svfit_diffusion.concept import Concept
 from svfit_diffusion.families import recognise
 from svfit_diffusion.matching import collect, seal
@@ -82,14 +82,19 @@ def pipeline(name: str) -> StableDiffusionPipeline:
     return pipe
 
 
-def concept(pipe: Any, rank: int | str = 16, seed: int = 0) -> Path:
-    """The file of a concept with random deltas and a random trigger."""
-    path = folder() / f"{type(pipe.unet).__name__}-{pipe.unet.config.sample_size}-{rank}-{seed}"
-    path = path.with_suffix(".safetensors")
+def concept(pipe: Any, rank: int | str = 16, seed: int = 0, text: int | None = None) -> Path:
+    """The file of a concept with random deltas and a random trigger.
+
+    text: the rank of the text encoder's value and output projections, if another.
+    """
+    name = f"{type(pipe.unet).__name__}-{pipe.unet.config.sample_size}-{rank}-{text or rank}-{seed}"
+    path = folder() / f"{name}.safetensors"
     family, random = recognise(pipe), np.random.default_rng(seed)
     models = {part: getattr(pipe, part) for part in TARGETS}
     for part, attention in TARGETS.items():
-        patch_attention(models[part], SVFitConfig(r=rank, base_dtype=family.dtype), "m", attention)
+        pattern = values_and_outputs(models[part], text) if text and part != "unet" else {}
+        config = SVFitConfig(r=rank, rank_pattern=pattern, base_dtype=family.dtype)
+        patch_attention(models[part], config, "m", attention)
     fields = collect(models, TARGETS, family, "m")
     for model in models.values():
         unpatch_attention(model, "m")

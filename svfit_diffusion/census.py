@@ -22,6 +22,7 @@ from .attention import Projection, layout, values_and_outputs
 from .concept import Concept, to_bytes
 from .families import TOYBOX, Family, base_name, named
 from .selfcheck import PROBES
+from .settings import TrainConfig
 from .svd import parse_rank
 
 
@@ -41,21 +42,14 @@ class Census:
     weights: dict[str, int]
 
 
-def count(
-    base: str,
-    rank: str = "16",
-    attention: str = "both",
-    text: bool = True,
-    text_rank: str | None = None,
-) -> Census:
-    """Count a concept of a base. text: whether the text encoders that can be trained are.
-
-    text_rank: of their value and output projections, if not `rank`.
+def count(base: str, config: TrainConfig | None = None) -> Census:
+    """Count a concept of a base, trained as `config` says, or as the default.
 
     base: "toybox", a diffusers folder (its weights may be missing) or a Hub id, of which only the
     configuration is downloaded. Raises ValueError for a rank that needs the weights' values.
     """
-    rule, text_rule = parse_rank(rank), parse_rank(text_rank or rank)
+    config = config or TrainConfig()
+    rule, text_rule = parse_rank(config.rank), parse_rank(config.text_rank)
     for given in (rule, text_rule):
         if str(given).startswith("energy"):
             raise ValueError(
@@ -64,7 +58,7 @@ def count(
             )
     folder = _folder(base)
     family, models = skeleton(folder)
-    targets = {family.denoiser: attention}
+    targets, text = {family.denoiser: config.attention}, config.train_text_encoder
     if text:
         targets |= {part: "self" for _, part in family.encoders if part in models}
     plan = layout(models, targets)

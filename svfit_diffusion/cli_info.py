@@ -41,10 +41,7 @@ def _base(arguments: argparse.Namespace) -> int:
     names = ("rank", "text_encoder_rank", "attention", "train_text_encoder")
     given = {name: getattr(arguments, name) for name in names}
     given = {name: value for name, value in given.items() if value is not None}
-    plan = TrainConfig(**given)
-    found = count(
-        arguments.base, plan.rank, plan.attention, plan.train_text_encoder, plan.text_rank
-    )
+    found = count(arguments.base, TrainConfig(**given))
     parts = ", ".join(f"{number} of {part}" for part, number in found.projections.items())
     learned = f" and {found.trigger:,} of a learned word" if found.trigger else ""
     lines = {

@@ -65,10 +65,12 @@ def load_extractor(name: str, device: str = "cpu") -> Extractor:
             f"{kind!r} is no feature extractor; expected one of {', '.join(MODELS)}, or one of "
             "them with its folder, such as dino=models/dino-vits16."
         )
-    if kind == "efficientnet-lite0":
-        return EfficientNetLite0()
-    if kind == "efficientnet-lite0-grid":
-        return EfficientNetLite0Grid()
+    offline = {
+        "efficientnet-lite0": EfficientNetLite0,
+        "efficientnet-lite0-grid": EfficientNetLite0Grid,
+    }
+    if kind in offline:
+        return offline[kind]()
     try:
         return (Clip if kind == "clip" else ClassToken)(source or MODELS[kind], device)
     except OSError as error:

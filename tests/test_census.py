@@ -12,6 +12,7 @@ from svfit_diffusion.census import count
 from svfit_diffusion.cli import main
 from svfit_diffusion.concept import to_bytes
 from svfit_diffusion.families import recognise
+from svfit_diffusion.settings import TrainConfig
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "families.py"
 
@@ -28,7 +29,7 @@ def bases():
 def test_it_counts_what_a_concept_has(name, tmp_path):
     """The same projections and values as a concept made on the base itself, and its bytes."""
     save_tiny(name, tmp_path)
-    found, pipe = count(str(tmp_path / "base"), "4"), load(tmp_path / "base")
+    found, pipe = count(str(tmp_path / "base"), TrainConfig(rank="4")), load(tmp_path / "base")
     family = recognise(pipe)
     targets = {part: "self" for part in family.components(pipe)} | {family.denoiser: "both"}
     concept = make_concept(pipe, targets=targets, trigger=False, packed=True)
@@ -46,7 +47,8 @@ def test_it_counts_what_a_concept_has(name, tmp_path):
 def test_the_text_encoders_own_rank(tmp_path):
     save_tiny("sd", tmp_path)
     base = str(tmp_path / "base")
-    plain, wide = count(base, "4"), count(base, "4", text_rank="6")
+    plain = count(base, TrainConfig(rank="4"))
+    wide = count(base, TrainConfig(rank="4", text_encoder_rank="6"))
     layers = load(tmp_path / "base").text_encoder.config.num_hidden_layers
     assert wide.values - plain.values == 2 * 2 * layers  # two more of each value and output
     assert wide.projections == plain.projections and wide.bytes > plain.bytes
@@ -65,7 +67,8 @@ def test_true_configurations(bases, name, tmp_path):
     """A base of 12 billion weights is counted in the memory of none."""
     part, weights, projections, values = PUBLISHED[name]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    found = count(str(bases.write(name, tmp_path)))
+    plan = TrainConfig(text_encoder_rank="16")
+    found = count(str(bases.write(name, tmp_path)), plan)
     assert found.weights[part] == weights
     assert (sum(found.projections.values()), found.values) == (projections, values)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KB
