@@ -29,6 +29,7 @@ BLOCK = 256  # values of a tensor with a scale of their own, in four bits
 @dataclass(frozen=True)
 class Method:
     """One row. adapter: see ADAPTERS, or "" for none; text: whether the text encoder is adapted.
+    captions: whether the photos' captions name their backgrounds, which the base finds.
 
     bits: of an adapter's value in the file, 16 or 4, those with a scale for each BLOCK of a tensor.
     rates: learning rates of the sweep. sd15: values on Stable Diffusion 1.5 of each adapted
@@ -42,6 +43,7 @@ class Method:
     options: dict[str, Any] = field(default_factory=dict)
     token: bool = False
     text: bool = False
+    captions: bool = False
     rates: tuple[float, ...] = (5e-3,)
     sd15: Callable[[int, int], int] | None = None
     sd15_text: Callable[[int, int], int] | None = None
@@ -159,12 +161,17 @@ def _ours(rank: int | str, bits: int, text: bool = True, token: bool = True) -> 
     )  # fmt: skip
 
 
+DEFAULT = "SVFit top 3, text values and outputs top 80, 4 bits"
+TEXT = {
+    "options": {"r": RANK_EQUAL, "text_rank": TEXT_RANK},
+    **{"token": True, "text": True, "rates": DELTAS, "bits": 4, "judged": True},
+    **{"sd15": _constant(16), "sd15_text": _constant((320 + 16) // 2)},
+}
 METHODS = (
     Method("base", "base model"),
     Method("ti", "Textual Inversion", token=True, rates=TOKEN),
-    Method("svfit-text", "SVFit top 3, text values and outputs top 80, 4 bits + token", "svfit",
-           {"r": RANK_EQUAL, "text_rank": TEXT_RANK}, token=True, text=True, rates=DELTAS, bits=4,
-           sd15=_constant(16), sd15_text=_constant((320 + 16) // 2), judged=True),
+    Method("svfit-text", f"{DEFAULT} + token + captions", "svfit", **TEXT, captions=True),
+    Method("svfit-text-uncaptioned", f"{DEFAULT} + token", "svfit", **TEXT),
     _ours(RANK_EQUAL, 16),
     _ours(RANK_EQUAL, 16, text=False),
     _ours(RANK_EQUAL, 16, token=False),
@@ -201,6 +208,10 @@ METHODS = (
            sd15=_lora_values(1)),
     Method("lora-4-token", "LoRA rank 4 + token", "LoraConfig", _lora(4), token=True, rates=LORAS,
            sd15=_lora_values(4)),
+    Method("lora-4-captions", "LoRA rank 4 + captions", "LoraConfig", _lora(4), captions=True,
+           rates=LORAS, sd15=_lora_values(4)),
+    Method("lora-4-token-captions", "LoRA rank 4 + token + captions", "LoraConfig", _lora(4),
+           token=True, captions=True, rates=LORAS, sd15=_lora_values(4)),
     Method("lora-4-text", "LoRA rank 4, text encoder too, + token", "LoraConfig", _lora(4),
            token=True, text=True, rates=LORAS, sd15=_lora_values(4)),
     Method("adalora", "AdaLoRA rank 6 to 4", "AdaLoraConfig",

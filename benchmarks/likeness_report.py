@@ -22,19 +22,21 @@ RESAMPLES, LEVEL = 4000, 95
 AGAINST = "lora-4"
 PAIRS = (  # what is claimed, or wished for
     ("svfit-text", "lora-4"),
+    ("svfit-text-uncaptioned", "lora-4"),
     ("svfit-text", "lora-4-token"),
-    ("svfit-text", "lora-4-text"),
+    ("svfit-text", "lora-4-captions"),
+    ("svfit-text", "lora-4-token-captions"),
     ("paper", "lora-8"),
     ("paper-token", "lora-8"),
 )
 SHOWN = (
     "svfit-text",
-    "svfit-11-4bit",
+    "svfit-text-uncaptioned",
     "paper-token",
     "ti",
     "lora-4",
     "lora-4-token",
-    "lora-4-text",
+    "lora-4-token-captions",
     "full",
 )
 SEEN = ("fidelity", "aligned", "copy")

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import functools
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
-from likeness_methods import NAME, Method, attach, round_values, tensor_bytes
+from likeness_methods import BY_NAME, NAME, Method, attach, round_values, tensor_bytes
 from likeness_world import OTHERS, PROMPTS, Judge, compositions, photos
 from objects import ToyObject, with_article
 from PIL import Image
 from torch import Tensor
 
 from svfit_diffusion import trigger
+from svfit_diffusion.backgrounds import name_backgrounds
 from svfit_diffusion.encoding import encoder
 from svfit_diffusion.families import TOYBOX, load_base, recognise
 from svfit_diffusion.measures import denoising_loss, diversity, drift
@@ -56,6 +59,8 @@ class Run:
         self.accelerator = make_accelerator(self.config)
         groups = attach(method, self.models, self.family.denoiser)
         self.subject = self._subject(bool(groups["text"]))
+        if method.captions:
+            self.subject.examples = replace(self.subject.examples, captions=captions(item, work))
         rows = [
             row
             for part, ids in self.subject.ids.items()
@@ -201,6 +206,19 @@ def judged(judge: Judge, pictures: list[Image.Image], features: Tensor) -> dict[
         "copy": judge.copies(features).reshape(-1, judge.seeds),
         "aligned": judge.aligned(pictures),
     }
+
+
+def captions(item: ToyObject, work: Path) -> tuple[str, ...]:
+    """The photos' captions as the product completes them; worked out once and kept."""
+    path = work / "captions" / f"{item.slug}.json"
+    if not path.is_file():
+        run = Run(BY_NAME["ti"], item, 0, 0.0, work)
+        run.subject.unnamed = tuple(range(len(run.subject.examples)))
+        objective = Objective(run.config, run.accelerator, run.subject)
+        name_backgrounds(objective, Denoiser(run.subject), progress=False)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(run.subject.examples.captions))
+    return tuple(json.loads(path.read_text()))
 
 
 @functools.cache

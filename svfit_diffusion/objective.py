@@ -114,6 +114,12 @@ class Objective:
         return parts
 
     @torch.no_grad()
+    def errors(self, model: nn.Module, parts: list[Part]) -> Tensor:
+        """Error [n] of each fixed sample, not weighted by time, without dropout."""
+        with _evaluating(model):
+            return torch.cat([self._errors(model, [part])[0] for part in parts])
+
+    @torch.no_grad()
     def fixed_loss(self, model: nn.Module, parts: list[Part]) -> float:
         """The mean loss of fixed samples, without dropout.
 

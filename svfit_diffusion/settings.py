@@ -14,7 +14,10 @@ from typing import Any
 
 PRESETS = {
     "tiny": {},
-    "paper": {"rank": "energy=0.99", "train_token": False, "delta_bits": 16},
+    "paper": {
+        **{"rank": "energy=0.99", "train_token": False, "delta_bits": 16},
+        "caption_backgrounds": False,
+    },
 }
 ATTENTION = ("both", "self", "cross")
 RARE_WORDS = ("sks", "zwx", "ohwx", "TOK")
@@ -47,6 +50,9 @@ class TrainConfig:
     class_prompt: str | None = option(None, "default: 'a photo of a {class word}'")
     placeholder_token: str | None = option(None, "the rare word that calls the subject: sks")
     initializer_token: str | None = option(None, "the class word, such as dog")
+    caption_backgrounds: bool = option(
+        True, "photos without a caption: the base says what is behind the subject"
+    )
     train_token: bool = option(True, "learn an embedding for the placeholder token")
     num_vectors: int = option(1, "embedding rows of the placeholder token")
     train_text_encoder: bool = option(True, "adapt the text encoder as well as the UNet")
@@ -225,7 +231,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=tuple(PRESETS),
         default="tiny",
         help=f"tiny: rank {RANK}, {TEXT_RANK} for the text encoder's values and outputs, and a "
-        "learned token; paper: rank by 99 %% of the energy, no token",
+        "learned token; paper: rank by 99 %% of the energy, no token, one caption for all",
     )
     for item in fields(TrainConfig):
         kind = str(item.type).removesuffix(" | None")

@@ -38,7 +38,8 @@ DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 class Subject:
     """A patched base and a subject's encoded photos, on the accelerator's device.
 
-    digest: hash of the photos and their captions.
+    digest: hash of the photos and their captions. unnamed: the photos whose captions are to be
+    completed by what is behind the subject.
     """
 
     pipe: Any
@@ -50,6 +51,7 @@ class Subject:
     class_examples: Examples | None
     resolution: int
     digest: str = ""
+    unnamed: tuple[int, ...] = ()
     tokens: list[str] = field(default_factory=list)
     ids: dict[str, list[int]] = field(default_factory=dict)
     cached: dict[str, dict[str, Tensor]] = field(default_factory=dict)
@@ -91,12 +93,21 @@ class Subject:
         text = read if self.trains_text else self._encode([prompt], read, here)
         return {key: value.to(device) for key, value in text.items()}
 
-    def rest(self, device: torch.device) -> None:
-        """Let the VAE and the untrained text encoders wait in main memory, all prompts encoded."""
+    def forget(self, kept: Iterable[str]) -> None:
+        """Give up what is known of prompts other than those kept and the class images'."""
+        kept = {*kept, *(self.class_examples.captions if self.class_examples else ())}
+        self.cached = {prompt: text for prompt, text in self.cached.items() if prompt in kept}
+
+    def rest(self, device: torch.device, prompts: Iterable[str] = ()) -> None:
+        """Let the VAE and the untrained text encoders wait in main memory, all prompts encoded.
+
+        prompts: further ones than the captions.
+        """
+        held = filter(None, (self.examples, self.class_examples))
+        found = (caption for examples in held for caption in examples.captions)
         with torch.no_grad():
-            for examples in filter(None, (self.examples, self.class_examples)):
-                for caption in dict.fromkeys(examples.captions):
-                    self.encode_prompts([caption], device)
+            for prompt in dict.fromkeys((*found, *prompts)):
+                self.encode_prompts([prompt], device)
         self._move(torch.device("cpu"))
 
     def _move(self, device: torch.device) -> None:
@@ -167,11 +178,12 @@ def prepare_subject(config: TrainConfig, accelerator: Accelerator, progress: boo
     targets = {family.denoiser: config.attention}
     if config.train_text_encoder:
         targets |= {encoder: "self" for _, encoder in family.encoders}
+    bare = [i for i, photo in enumerate(photos) if photo.caption is None]
     shown = {"resolution": size, "digest": digest(photos)}
+    if config.caption_backgrounds and examples.masks is None:  # a mask hides the background
+        shown["unnamed"] = tuple(bare)
     subject = Subject(pipe, family, targets, token, noun, examples, class_examples, **shown)
     _patch(subject, config, accelerator.is_main_process)
-    if config.offload:
-        subject.rest(accelerator.device)
     return subject
 
 

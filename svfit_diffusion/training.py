@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from . import resume
 from .advice import advice, remarks
+from .backgrounds import name_backgrounds, tried
 from .checkpoints import Checkpoints, alone
 from .concept import Concept, write_concept
 from .examples import reseed
@@ -88,7 +89,8 @@ class Training:
         self.config, self.accelerator, self.progress = config, accelerator, progress
         self.folder = Path(config.output_dir)
         self.subject = prepare_subject(config, accelerator, progress)
-        self._warn(remarks(config, self.subject))
+        if config.offload:
+            self.subject.rest(accelerator.device, tried(self.subject))
         self.objective = Objective(config, accelerator, self.subject)
         groups = self.subject.parameters()
         self.named = {name: p for group in groups.values() for name, p in group.items()}
@@ -96,6 +98,9 @@ class Training:
         self.model, self.optimizer = accelerator.prepare(
             Denoiser(self.subject, config.guidance_scale), optimizer
         )
+        if self.subject.unnamed:
+            name_backgrounds(self.objective, self.model, progress)
+        self._warn(remarks(config, self.subject))
         self.step, self.stopped, self.exit_status = 0, None, 0
         self.good = copied(self.named)
         automatic = config.max_train_steps == AUTO

@@ -229,6 +229,7 @@ def config(base_folder, photos, tmp_path):
         instance_data_dir=str(photos),
         instance_prompt="a photo of sks dog",
         output_dir=str(tmp_path / "rex"),
+        caption_backgrounds=False,
         rank="4",
         max_train_steps=4,
         train_batch_size=2,

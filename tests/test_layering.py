@@ -13,7 +13,7 @@ ORDER = (
     *("photos", "pictures", "masks", "buckets", "examples", "encoding"),
     *("checkpoints", "generation", "class_images"),
     *("lora", "export", "lora_import", "combine", "publish"),
-    *("subject", "objective", "runtime", "length", "resume"),
+    *("subject", "objective", "backgrounds", "runtime", "length", "resume"),
     *("learned", "advice", "training", "demo"),
     *("features", "measures", "evaluate", "protocol", "benchmark"),
     *("web", "offload", "cli_files", "cli_evaluate", "cli_info", "cli"),
