@@ -4,7 +4,8 @@
     python benchmarks/likeness.py sweep                   learning rates, on dev subjects
     python benchmarks/likeness.py measure --split dev     all methods at their best, on dev subjects
     python benchmarks/likeness.py measure --split sealed  the same, once, for the final table
-    python benchmarks/likeness.py report --split sealed   table, plot and sheets
+    python benchmarks/likeness.py report --split sealed   table, plot and sheets, of the subjects
+                                                          that were measured with all methods
 
 Every run adds a line to `results/likeness/<stage>-<split>.jsonl`, so that all of it can be stopped
 and goes on where it was, also on another machine; pictures lie in a work folder.
@@ -191,7 +192,11 @@ def main() -> None:
 
         jobs = measure_jobs(args.methods, args.split)
         done = known("measure", args.split)
-        results = [{"job": job, "result": done[json.dumps(job)]} for job in jobs]
+        missing = {job["subject"] for job in jobs if json.dumps(job) not in done}
+        whole = [job for job in jobs if job["subject"] not in missing]
+        if not whole:
+            raise SystemExit("No subject was measured with all of these methods yet.")
+        results = [{"job": job, "result": done[json.dumps(job)]} for job in whole]
         likeness_report.write(results, args.split, RESULTS, work_folder())
 
 

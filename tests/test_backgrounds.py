@@ -1,0 +1,87 @@
+"""backgrounds.py: what the base says is behind the subject, by Toybox on the sample's photos."""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from accelerate import Accelerator
+from conftest import run
+from PIL import Image
+
+from svfit_diffusion.backgrounds import PHRASES, name_backgrounds, tried
+from svfit_diffusion.objective import Denoiser, Objective
+from svfit_diffusion.settings import PRESETS, TrainConfig
+from svfit_diffusion.subject import prepare_subject
+from svfit_diffusion.training import Training
+
+PROMPT = "a photo of sks toy"
+# As the sample's README says; the gradient of the last has no phrase.
+BEHIND = (" on a white background", " on a beige background", " on the grass",
+          " on a teal background", "")  # fmt: skip
+
+
+def prepared(config):
+    subject = prepare_subject(config, Accelerator(cpu=True), progress=False)
+    return subject, Objective(config, Accelerator(cpu=True), subject)
+
+
+@pytest.fixture(scope="module")
+def toy():
+    """The sample subject on Toybox, its backgrounds named."""
+    subject, objective = prepared(TrainConfig())
+    texts = tried(subject)
+    name_backgrounds(objective, Denoiser(subject), progress=False)
+    return subject, texts
+
+
+def test_the_base_tells_what_is_behind_the_sample(toy):
+    assert toy[0].examples.captions == tuple(PROMPT + phrase for phrase in BEHIND)
+
+
+def test_every_caption_in_question_is_known_before_and_only_those_kept_after(toy):
+    subject, texts = toy
+    assert set(texts) == {PROMPT, *(f"{PROMPT} {phrase}" for phrase in PHRASES)}
+    assert set(subject.cached) == set(subject.examples.captions) and subject.cached
+
+
+def test_a_base_that_knows_nothing_names_nothing(config):
+    """Random weights foretell no noise, whatever the caption says."""
+    subject, objective = prepared(replace(config, caption_backgrounds=True))
+    assert subject.unnamed == (0, 1, 2)
+    name_backgrounds(objective, Denoiser(subject), progress=False)
+    assert set(subject.examples.captions) == {"a photo of sks dog"}
+
+
+def test_written_captions_and_masked_photos_are_left_alone(config, photos, tmp_path):
+    own = shutil.copytree(photos, tmp_path / "own")
+    (own / "1.txt").write_text("sks dog in blue")
+    config = replace(config, instance_data_dir=str(own))
+    assert prepared(replace(config, caption_backgrounds=True))[0].unnamed == (0, 2)
+    assert prepared(config)[0].unnamed == ()
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for path in own.glob("*.png"):
+        Image.new("L", (40, 32), 255).save(masks / path.name)
+    masked = replace(config, caption_backgrounds=True, mask_data_dir=str(masks))
+    assert prepared(masked)[0].unnamed == ()
+
+
+def test_a_training_learns_with_the_completed_captions(config, monkeypatch):
+    """A base that is told apart by its words: the phrase of least error ends every caption."""
+    real = Objective.errors
+
+    def errors(self, model, parts):
+        caption, found = parts[0][1].captions[0], real(self, model, parts)
+        return found * (0.5 if caption.endswith("in the snow") else 1.0)
+
+    monkeypatch.setattr(Objective, "errors", errors)
+    changed = replace(config, caption_backgrounds=True)
+    training = Training(changed, Accelerator(cpu=True), progress=False)
+    assert set(training.subject.examples.captions) == {"a photo of sks dog in the snow"}
+    named = run(config, caption_backgrounds=True).concept
+    assert not np.array_equal(named.deltas, run(config).concept.deltas)
+
+
+def test_the_papers_preset_has_one_caption_for_all():
+    assert TrainConfig().caption_backgrounds and not PRESETS["paper"]["caption_backgrounds"]
