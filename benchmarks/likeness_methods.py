@@ -164,7 +164,7 @@ def _ours(rank: int | str, bits: int, text: bool = True, token: bool = True) -> 
 DEFAULT = "SVFit top 3, text values and outputs top 80, 4 bits"
 TEXT = {
     "options": {"r": RANK_EQUAL, "text_rank": TEXT_RANK},
-    **{"token": True, "text": True, "rates": DELTAS, "bits": 4, "judged": True},
+    **{"token": True, "text": True, "rates": (*DELTAS, 3e-2), "bits": 4, "judged": True},
     **{"sd15": _constant(16), "sd15_text": _constant((320 + 16) // 2)},
 }
 METHODS = (

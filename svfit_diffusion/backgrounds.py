@@ -32,13 +32,14 @@ PLACES = (
 PHRASES = (*(f"on a {colour} background" for colour in COLOURS), *PLACES)
 SAMPLES, MORE = 4, 8  # noisy versions of a photo that each phrase is tried on, and the best ones
 BEST = 4
+MOST = 20  # photos that are looked at; more are seldom without captions
 LEAST = 0.02  # share of the error that a phrase must save, and twice what the next one saves
 
 
 def tried(subject: Subject) -> list[str]:
     """All captions that `name_backgrounds` will try."""
     held = subject.examples.captions
-    return [text for photo in subject.unnamed for text in _options(held[photo])]
+    return [text for photo in subject.unnamed[:MOST] for text in _options(held[photo])]
 
 
 def name_backgrounds(objective: Objective, model: nn.Module, progress: bool) -> None:
@@ -49,7 +50,7 @@ def name_backgrounds(objective: Objective, model: nn.Module, progress: bool) -> 
     subject, accelerator = objective.subject, objective.accelerator
     held = list(subject.examples.captions)
     quiet = not (progress and accelerator.is_main_process)
-    for photo in tqdm(subject.unnamed, desc="looking at backgrounds", disable=quiet):
+    for photo in tqdm(subject.unnamed[:MOST], desc="looking at backgrounds", disable=quiet):
         held[photo] = _best(objective, model, photo)
     broadcast_object_list(held)
     found = [caption.removeprefix(old).strip() for caption, old in
