@@ -97,7 +97,8 @@ def test_denoising_loss_is_the_training_loss_written_out(toybox):
 
 def test_denoising_loss_hears_the_trigger(toybox):
     pictures = [Image.open(path) for path in sorted(sample_folder().glob("*.png"))[:2]]
-    prompts = ["a photo of sks toy"] * 2
+    grounds = "white", "beige"  # as the sample's captions name them
+    prompts = [f"a photo of sks toy on a {ground} background" for ground in grounds]
     before = measures.denoising_loss(toybox, pictures, prompts, times=2)
     name = load_concept(toybox, sample_folder().parent / "robot.safetensors")
     after = measures.denoising_loss(toybox, pictures, prompts, times=2)
