@@ -178,10 +178,9 @@ def prepare_subject(config: TrainConfig, accelerator: Accelerator, progress: boo
     targets = {family.denoiser: config.attention}
     if config.train_text_encoder:
         targets |= {encoder: "self" for _, encoder in family.encoders}
-    bare = [i for i, photo in enumerate(photos) if photo.caption is None]
     shown = {"resolution": size, "digest": digest(photos)}
     if config.caption_backgrounds and examples.masks is None:  # a mask hides the background
-        shown["unnamed"] = tuple(bare)
+        shown["unnamed"] = tuple(i for i, photo in enumerate(photos) if photo.caption is None)
     subject = Subject(pipe, family, targets, token, noun, examples, class_examples, **shown)
     _patch(subject, config, accelerator.is_main_process)
     return subject
