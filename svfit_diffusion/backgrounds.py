@@ -9,6 +9,7 @@ classifier, arXiv 2303.16203). It takes some 150 predictions a photo.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from accelerate.utils import broadcast_object_list
@@ -39,7 +40,7 @@ LEAST = 0.02  # share of the error that a phrase must save, and twice what the n
 def tried(subject: Subject) -> list[str]:
     """All captions that `name_backgrounds` will try."""
     held = subject.examples.captions
-    return [text for photo in subject.unnamed[:MOST] for text in _options(held[photo])]
+    return [text for photo in subject.unnamed[:MOST] for text in _options(held[photo]).values()]
 
 
 def name_backgrounds(objective: Objective, model: nn.Module, progress: bool) -> None:
@@ -48,41 +49,46 @@ def name_backgrounds(objective: Objective, model: nn.Module, progress: bool) -> 
     model: as the objective's, with nothing learned yet.
     """
     subject, accelerator = objective.subject, objective.accelerator
-    held = list(subject.examples.captions)
     quiet = not (progress and accelerator.is_main_process)
-    for photo in tqdm(subject.unnamed[:MOST], desc="looking at backgrounds", disable=quiet):
-        held[photo] = _best(objective, model, photo)
-    broadcast_object_list(held)
-    found = [caption.removeprefix(old).strip() for caption, old in
-             zip(held, subject.examples.captions, strict=True)]  # fmt: skip
-    subject.examples = replace(subject.examples, captions=tuple(held))
-    subject.forget(held)
+    photos = tqdm(subject.unnamed[:MOST], desc="looking at backgrounds", disable=quiet)
+    found = [_best(objective, model, photo) for photo in photos]
+    broadcast_object_list(found)
+    complete(subject, found)
     if accelerator.is_main_process:
         log.info("backgrounds: %s.", ", ".join(phrase or "not named" for phrase in found))
 
 
-def _options(caption: str) -> list[str]:
-    """A caption as it is, and with each phrase."""
-    return [caption, *(f"{caption} {phrase}" for phrase in PHRASES)]
+def complete(subject: Subject, phrases: Sequence[str]) -> None:
+    """End the captions of a subject's unnamed photos by a phrase each, by none where it is ""."""
+    held = list(subject.examples.captions)
+    for photo, phrase in zip(subject.unnamed, phrases, strict=False):  # of the first MOST
+        held[photo] = f"{held[photo]} {phrase}".strip()
+    subject.examples = replace(subject.examples, captions=tuple(held))
+    subject.backgrounds = tuple(phrases)
+    subject.forget(held)
+
+
+def _options(caption: str) -> dict[str, str]:
+    """A caption as it is, and with each phrase: phrase -> caption."""
+    return {"": caption} | {phrase: f"{caption} {phrase}" for phrase in PHRASES}
 
 
 def _best(objective: Objective, model: nn.Module, photo: int) -> str:
-    """The caption with which the base foretells a photo best."""
+    """The phrase with which the base foretells a photo best, "" where none is clear."""
     examples = objective.subject.examples.only([photo])
     options = _options(examples.captions[0])
 
-    def errors(caption: str, count: int) -> Tensor:
-        named = replace(examples, captions=(caption,))
+    def errors(phrase: str, count: int) -> Tensor:
+        named = replace(examples, captions=(options[phrase],))
         return objective.errors(model, objective.fixed(named, count))
 
-    def gains(texts: list[str], count: int) -> dict[str, float]:
-        plain = errors(options[0], count)
-        return {text: (1 - errors(text, count) / plain).mean().item() for text in texts}
+    def gains(phrases: Iterable[str], count: int) -> dict[str, float]:
+        plain = errors("", count)
+        return {text: (1 - errors(text, count) / plain).mean().item() for text in phrases}
 
-    first = gains(options[1:], SAMPLES)
+    first = gains(PHRASES, SAMPLES)
     best = sorted(first, key=first.get)[-BEST:]
     more = gains(best, MORE)
     saved = {text: (SAMPLES * first[text] + MORE * more[text]) / (SAMPLES + MORE) for text in best}
     *_, second, winner = sorted(best, key=saved.get)
-    clear = saved[winner] > max(LEAST, 2 * saved[second])
-    return winner if clear else options[0]
+    return winner if saved[winner] > max(LEAST, 2 * saved[second]) else ""

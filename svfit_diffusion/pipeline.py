@@ -21,7 +21,7 @@ from torch import nn
 from . import trigger
 from .attention import unpatch_attention
 from .concept import Concept, Trigger, read_concept
-from .families import Family, recognise
+from .families import recognise
 from .hub import locate
 from .layer import SVFitLinear
 from .matching import (
@@ -98,7 +98,7 @@ def load_concept(
         put_on(models, concept, plan, name, family, folders)
         entry.layers = [models[p.part].get_submodule(p.local) for p in plan]
         if concept.learned:
-            _add_triggers(pipe, family, entry)
+            entry.words, entry.ids = trigger.place(pipe, family.encoders, triggers, {})
         loaded_concepts(pipe)[name] = entry
         _apply(pipe)
     except BaseException:
@@ -143,7 +143,8 @@ def swap_concept(pipe: Any, name: str, concept: Concept | str | Path, **options:
     torch._foreach_copy_(held, deltas)
     old.concept, old.triggers, old.token = new, triggers, None
     if new.learned:
-        _add_triggers(pipe, family, old)
+        old.words, old.ids = trigger.place(pipe, family.encoders, triggers, old.ids)
+        trigger.weigh(pipe, family.encoders, triggers, old.strength, old.ids)
     return name
 
 
@@ -214,12 +215,6 @@ def _apply(pipe: Any) -> None:
     if any(entry.words for entry in held.values()) and not pipe.__dict__.get("_svfit_hooked"):
         family.hook_prompts(pipe, functools.partial(convert_prompt, pipe))
         pipe.__dict__["_svfit_hooked"] = True
-
-
-def _add_triggers(pipe: Any, family: Family, entry: Loaded) -> None:
-    held = entry.ids
-    entry.words, entry.ids = trigger.place(pipe, family.encoders, entry.triggers, held)
-    trigger.weigh(pipe, family.encoders, entry.triggers, entry.strength, entry.ids)
 
 
 def _held(pipe: Any, name: str) -> Loaded:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
+from torch import Tensor
+
+from .backgrounds import complete
 from .checkpoints import pack_optimizer, unpack_optimizer
 from .matching import collect
 from .runtime import copied, restore, resume_schedule
@@ -95,6 +99,7 @@ def save(training: Any) -> None:
         return
     scaler = training.accelerator.scaler
     settings = {"step": training.step, **training.shape.written()}
+    settings["backgrounds"] = training.subject.backgrounds
     settings["scaler"] = scaler.state_dict() if scaler else {}
     tensors = dict(training.named) | pack_optimizer(training.optimizer)
     if training.length:
@@ -103,8 +108,18 @@ def save(training: Any) -> None:
     training.checkpoints.save(training.step, tensors, settings)
 
 
-def resume(training: Any) -> None:
-    """Go on from the checkpoint that the configuration names, if it names one."""
+class Found(NamedTuple):
+    """A checkpoint to go on from, and what it holds."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    settings: dict[str, Any]
+
+
+def find(training: Any) -> Found | None:
+    """The checkpoint that the configuration names, if it names one; ValueError where the training
+    cannot go on from it.
+    """
     wanted, store = training.config.resume_from_checkpoint, training.checkpoints
     if not wanted:
         if held := store.held():
@@ -113,13 +128,31 @@ def resume(training: Any) -> None:
                 "go on with that one, pass --resume_from_checkpoint latest.",
                 ", ".join(path.name for path in held),
             )
-        return
-    found = store.load(wanted)
-    if found is None:
+        return None
+    held = store.load(wanted)
+    if held is None:
         log.warning("%s holds no checkpoint yet; training starts anew.", store.folder)
-        return
-    path, (tensors, settings) = found
+        return None
+    path, (tensors, settings) = held
     training.shape.check(path.name, settings)
+    return Found(path, tensors, settings)
+
+
+def recall(training: Any) -> bool:
+    """Complete the captions as the checkpoint's training did, if it did so for the same photos."""
+    settings, subject = training.found.settings if training.found else {}, training.subject
+    backgrounds = settings.get("backgrounds")
+    if not backgrounds or settings["photos"] != subject.digest:
+        return False
+    complete(subject, backgrounds)
+    return True
+
+
+def resume(training: Any) -> None:
+    """Go on from the checkpoint that was found, if one was."""
+    if training.found is None:
+        return
+    path, tensors, settings = training.found
     restore(training.named, tensors)
     training.good = copied(training.named)
     unpack_optimizer(training.optimizer, tensors)

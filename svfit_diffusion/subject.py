@@ -39,7 +39,7 @@ class Subject:
     """A patched base and a subject's encoded photos, on the accelerator's device.
 
     digest: hash of the photos and their captions. unnamed: the photos whose captions are to be
-    completed by what is behind the subject.
+    completed by what is behind the subject; backgrounds: what completed them.
     """
 
     pipe: Any
@@ -52,6 +52,7 @@ class Subject:
     resolution: int
     digest: str = ""
     unnamed: tuple[int, ...] = ()
+    backgrounds: tuple[str, ...] = ()
     tokens: list[str] = field(default_factory=list)
     ids: dict[str, list[int]] = field(default_factory=dict)
     cached: dict[str, dict[str, Tensor]] = field(default_factory=dict)

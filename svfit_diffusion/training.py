@@ -88,6 +88,7 @@ class Training:
     def __init__(self, config: TrainConfig, accelerator: Accelerator, progress: bool) -> None:
         self.config, self.accelerator, self.progress = config, accelerator, progress
         self.folder = Path(config.output_dir)
+        self.checkpoints = Checkpoints(self.folder, config.checkpoints_total_limit)
         self.subject = prepare_subject(config, accelerator, progress)
         if config.offload:
             self.subject.rest(accelerator.device, tried(self.subject))
@@ -98,15 +99,15 @@ class Training:
         self.model, self.optimizer = accelerator.prepare(
             Denoiser(self.subject, config.guidance_scale), optimizer
         )
-        if self.subject.unnamed:
+        self.shape = resume.Shape(self)
+        self.found = resume.find(self)
+        if self.subject.unnamed and not resume.recall(self):
             name_backgrounds(self.objective, self.model, progress)
         self._warn(remarks(config, self.subject))
         self.step, self.stopped, self.exit_status = 0, None, 0
         self.good = copied(self.named)
         automatic = config.max_train_steps == AUTO
         self.length = Length(self.objective, self.named) if automatic else None
-        self.checkpoints = Checkpoints(self.folder, config.checkpoints_total_limit)
-        self.shape = resume.Shape(self)
 
     def run(self) -> Trained:
         """Train to the last step, or until stopped, and write the concept."""

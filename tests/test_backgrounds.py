@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from accelerate import Accelerator
-from conftest import run
+from conftest import run, same
 from PIL import Image
 
 from svfit_diffusion.backgrounds import PHRASES, name_backgrounds, tried
@@ -67,8 +67,9 @@ def test_written_captions_and_masked_photos_are_left_alone(config, photos, tmp_p
     assert prepared(masked)[0].unnamed == ()
 
 
-def test_a_training_learns_with_the_completed_captions(config, monkeypatch):
-    """A base that is told apart by its words: the phrase of least error ends every caption."""
+@pytest.fixture
+def in_the_snow(monkeypatch):
+    """A base that is told apart by its words: it sees snow behind every photo."""
     real = Objective.errors
 
     def errors(self, model, parts):
@@ -76,11 +77,36 @@ def test_a_training_learns_with_the_completed_captions(config, monkeypatch):
         return found * (0.5 if caption.endswith("in the snow") else 1.0)
 
     monkeypatch.setattr(Objective, "errors", errors)
+
+
+def test_a_training_learns_with_the_completed_captions(config, in_the_snow):
     changed = replace(config, caption_backgrounds=True)
     training = Training(changed, Accelerator(cpu=True), progress=False)
     assert set(training.subject.examples.captions) == {"a photo of sks dog in the snow"}
     named = run(config, caption_backgrounds=True).concept
     assert not np.array_equal(named.deltas, run(config).concept.deltas)
+
+
+def test_a_resumed_training_remembers_what_it_saw(
+    config, in_the_snow, monkeypatch, photos, tmp_path
+):
+    """It looks again only where the photos are others."""
+    config = replace(config, caption_backgrounds=True, max_train_steps=4)
+    whole = run(replace(config, output_dir=f"{config.output_dir}-whole")).concept
+    run(config, max_train_steps=2)
+    again = replace(config, resume_from_checkpoint="latest")
+    with monkeypatch.context() as blind:
+        blind.setattr(Objective, "errors", None)
+        training = Training(again, Accelerator(cpu=True), progress=False)
+        assert set(training.subject.examples.captions) == {"a photo of sks dog in the snow"}
+        assert same(run(again).concept, whole)
+    fewer = tmp_path / "fewer"
+    fewer.mkdir()
+    shutil.copy(photos / "0.png", fewer)
+    training = Training(
+        replace(again, instance_data_dir=str(fewer)), Accelerator(cpu=True), progress=False
+    )
+    assert training.subject.examples.captions == ("a photo of sks dog in the snow",)
 
 
 def test_the_papers_preset_has_one_caption_for_all():

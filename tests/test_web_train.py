@@ -10,7 +10,7 @@ from gradio_client.exceptions import AppError
 
 from svfit_diffusion.concept import read_concept
 from svfit_diffusion.subject import sample_folder
-from svfit_diffusion.web import server
+from svfit_diffusion.web import server, snippets
 from svfit_diffusion.web.desk import Desk
 from svfit_diffusion.web.library import Library
 from svfit_diffusion.web.page import build_page
@@ -71,6 +71,7 @@ def test_a_training_on_toybox_outlives_its_page_and_fills_the_library(home):
     status = wait(run, lambda s: s["state"] == "done")
     assert (status["step"], status["steps"], len(status["losses"])) == (12, 12, 12)
     assert status["loss_after"] < status["loss_before"]
+    assert "on the grass" in status["backgrounds"] and "behind it:" in Trainer(desk).show("")[1]
     assert run.previews() and (run.folder / "sheet.png").is_file()
     entry = Library(home).get("r2")
     assert entry.card.concept.trigger == "sks robot" and entry.preview
@@ -80,6 +81,14 @@ def test_a_training_on_toybox_outlives_its_page_and_fills_the_library(home):
     assert "Learned" in view and learned == "r2" and Path(sheet["value"]).is_file()
     assert Path(download["value"]).read_bytes() == entry.path.read_bytes()
     assert Trainer(desk).token() == "zwx", "the next subject is called otherwise"
+
+
+def test_it_says_what_it_saw_behind_the_subject():
+    seen = {"state": "training", "backgrounds": ["on the grass", "", "on the grass", "at night"]}
+    shown = snippets.training(seen, [])
+    assert "behind it: on the grass, at night; not recognised on 1 of 4 photos." in shown
+    for nothing in ({}, {"backgrounds": []}, {"backgrounds": ["", ""]}):
+        assert "behind it" not in snippets.training({"state": "training"} | nothing, [])
 
 
 def test_stop_keeps_the_best_so_far_and_a_killed_one_says_so(base_folder, home):

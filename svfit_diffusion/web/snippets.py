@@ -123,8 +123,17 @@ def training(status: Mapping[str, Any], previews: Sequence[Path]) -> str:
     said = f'<p class="message">{text(message)}</p>' if message else ""
     return (
         f'<div class="run {text(state)}"><header><b>{text(TITLES.get(state, state))}</b>'
-        f"<span>{text(left)}</span></header>{bar}{said}{_strip(previews)}{_curve(status)}</div>"
+        f"<span>{text(left)}</span></header>{bar}{said}{_strip(previews)}{_curve(status)}"
+        f"{note(_seen(status))}</div>"
     )
+
+
+def _seen(status: Mapping[str, Any]) -> str:
+    """What the base sees behind the subject of the photos, if it looked."""
+    found = status.get("backgrounds", [])
+    named = ", ".join(dict.fromkeys(filter(None, found)))
+    missed = f"; not recognised on {found.count('')} of {len(found)} photos" * ("" in found)
+    return f"Seen behind it: {named}{missed}." if named else ""
 
 
 def duration(seconds: float) -> str:

@@ -97,14 +97,14 @@ class Reporter:
             self._take_best(training)
         now = time.monotonic()
         if now - self.written > 0.5 or training.stopped or training.ended:
-            self._write(training.step)
+            self._write(training)
             self.written = now
 
     def _look(self, training: Any) -> None:
         """Draw a preview and measure the loss on held-out noise; not too often."""
         start = time.monotonic()
         self._measure(training)
-        self._write(training.step)
+        self._write(training)
         self._draw(training)
         took = time.monotonic() - start
         self.looking += took
@@ -136,7 +136,8 @@ class Reporter:
         image.save(temporary, "JPEG", quality=88)
         temporary.replace(path)
 
-    def _write(self, step: int) -> None:
+    def _write(self, training: Any) -> None:
+        step = training.step
         going = time.monotonic() - self.began - self.looking
         every = max(1, len(self.losses) // CURVE)
         self.run.write(
@@ -146,6 +147,7 @@ class Reporter:
             left=self.steps and going / step * (self.steps - step) / (1 - PREVIEW_SHARE),
             losses=self.losses[::every],
             held_out=self.held_out,
+            backgrounds=training.subject.backgrounds,
         )
 
 
