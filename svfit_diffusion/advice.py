@@ -1,4 +1,4 @@
-"""What a user is told about a training: words that the base does not read, nothing learned."""
+"""What a user is told about a training: what the base does not read or see, nothing learned."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .subject import Subject
 
 
 def remarks(config: TrainConfig, subject: Subject) -> list[str]:
-    """Sentences on the words of a training that the base reads badly, or not at all."""
+    """Sentences on what of the words and photos the base reads or sees badly, or not at all."""
     prompts = [("caption", subject.examples.captions)]
     if subject.class_examples:
         prompts.append(("class prompt", subject.class_examples.captions))
@@ -21,7 +21,20 @@ def remarks(config: TrainConfig, subject: Subject) -> list[str]:
     for what, found in prompts:
         for prompt in dict.fromkeys(found):
             told.append(about_length(subject.pipe, prompt, f"{what} {prompt[:40]!r}", tokens))
-    return [text for text in told if text]
+    return [text for text in (*told, _about_backgrounds(subject)) if text]
+
+
+def _about_backgrounds(subject: Subject) -> str:
+    """On photos whose background was not recognised, where that of others was."""
+    found = subject.backgrounds
+    if not any(found) or all(found):
+        return ""
+    return (
+        f"what is behind the subject was not recognised on {found.count('')} of {len(found)} "
+        "photos, so a prompt that names no background may draw theirs. Say it in a caption: a .txt "
+        f"file beside the photo, such as 'a photo of {subject.token} {subject.class_word} on a "
+        "blue to pink gradient'."
+    )
 
 
 def advice(

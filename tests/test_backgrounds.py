@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from conftest import run, same
 from PIL import Image
 
+from svfit_diffusion.advice import remarks
 from svfit_diffusion.backgrounds import PHRASES, name_backgrounds, tried
 from svfit_diffusion.objective import Denoiser, Objective
 from svfit_diffusion.settings import PRESETS, TrainConfig
@@ -43,6 +44,14 @@ def test_every_caption_in_question_is_known_before_and_only_those_kept_after(toy
     subject, texts = toy
     assert set(texts) == {PROMPT, *(f"{PROMPT} {phrase}" for phrase in PHRASES)}
     assert set(subject.cached) == set(subject.examples.captions) and subject.cached
+
+
+def test_it_says_where_a_background_was_not_recognised(toy):
+    told = remarks(TrainConfig(), toy[0])
+    assert [t for t in told if "was not recognised on 1 of 5 photos" in t and ".txt" in t]
+    for found in ((), ("", ""), ("on the grass", "at night")):
+        subject = replace(toy[0], backgrounds=found)
+        assert not [t for t in remarks(TrainConfig(), subject) if "recognised" in t]
 
 
 def test_a_base_that_knows_nothing_names_nothing(config):
