@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import families
@@ -16,7 +17,7 @@ from PIL import Image
 
 from svfit_diffusion.attention import layout
 from svfit_diffusion.census import skeleton
-from svfit_diffusion.pictures import grid, save_png, size_text
+from svfit_diffusion.pictures import grid, size_text
 
 RESAMPLES, LEVEL = 4000, 95
 AGAINST = "lora-4"
@@ -174,39 +175,38 @@ def plot(rows: list[dict], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(9, 5.5), dpi=110)
-    for row in rows:
-        if not row["bytes"]:
-            continue
+    figure, axes = pyplot.subplots(figsize=(11, 5.5), dpi=110)
+    shown = sorted((row for row in rows if row["bytes"]), key=lambda row: row["bytes"])
+    for number, row in enumerate(shown, 1):
         adapter = BY_NAME[row["method"]].adapter
         kind = "judged" if row["judged"] else {"svfit": "ours", "LoraConfig": "lora"}.get(adapter)
         middle, low, high = row["fidelity"]
         errors = [[middle - low], [high - middle]]
         axes.errorbar(row["bytes"], middle, errors, fmt="o", color=COLOURS[kind or "other"],
-                      capsize=2, elinewidth=0.8)  # fmt: skip
-        axes.annotate(row["label"], (row["bytes"], middle), (5, 4), fontsize=7,
+                      capsize=2, elinewidth=0.8, label=f"{number:2}  {row['label']}")  # fmt: skip
+        axes.annotate(number, (row["bytes"], middle), (4, 3), fontsize=8,
                       textcoords="offset points")  # fmt: skip
     axes.set(xscale="log", xlabel="bytes (Toybox)",
              ylabel="fidelity: 0 = base, 1 = true pictures")  # fmt: skip
     axes.grid(alpha=0.25)
-    figure.tight_layout()
+    figure.legend(*axes.get_legend_handles_labels(), loc="center right", fontsize=7, frameon=False)
+    figure.tight_layout(rect=(0, 0, 0.66, 1))
     figure.savefig(path)
 
 
-def sheet(slug: str, work: Path) -> Image.Image:
+def sheet(slug: str, shown: Sequence[str], work: Path) -> Image.Image:
     """The subject's photos, then a row of prompts for each of the shown methods."""
     item = next(item for item in OBJECTS if item.slug == slug)
     taken = photos(item)
     images = [*taken, *[Image.new("RGB", (128, 128), "white")] * (len(PROMPTS) - len(taken))]
     captions = ["photo"] * len(taken) + [""] * (len(PROMPTS) - len(taken))
-    for name in SHOWN:
+    for name in shown:
         folder = work / name / f"{slug}-0"
-        if folder.is_dir():
-            for index, prompt in enumerate(PROMPTS):
-                images.append(Image.open(folder / f"{index * SEEDS:03d}.png").convert("RGB"))
-                captions.append(
-                    BY_NAME[name].label if index == 0 else prompt.words.replace("{}", "...")
-                )
+        for index, prompt in enumerate(PROMPTS):
+            images.append(Image.open(folder / f"{index * SEEDS:03d}.png").convert("RGB"))
+            captions.append(
+                BY_NAME[name].label if index == 0 else prompt.words.replace("{}", "...")
+            )
     return grid(images, captions=captions, columns=len(PROMPTS))
 
 
@@ -220,8 +220,12 @@ def write(results: list[dict], split: str, folder: Path, work: Path) -> None:
     text = markdown(rows, compared, results, split)
     (folder / f"{split}.md").write_text(text, "utf-8")
     plot(rows, folder / f"{split}.png")
+    measured = {entry["job"]["method"] for entry in results}
+    shown = [name for name in SHOWN if name in measured]
     for slug in slugs:
-        path = folder / f"{split}-{slug}.png"
-        save_png(sheet(slug, work), path)
+        if not all((work / name / f"{slug}-0").is_dir() for name in shown):
+            continue  # its pictures lie on another machine
+        path = folder / f"{split}-{slug}.jpg"
+        sheet(slug, shown, work).save(path, quality=90)
         print(f"{path}: {size_text(path.stat().st_size)}")
     print(text)

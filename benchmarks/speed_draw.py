@@ -61,5 +61,5 @@ def many(rounds: int) -> dict:
 
 def run(quick: bool) -> tuple[list[Row], dict]:
     """All rows and the growth curve."""
-    rows = against_base(TOYBOX, 1 if quick else 9) + against_base(SD15, 1 if quick else 5)
+    rows = against_base(TOYBOX, 1 if quick else 25) + against_base(SD15, 1 if quick else 5)
     return rows, {} if quick else {"generation on Toybox": many(3)}

@@ -21,7 +21,7 @@ import scipy.linalg
 
 TOLERANCE = 1e-9  # of the residual of each singular triple, relative to its singular value
 FLOOR = 1e-6  # singular values below this share of the largest are checked against this share
-GRAM_SHARE = 0.25  # up to this share of the spectrum, the Gram matrix's top pairs are cheaper
+GRAM_SHARE = 0.25  # up to this share of the spectrum, the Gram matrix's top pairs alone are cheaper
 PRICE = 30  # of a block Krylov step, measured: its share of the Gram matrix's work, times its rate
 STEEP = 1.2  # e-folds a step: a rate that few weights exceed
 
@@ -49,9 +49,8 @@ def gram(matrix: np.ndarray) -> np.ndarray:
 
 
 def _candidates(matrix: np.ndarray, r: int) -> Iterator[Triples]:
-    n = min(matrix.shape)
     yield from _by_krylov(matrix, r)
-    if r <= GRAM_SHARE * n:
+    if r < min(matrix.shape):  # the least value of all is often too small for it
         yield from _by_gram(matrix, r)
     u, s, vt = scipy.linalg.svd(matrix, full_matrices=False, check_finite=False)
     yield u[:, :r], s[:r], vt[:r].T
@@ -105,9 +104,10 @@ def _sweep(matrix: np.ndarray, start: np.ndarray, steps: int) -> Triples:
 def _by_gram(matrix: np.ndarray, r: int) -> Iterator[Triples]:
     """Once, unless a value vanishes."""
     n = min(matrix.shape)
-    values, vectors = scipy.linalg.eigh(
-        gram(matrix), subset_by_index=[n - r, n - 1], driver="evr", check_finite=False
-    )
+    few = {"driver": "evr", "subset_by_index": [n - r, n - 1]}
+    way = few if r <= GRAM_SHARE * n else {"driver": "evd"}
+    values, vectors = scipy.linalg.eigh(gram(matrix), check_finite=False, **way)
+    values, vectors = values[-r:], vectors[:, -r:]
     s = np.sqrt(values[::-1].clip(min=0))
     if s[-1] <= FLOOR * s[0]:
         return
