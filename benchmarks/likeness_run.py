@@ -23,7 +23,7 @@ from svfit_diffusion.encoding import encoder
 from svfit_diffusion.families import TOYBOX, load_base, recognise
 from svfit_diffusion.measures import denoising_loss, diversity, drift
 from svfit_diffusion.objective import Denoiser, Objective
-from svfit_diffusion.photos import read_folder
+from svfit_diffusion.photos import edges, read_folder
 from svfit_diffusion.pictures import save_png
 from svfit_diffusion.runtime import make_accelerator
 from svfit_diffusion.settings import TrainConfig
@@ -213,7 +213,7 @@ def captions(item: ToyObject, work: Path) -> tuple[str, ...]:
     path = work / "captions" / f"{item.slug}.json"
     if not path.is_file():
         run = Run(BY_NAME["ti"], item, 0, 0.0, work)
-        run.subject.unnamed = tuple(range(len(run.subject.examples)))
+        run.subject.unnamed = {i: edges(photo) for i, photo in enumerate(photos(item))}
         objective = Objective(run.config, run.accelerator, run.subject)
         name_backgrounds(objective, Denoiser(run.subject), progress=False)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,6 +145,13 @@ def cut(image: Image.Image, height: int, width: int, x: float, y: float) -> Imag
     return image.resize(
         (width, height), Image.Resampling.LANCZOS, (left, top, left + across, top + down)
     )
+
+
+def edges(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
+    """The median colours [3], 0..255, along the top and the bottom edge of a picture."""
+    rows = np.asarray(image)
+    depth = math.ceil(len(rows) / 16)
+    return tuple(np.median(part.reshape(-1, 3), 0) for part in (rows[:depth], rows[-depth:]))
 
 
 def to_tensor(image: Image.Image) -> torch.Tensor:

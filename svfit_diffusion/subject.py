@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from PIL.Image import Image
@@ -23,7 +24,7 @@ from .encoding import encoder
 from .examples import Examples
 from .families import Family, load_base, recognise
 from .generation import generate
-from .photos import digest, read_folder
+from .photos import digest, edges, read_folder
 from .settings import TrainConfig
 from .svd import parse_rank
 from .tuner import SVFitConfig, layers, rms_singular_value
@@ -39,7 +40,7 @@ class Subject:
     """A patched base and a subject's encoded photos, on the accelerator's device.
 
     digest: hash of the photos and their captions. unnamed: the photos whose captions are to be
-    completed by what is behind the subject; backgrounds: what completed them.
+    completed by what is behind the subject, with their edges' colours; backgrounds: what did.
     """
 
     pipe: Any
@@ -51,7 +52,7 @@ class Subject:
     class_examples: Examples | None
     resolution: int
     digest: str = ""
-    unnamed: tuple[int, ...] = ()
+    unnamed: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     backgrounds: tuple[str, ...] = ()
     tokens: list[str] = field(default_factory=list)
     ids: dict[str, list[int]] = field(default_factory=dict)
@@ -181,7 +182,8 @@ def prepare_subject(config: TrainConfig, accelerator: Accelerator, progress: boo
         targets |= {encoder: "self" for _, encoder in family.encoders}
     shown = {"resolution": size, "digest": digest(photos)}
     if config.caption_backgrounds and examples.masks is None:  # a mask hides the background
-        shown["unnamed"] = tuple(i for i, photo in enumerate(photos) if photo.caption is None)
+        bare = {i: photo.image for i, photo in enumerate(photos) if photo.caption is None}
+        shown["unnamed"] = {i: edges(image) for i, image in bare.items()}
     subject = Subject(pipe, family, targets, token, noun, examples, class_examples, **shown)
     _patch(subject, config, accelerator.is_main_process)
     return subject

@@ -10,16 +10,17 @@ from conftest import run, same
 from PIL import Image
 
 from svfit_diffusion.advice import remarks
-from svfit_diffusion.backgrounds import PHRASES, name_backgrounds, tried
+from svfit_diffusion.backgrounds import PHRASES, _nearest, name_backgrounds, tried
 from svfit_diffusion.objective import Denoiser, Objective
+from svfit_diffusion.photos import edges
 from svfit_diffusion.settings import PRESETS, TrainConfig
 from svfit_diffusion.subject import prepare_subject
 from svfit_diffusion.training import Training
 
 PROMPT = "a photo of sks toy"
-# As the sample's README says; the gradient of the last has no phrase.
+# As the sample's README says.
 BEHIND = (" on a white background", " on a beige background", " on the grass",
-          " on a teal background", "")  # fmt: skip
+          " on a teal background", " on a blue to pink gradient")  # fmt: skip
 
 
 def prepared(config):
@@ -42,14 +43,22 @@ def test_the_base_tells_what_is_behind_the_sample(toy):
 
 def test_every_caption_in_question_is_known_before_and_only_those_kept_after(toy):
     subject, texts = toy
-    assert set(texts) == {PROMPT, *(f"{PROMPT} {phrase}" for phrase in PHRASES)}
+    assert {PROMPT, *(f"{PROMPT} {phrase}" for phrase in PHRASES)} < set(texts)
+    assert all(f"{PROMPT}{phrase}" in texts for phrase in BEHIND)
     assert set(subject.cached) == set(subject.examples.captions) and subject.cached
 
 
+def test_a_gradient_is_of_the_colours_nearest_to_those_at_the_edges():
+    rows = np.linspace((57, 104, 215), (250, 250, 250), 64)[:, None]
+    top, bottom = edges(Image.fromarray(np.repeat(rows, 48, axis=1).astype(np.uint8)))
+    assert "blue" in _nearest(top) and _nearest(bottom)[0] == "white"
+
+
 def test_it_says_where_a_background_was_not_recognised(toy):
-    told = remarks(TrainConfig(), toy[0])
-    assert [t for t in told if "was not recognised on 1 of 5 photos" in t and ".txt" in t]
-    for found in ((), ("", ""), ("on the grass", "at night")):
+    subject = replace(toy[0], backgrounds=("on the grass", "", "at night"))
+    told = remarks(TrainConfig(), subject)
+    assert [t for t in told if "was not recognised on 1 of 3 photos" in t and ".txt" in t]
+    for found in ((), ("", ""), toy[0].backgrounds):
         subject = replace(toy[0], backgrounds=found)
         assert not [t for t in remarks(TrainConfig(), subject) if "recognised" in t]
 
@@ -57,7 +66,7 @@ def test_it_says_where_a_background_was_not_recognised(toy):
 def test_a_base_that_knows_nothing_names_nothing(config):
     """Random weights foretell no noise, whatever the caption says."""
     subject, objective = prepared(replace(config, caption_backgrounds=True))
-    assert subject.unnamed == (0, 1, 2)
+    assert set(subject.unnamed) == {0, 1, 2}
     name_backgrounds(objective, Denoiser(subject), progress=False)
     assert set(subject.examples.captions) == {"a photo of sks dog"}
 
@@ -66,14 +75,14 @@ def test_written_captions_and_masked_photos_are_left_alone(config, photos, tmp_p
     own = shutil.copytree(photos, tmp_path / "own")
     (own / "1.txt").write_text("sks dog in blue")
     config = replace(config, instance_data_dir=str(own))
-    assert prepared(replace(config, caption_backgrounds=True))[0].unnamed == (0, 2)
-    assert prepared(config)[0].unnamed == ()
+    assert prepared(replace(config, caption_backgrounds=True))[0].unnamed.keys() == {0, 2}
+    assert not prepared(config)[0].unnamed
     masks = tmp_path / "masks"
     masks.mkdir()
     for path in own.glob("*.png"):
         Image.new("L", (40, 32), 255).save(masks / path.name)
     masked = replace(config, caption_backgrounds=True, mask_data_dir=str(masks))
-    assert prepared(masked)[0].unnamed == ()
+    assert not prepared(masked)[0].unnamed
 
 
 @pytest.fixture
