@@ -43,7 +43,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("name", [*STEEP, *OTHERS])
-@pytest.mark.parametrize("r", [1, 5, 200])
+@pytest.mark.parametrize("r", [1, 5])
 def test_triples_are_the_top_ones(name, r):
     w = matrix((STEEP | OTHERS)[name])
     u, s, v = top(w, r)
