@@ -9,6 +9,7 @@ and bottom are tried. It takes some 150 predictions a photo, and 70 more for the
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -45,10 +46,10 @@ def tried(subject: Subject) -> list[str]:
     """All captions that `name_backgrounds` will try."""
     held = subject.examples.captions
     return [
-        caption
+        _ended(held[photo], phrase)
         for photo in _looked_at(subject)
-        for phrases in _sets(subject, photo)
-        for caption in (held[photo], *(f"{held[photo]} {phrase}" for phrase in phrases))
+        for phrases in (("",), *_sets(subject, photo))
+        for phrase in phrases
     ]
 
 
@@ -71,10 +72,15 @@ def complete(subject: Subject, phrases: Sequence[str]) -> None:
     """End the captions of a subject's unnamed photos by a phrase each, by none where it is ""."""
     held = list(subject.examples.captions)
     for photo, phrase in zip(_looked_at(subject), phrases, strict=True):
-        held[photo] = f"{held[photo]} {phrase}".strip()
+        held[photo] = _ended(held[photo], phrase)
     subject.examples = replace(subject.examples, captions=tuple(held))
     subject.backgrounds = tuple(phrases)
     subject.forget(held)
+
+
+def _ended(caption: str, phrase: str) -> str:
+    """A caption with a phrase at its end, or as it is."""
+    return f"{caption} {phrase}".strip()
 
 
 def _looked_at(subject: Subject) -> list[int]:
@@ -99,9 +105,9 @@ def _best(objective: Objective, model: nn.Module, photo: int) -> str:
     """The phrase with which the base foretells a photo best, "" where none is clear."""
     examples = objective.subject.examples.only([photo])
 
+    @functools.cache
     def errors(phrase: str, count: int) -> Tensor:
-        caption = f"{examples.captions[0]} {phrase}".strip()
-        named = replace(examples, captions=(caption,))
+        named = replace(examples, captions=(_ended(examples.captions[0], phrase),))
         return objective.errors(model, objective.fixed(named, count))
 
     def gains(phrases: Iterable[str], count: int) -> dict[str, float]:

@@ -43,8 +43,12 @@ def test_the_base_tells_what_is_behind_the_sample(toy):
 
 def test_every_caption_in_question_is_known_before_and_only_those_kept_after(toy):
     subject, texts = toy
-    assert {PROMPT, *(f"{PROMPT} {phrase}" for phrase in PHRASES)} < set(texts)
-    assert all(f"{PROMPT}{phrase}" in texts for phrase in BEHIND)
+    near = [[_nearest(colour) for colour in found] for found in subject.unnamed.values()]
+    gradients = {
+        f"on a {a} to {b} gradient" for top, bottom in near for a in top for b in bottom if a != b
+    }
+    assert set(texts) == {PROMPT, *(f"{PROMPT} {phrase}" for phrase in (*PHRASES, *gradients))}
+    assert {PROMPT + phrase for phrase in BEHIND} < set(texts)
     assert set(subject.cached) == set(subject.examples.captions) and subject.cached
 
 
@@ -66,7 +70,7 @@ def test_it_says_where_a_background_was_not_recognised(toy):
 def test_a_base_that_knows_nothing_names_nothing(config):
     """Random weights foretell no noise, whatever the caption says."""
     subject, objective = prepared(replace(config, caption_backgrounds=True))
-    assert set(subject.unnamed) == {0, 1, 2}
+    assert tuple(subject.unnamed) == (0, 1, 2)
     name_backgrounds(objective, Denoiser(subject), progress=False)
     assert set(subject.examples.captions) == {"a photo of sks dog"}
 
@@ -75,14 +79,15 @@ def test_written_captions_and_masked_photos_are_left_alone(config, photos, tmp_p
     own = shutil.copytree(photos, tmp_path / "own")
     (own / "1.txt").write_text("sks dog in blue")
     config = replace(config, instance_data_dir=str(own))
-    assert prepared(replace(config, caption_backgrounds=True))[0].unnamed.keys() == {0, 2}
-    assert not prepared(config)[0].unnamed
+    named = prepared(replace(config, caption_backgrounds=True))[0].unnamed
+    assert tuple(named) == (0, 2)
+    assert prepared(config)[0].unnamed == {}
     masks = tmp_path / "masks"
     masks.mkdir()
     for path in own.glob("*.png"):
         Image.new("L", (40, 32), 255).save(masks / path.name)
     masked = replace(config, caption_backgrounds=True, mask_data_dir=str(masks))
-    assert not prepared(masked)[0].unnamed
+    assert prepared(masked)[0].unnamed == {}
 
 
 @pytest.fixture
