@@ -69,7 +69,8 @@ def train(config: TrainConfig, progress: bool = True, report: Report | None = No
     """Train a concept and write its file. Raises ValueError for settings that cannot be used.
 
     Ctrl-C or SIGTERM ends it after the step under way, with the concept written; so does `report`,
-    called after each step with the training and the step's loss, by setting `stopped`.
+    called after each step with the training and the step's loss, by setting `stopped`
+    (and `chosen`, parameters by name, if others than the last are to be written).
     """
     accelerator = make_accelerator(config)
     writes = alone(config.output_dir) if accelerator.is_main_process else contextlib.nullcontext()
@@ -105,7 +106,7 @@ class Training:
             name_backgrounds(self.objective, self.model, progress)
         self._warn(remarks(config, self.subject))
         self.step, self.stopped, self.exit_status = 0, None, 0
-        self.good = copied(self.named)
+        self.good, self.chosen = copied(self.named), None
         automatic = config.max_train_steps == AUTO
         self.length = Length(self.objective, self.named) if automatic else None
 
@@ -217,6 +218,8 @@ class Training:
             if self.length.curve[-1][0] < steps:
                 self._look()
             self.step = self.length.take_best()
+        if self.chosen:
+            restore(self.named, self.chosen)
         restore(self.named, as_written(self))
         after = self.objective.held_out_loss(self.model)
         concept = learned(self)

@@ -30,8 +30,9 @@ from svfit_diffusion.web.studio import Studio, named
 
 PROMPT = "a photo of sks dog"
 ENDPOINTS = {
-    *("/generate", "/compare", "/train", "/training", "/stop_training", "/library", "/inspect"),
-    *("/add", "/download", "/lora", "/delete", "/undo", "/parameters", "/base", "/use_base"),
+    *("/generate", "/compare", "/train", "/training", "/stop_training", "/resume_training"),
+    *("/library", "/inspect", "/add", "/download", "/lora", "/delete", "/undo", "/parameters"),
+    *("/base", "/use_base"),
 }
 
 

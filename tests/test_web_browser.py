@@ -174,6 +174,11 @@ def test_stop_ends_a_training_and_a_second_must_wait(page, url):
     page.locator("#stop").click()
     page.locator(".run.stopped").wait_for(timeout=PATIENCE)
     page.locator("#use").wait_for()
+    page.locator("#resume").click()
+    page.locator(".run.training").wait_for(timeout=PATIENCE)
+    assert page.locator("button.go:visible").is_disabled()
+    page.locator("#stop").click()
+    page.locator(".run.stopped").wait_for(timeout=PATIENCE)
 
 
 def test_a_full_queue_is_said_on_the_page(page, url):

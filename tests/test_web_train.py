@@ -3,6 +3,7 @@
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from gradio_client import Client, handle_file
@@ -110,7 +111,38 @@ def test_stop_keeps_the_best_so_far_and_a_killed_one_says_so(base_folder, home):
         time.sleep(0.1)
     assert run.status()["state"] == "failed"
     assert "without a word, perhaps for lack of memory" in trainer.show("")[1]
-    assert Runs(home).going() is None
+    assert Runs(home).going() is None and trainer.show("")[4]["visible"]
+
+    seen = Runs(home).resume().status()
+    assert seen["state"] == "starting" and not seen["message"]
+    with pytest.raises(ValueError, match="A training is under way"):
+        Runs(home).resume()
+    wait(run, lambda s: s["state"] == "training")
+    assert not trainer.show("")[4]["visible"]
+    trainer.stop()
+    assert wait(run, lambda s: s["state"] not in GOING)["state"] == "stopped"
+
+
+def test_a_stopped_training_that_is_resumed_learns_what_an_unbroken_one_does(base_folder, home):
+    trainer = Trainer(desk_on(base_folder, home))
+    with pytest.raises(ValueError, match="No training waits to be resumed"):
+        trainer.desk.runs.resume()
+    files, ways = [], {"unbroken": False, "broken": True}
+    for name, broken in ways.items():
+        run = trainer.start(PHOTOS, "a dog", "sks", "quick", max_train_steps=8, name=name)
+        if broken:
+            run.stop()
+            status = wait(run, lambda s: s["state"] not in GOING)
+            assert status["state"] == "stopped" and status["step"] < 8
+            trainer.resume()
+        status = wait(run, lambda s: s["state"] == "done")
+        assert [step for step, _ in status["losses"]] == list(range(1, 9))
+        assert status["held_out"] == sorted(status["held_out"], key=lambda point: point[0])
+        files.append(read_concept(run.folder / name / f"{name}.safetensors"))
+        assert not trainer.show("")[4]["visible"], "it has all its steps"
+    assert Library(home).names() == ["broken", "unbroken"], "what it was when it was stopped went"
+    one, other = files
+    assert np.array_equal(one.deltas, other.deltas) and one.deltas.any()
 
 
 def test_one_that_ends_by_itself_shows_the_loss_that_decides(base_folder, home):

@@ -118,6 +118,11 @@ class Api:
             run.stop()
         return self.training()
 
+    def resume_training(self) -> dict:
+        """Go on with the latest training, which was stopped or failed, and return its status."""
+        with told():
+            return self.desk.runs.resume().status()
+
     def library(self) -> list:
         """The library's concepts: name, facts, and why one cannot be used on the base, if so."""
         return [
@@ -219,6 +224,7 @@ def build_api(desk: Desk, drawing: Drawing, trainer: Trainer) -> None:
         (api.train, [photos, text, some, quality, some, count, seed], answer, {}),
         (api.training, [], answer, {}),
         (api.stop_training, [], answer, {}),
+        (api.resume_training, [], answer, {}),
         (api.library, [], answer, {}),
         (api.inspect, [file], answer, {}),
         (api.add, [file, some], line, {}),

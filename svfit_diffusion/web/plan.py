@@ -14,6 +14,7 @@ QUALITIES = ("quick", "balanced", "thorough", AUTO)
 TOYBOX_STEPS = dict(zip(QUALITIES, (100, 200, 400, AUTO), strict=True))  # four pictures each
 STEPS = dict(zip(QUALITIES, (300, 800, 1_600, AUTO), strict=True))  # one picture each
 MAX_TRAIN_STEPS = 20_000
+CHECKPOINTS = 25  # steps between them: a few kilobytes each
 
 
 def plan(
@@ -49,6 +50,7 @@ def plan(
         placeholder_token=token,
         initializer_token=word,
         output_dir=str(folder / name),
+        checkpointing_steps=CHECKPOINTS,
         **(PRESETS[preset] | own | {k: v for k, v in given.items() if v is not None}),
     )
     if config.most_steps > MAX_TRAIN_STEPS:

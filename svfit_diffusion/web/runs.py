@@ -86,6 +86,11 @@ class Run:
         temporary.write_text(json.dumps(self._written() | status | {"updated": time.time()}))
         os.replace(temporary, path)
 
+    def unfinished(self) -> bool:
+        """Whether it was stopped or failed where it can be taken up again."""
+        status = self.status()
+        return status.get("state") in ("stopped", "failed") and not status.get("diverged")
+
     def previews(self) -> list[Path]:
         """The pictures drawn on the way, the first first."""
         return sorted((self.folder / "preview").glob("*.jpg"))
@@ -131,8 +136,7 @@ class Runs:
         Raises ValueError where another training goes on.
         """
         with self._lock:
-            if self.going():
-                raise ValueError("A training is under way; wait until it ends, or stop it first.")
+            self._only_one()
             for old in self._all()[: -KEPT_RUNS + 1]:
                 shutil.rmtree(old.folder, ignore_errors=True)
             run = Run(self.folder / f"{time.time_ns():020d}")
@@ -145,6 +149,22 @@ class Runs:
             run.write(state="starting", step=0, started=time.time())
             self._launch(run)
 
+    def resume(self) -> Run:
+        """Take up the latest training from its last checkpoint; ValueError where it cannot be."""
+        with self._lock:
+            self._only_one()
+            run = self.latest()
+            if run is None or not run.unfinished():
+                raise ValueError("No training waits to be resumed; start a new one.")
+            (run.folder / "stop").unlink(missing_ok=True)
+            run.write(state="starting", message="")
+            self._launch(run)
+        return run
+
+    def _only_one(self) -> None:
+        if self.going():
+            raise ValueError("A training is under way; wait until it ends, or stop it first.")
+
     def _launch(self, run: Run) -> None:
         """Start the worker: its own session, so that no terminal takes it down with the app."""
         command = [sys.executable, "-m", f"{__package__}.worker", str(run.folder)]
@@ -153,7 +173,7 @@ class Runs:
             "PYTHONPATH": os.pathsep.join(filter(None, paths)),
             "SVFIT_HOME": str(self.home),
         }
-        with open(run.folder / "log.txt", "wb") as log:
+        with open(run.folder / "log.txt", "ab") as log:
             subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,

@@ -80,12 +80,18 @@ class Trainer:
             run.stop()
         return self.show("")
 
+    def resume(self) -> tuple[Any, ...]:
+        """Go on with the training that was stopped or failed."""
+        with told():
+            self.desk.runs.resume()
+        return self.show("")
+
     def show(self, seen: str) -> tuple[Any, ...]:
-        """The latest training, if there is anything new: seen, view, buttons, result."""
+        """The latest training, if there is anything new: seen, view, three buttons, result."""
         run = self.desk.runs.latest()
         version = run.version() if run else "none"
         if version == seen:
-            return (gr.skip(),) * 8
+            return (gr.skip(),) * 9
         status = run.status() if run else {}
         going, ended = status.get("state") in GOING, status.get("state") in ("done", "stopped")
         view = (
@@ -104,6 +110,7 @@ class Trainer:
             view,
             gr.update(interactive=not going),
             gr.update(visible=going, interactive=not (run and run.asked_to_stop())),
+            gr.update(visible=bool(run and run.unfinished())),
             gr.update(visible=entry is not None),
             gr.update(value=served(sheet) if drawn else None, visible=drawn),
             gr.update(
@@ -149,6 +156,7 @@ def build_train(trainer: Trainer, version: gr.Textbox) -> tuple[gr.Button, gr.St
         with gr.Column(scale=6, min_width=320, elem_classes="made"):
             view = gr.HTML(elem_id="run")
             stop = gr.Button("Stop and keep what was learned", visible=False, elem_id="stop")
+            resume = gr.Button("Resume", visible=False, elem_id="resume")
             with gr.Row(visible=False) as result:
                 use = gr.Button("Use it now", variant="primary", elem_id="use")
                 download = gr.DownloadButton("Download", elem_id="download")
@@ -161,7 +169,7 @@ def build_train(trainer: Trainer, version: gr.Textbox) -> tuple[gr.Button, gr.St
                 buttons=["download", "fullscreen"],
                 elem_id="sheet",
             )
-    outputs = [seen, view, go, stop, result, sheet, download, learned]
+    outputs = [seen, view, go, stop, resume, result, sheet, download, learned]
     center = advanced[-3]
     for happens in (photos.change, center.change):
         happens(
@@ -177,6 +185,7 @@ def build_train(trainer: Trainer, version: gr.Textbox) -> tuple[gr.Button, gr.St
     version.change(trainer.token, None, token, **QUICK)
     go.click(trainer.begin, [photos, what, token, quality, *advanced], outputs, **TELLING)
     stop.click(trainer.stop, None, outputs, **QUICK)
+    resume.click(trainer.resume, None, outputs, **TELLING)
     gr.Timer(1).tick(trainer.show, seen, outputs, **QUICK)
     return use, learned, outputs
 

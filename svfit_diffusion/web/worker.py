@@ -42,13 +42,15 @@ def _work(run: Run) -> int:
         from ..settings import AUTO, TrainConfig
         from ..training import train
 
-        config = TrainConfig(**run.config["training"])
+        resumed = {"resume_from_checkpoint": "latest"} if run.status().get("step") else {}
+        config = TrainConfig(**run.config["training"], **resumed)
         known = None if config.max_train_steps == AUTO else config.max_train_steps
         reporter = Reporter(run, known, config.seed)
         trained = train(config, progress=False, report=reporter)
         told = filter(None, (*trained.advice, trained.length))
         if said := trained.stopped if trained.exit_status else " ".join(told):
             run.write(message=f"{said[:1].upper()}{said[1:]}")
+        run.write(diverged=trained.exit_status == 1)
         run.write(state="finishing", loss_before=trained.loss_before, loss_after=trained.loss_after)
         _present(run, config, trained)
         run.write(state="stopped" if trained.stopped else "done", step=trained.steps)
@@ -76,8 +78,9 @@ class Reporter:
 
     def __init__(self, run: Run, steps: int | None, seed: int) -> None:
         self.run, self.steps, self.seed = run, steps, seed
-        self.losses: list[tuple[int, float]] = []
-        self.held_out: list[tuple[int, float]] = []
+        self.before: int | None = None  # steps of the training that this one resumes
+        self.losses: list[tuple[int, float]] = run.status().get("losses", [])
+        self.held_out: list[tuple[int, float]] = run.status().get("held_out", [])
         self.best: tuple[float, dict[str, Any]] | None = None
         self.smooth, self.next_look, self.written = None, 0.0, 0.0
         self.began, self.looking = time.monotonic(), 0.0
@@ -85,6 +88,10 @@ class Reporter:
 
     def __call__(self, training: Any, loss: float) -> None:
         """Write down a step; stop, at the best state, where that was asked for."""
+        if self.before is None:
+            self.before = training.step - 1
+            self.losses = [point for point in self.losses if point[0] <= self.before]
+            self.held_out = [point for point in self.held_out if point[0] <= self.before]
         self.smooth = loss if self.smooth is None else 0.9 * self.smooth + 0.1 * loss
         self.losses.append((training.step, round(self.smooth, 5)))
         if training.length:
@@ -94,7 +101,7 @@ class Reporter:
         if self.run.asked_to_stop():
             training.stopped = "stopped"
             self._measure(training)
-            self._take_best(training)
+            training.chosen = self.best and self.best[1]
         now = time.monotonic()
         if now - self.written > 0.5 or training.stopped or training.ended:
             self._write(training)
@@ -120,12 +127,6 @@ class Reporter:
         if self.best is None or loss < self.best[0]:
             self.best = loss, copied(training.named)
 
-    def _take_best(self, training: Any) -> None:
-        from ..runtime import restore
-
-        if self.best:
-            restore(training.named, self.best[1])
-
     def _draw(self, training: Any) -> None:
         subject = training.subject
         prompt = f"a photo of {subject.token} {subject.class_word}"
@@ -138,13 +139,13 @@ class Reporter:
 
     def _write(self, training: Any) -> None:
         step = training.step
-        going = time.monotonic() - self.began - self.looking
+        each = (time.monotonic() - self.began - self.looking) / (step - self.before)
         every = max(1, len(self.losses) // CURVE)
         self.run.write(
             state="training",
             step=step,
             steps=self.steps,
-            left=self.steps and going / step * (self.steps - step) / (1 - PREVIEW_SHARE),
+            left=self.steps and each * (self.steps - step) / (1 - PREVIEW_SHARE),
             losses=self.losses[::every],
             held_out=self.held_out,
             backgrounds=training.subject.backgrounds,
@@ -152,12 +153,19 @@ class Reporter:
 
 
 def _present(run: Run, config: Any, trained: Any) -> None:
-    """Put the file into the library, and draw a sheet with a fresh base and the file."""
+    """Put the file into the library, and draw a sheet with a fresh base and the file.
+
+    What the same training gave when it was stopped before makes room, and goes into the bin.
+    """
     from ..pictures import save_png
+    from .cards import read_card
     from .library import Library
 
-    library = Library(run.folder.parents[1])
-    name = library.add(trained.path)
+    library, before = Library(run.folder.parents[1]), run.status().get("concept", "")
+    held = library.get(before).card.digest if before in library.names() else None
+    if held not in (None, read_card(trained.path).digest):
+        library.delete(before)
+    name = library.add(trained.path, before)
     run.write(file=trained.path.name, bytes=trained.path.stat().st_size, concept=name)
     try:
         picture, first = _sheet(config, trained)
