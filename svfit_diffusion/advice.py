@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .prompts import about_length, about_trigger
-from .settings import TrainConfig
+from .settings import TrainConfig, says
 from .subject import Subject
 
 
@@ -21,7 +21,21 @@ def remarks(config: TrainConfig, subject: Subject) -> list[str]:
     for what, found in prompts:
         for prompt in dict.fromkeys(found):
             told.append(about_length(subject.pipe, prompt, f"{what} {prompt[:40]!r}", tokens))
-    return [text for text in (*told, _about_backgrounds(subject)) if text]
+    told += [_about_captions(subject), _about_backgrounds(subject)]
+    return [text for text in told if text]
+
+
+def _about_captions(subject: Subject) -> str:
+    """On captions that do not call the subject."""
+    captions, called = subject.examples.captions, f"{subject.token} {subject.class_word}"
+    silent = [caption for caption in captions if not says(caption, subject.token)]
+    if not silent:
+        return ""
+    return (
+        f"{len(silent)} of {len(captions)} captions lack the trigger {subject.token!r}, so that "
+        f"{called!r} learns nothing from their photos, such as {silent[0][:60]!r}; write "
+        f"{called!r} where the subject is meant."
+    )
 
 
 def _about_backgrounds(subject: Subject) -> str:

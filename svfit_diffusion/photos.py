@@ -28,6 +28,7 @@ with contextlib.suppress(ImportError):  # optional: photos as iPhones store them
 
 MAX_PIXELS = 100_000_000
 """Largest photo that is decoded, in pixels (width times height)."""
+MAX_CAPTION = 10_000  # bytes; no base reads more
 
 # A closed list: Pillow would also hand a file to Ghostscript (EPS) or to rarely tested decoders.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "HEIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
@@ -67,7 +68,7 @@ def read_photo(path: str | Path) -> Photo:
 
     Raises ValueError, naming the file and the reason, when there is no such file, it is no
     picture, is damaged, has more than MAX_PIXELS pixels or holds 32-bit samples, or when its
-    caption is not UTF-8.
+    caption is not UTF-8 or has more than MAX_CAPTION bytes.
     """
     path = Path(path)
     try:
@@ -178,12 +179,21 @@ def _reason(path: Path, error: Exception) -> str:
 
 def _caption(path: Path) -> str | None:
     sidecar = path.with_name(path.stem + ".txt")
-    if not sidecar.is_file():
-        return None
+    return read_caption(sidecar) if sidecar.is_file() else None
+
+
+def read_caption(path: Path) -> str | None:
+    """The text of a caption's file, None if it is empty; ValueError, a clause without a full stop,
+    for one that is not UTF-8 or has more than MAX_CAPTION bytes.
+    """
+    with path.open("rb") as file:
+        data = file.read(MAX_CAPTION + 1)
+    if len(data) > MAX_CAPTION:
+        raise _Refused(f"its caption {path.name} has more than {MAX_CAPTION:,} bytes; shorten it")
     try:
-        return sidecar.read_text(encoding="utf-8-sig").strip() or None
+        return data.decode("utf-8-sig").strip() or None
     except UnicodeDecodeError as error:
-        raise _Refused(f"its caption {sidecar.name} is not UTF-8; save it as UTF-8") from error
+        raise _Refused(f"its caption {path.name} is not UTF-8; save it as UTF-8") from error
 
 
 def _decode(path: Path) -> Image.Image:

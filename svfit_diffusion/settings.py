@@ -197,12 +197,17 @@ class TrainConfig:
                 "--initializer_token dog."
             )
         prompt = prompt or f"a photo of {token} {noun}"
-        if not re.search(rf"(?<!\w){re.escape(token)}(?!\w)", prompt):
+        if not says(prompt, token):
             raise ValueError(
                 f"the instance prompt {prompt!r} lacks the placeholder token {token!r}; write it "
                 "where the subject is meant."
             )
         return token, noun, prompt
+
+
+def says(prompt: str, word: str) -> bool:
+    """Whether a prompt holds a word as a whole."""
+    return bool(re.search(rf"(?<!\w){re.escape(word)}(?!\w)", prompt))
 
 
 _POSITIVE = (

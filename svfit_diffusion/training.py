@@ -104,7 +104,8 @@ class Training:
         self.found = resume.find(self)
         if self.subject.unnamed and not resume.recall(self):
             name_backgrounds(self.objective, self.model, progress)
-        self._warn(remarks(config, self.subject))
+        self.remarks = remarks(config, self.subject)
+        self._warn(self.remarks)
         self.step, self.stopped, self.exit_status = 0, None, 0
         self.good, self.chosen = copied(self.named), None
         automatic = config.max_train_steps == AUTO

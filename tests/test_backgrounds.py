@@ -67,6 +67,14 @@ def test_it_says_where_a_background_was_not_recognised(toy):
         assert not [t for t in remarks(TrainConfig(), subject) if "recognised" in t]
 
 
+def test_it_says_which_captions_do_not_call_the_subject(toy):
+    captions = ("a photo of sks toy", "a sksy toy", "a toy, (sks) on grass", "grass", "sks's toy")
+    for held, said in ((captions, "2 of 5 captions lack the trigger 'sks'"), (captions[::2], None)):
+        subject = replace(toy[0], examples=replace(toy[0].examples, captions=held))
+        told = [text for text in remarks(TrainConfig(), subject) if "lack the trigger" in text]
+        assert [text[: len(said)] for text in told] == [said] if said else not told
+
+
 def test_a_base_that_knows_nothing_names_nothing(config):
     """Random weights foretell no noise, whatever the caption says."""
     subject, objective = prepared(replace(config, caption_backgrounds=True))

@@ -189,6 +189,8 @@ def test_captions_come_from_the_text_beside_the_photo(tmp_path):
     assert [photo.caption for photo in found] == ["ein Stofftier, süß", None, "a toy", None]
     (tmp_path / "d.txt").write_bytes(b"\xff\xfe")
     assert "d.txt is not UTF-8" in read_folder(tmp_path)[1][0].reason
+    (tmp_path / "d.txt").write_text("a toy " * 2_000)
+    assert "d.txt has more than 10,000 bytes" in read_folder(tmp_path)[1][0].reason
 
 
 def test_a_mixed_folder(tmp_path):

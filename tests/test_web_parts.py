@@ -11,6 +11,7 @@ from PIL import Image
 
 from svfit_diffusion import toybox
 from svfit_diffusion.concept import write_concept
+from svfit_diffusion.photos import read_folder
 from svfit_diffusion.web import snippets
 from svfit_diffusion.web.bases import describe
 from svfit_diffusion.web.cards import read_card
@@ -117,6 +118,36 @@ def test_photos_are_shown_as_the_model_sees_them_and_bad_files_are_named(tmp_pat
     assert keep(paths, tmp_path / "kept") == 2
     assert [p.name for p in sorted((tmp_path / "kept").iterdir())] == ["000.png", "001.png"]
     assert not Image.open(tmp_path / "kept" / "000.png").getexif()
+
+
+def test_captions_go_with_their_photos_wherever_they_were_uploaded_to(tmp_path):
+    for place, name, content in (
+        ("0", "wide.jpg", None),
+        ("1", "square.png", None),
+        ("2", "square.txt", "  a photo of sks dog at night\n"),
+        ("3", "wide.txt", "\ufeffeine süße sks Katze"),
+        ("4", "alone.txt", "of no photo"),
+    ):
+        path = tmp_path / place / name
+        path.parent.mkdir()
+        if content is None:
+            Image.new("RGB", (32 if name == "square.png" else 64, 32), "green").save(path)
+        else:
+            path.write_text(content, "utf-8")
+    paths = sorted(str(path) for path in tmp_path.glob("*/*"))
+    found = look(paths, 32)
+    assert found.views[-1][1] == "2 a photo of sks dog at night"
+    assert found.refused == ["alone.txt is no photo's caption; name it like its photo."]
+    assert keep(paths, tmp_path / "kept") == 2
+    photos, skipped = read_folder(tmp_path / "kept")
+    assert [photo.caption for photo in photos] == [
+        "eine süße sks Katze",
+        "a photo of sks dog at night",
+    ]
+    assert not skipped
+    (tmp_path / "3" / "wide.txt").write_bytes(b"\xff\xfe")
+    assert "wide.txt is not UTF-8" in look(paths, 32).refused[0]
+    assert keep(paths, tmp_path / "again") == 2, "a caption that cannot be read costs no photo"
 
 
 def test_what_it_is_and_a_trigger(tmp_path):

@@ -86,8 +86,9 @@ def test_a_training_on_toybox_outlives_its_page_and_fills_the_library(home):
 
 def test_it_says_what_it_saw_behind_the_subject():
     seen = {"state": "training", "backgrounds": ["on the grass", "", "on the grass", "at night"]}
-    shown = snippets.training(seen, [])
-    assert "behind it: on the grass, at night; not recognised on 1 of 4 photos." in shown
+    shown = snippets.training(seen | {"remarks": ["One <b>.", "Two."]}, [])
+    assert "behind it: on the grass, at night." in shown
+    assert "One &lt;b&gt;.</p>" in shown and "Two.</p>" in shown
     for nothing in ({}, {"backgrounds": []}, {"backgrounds": ["", ""]}):
         assert "behind it" not in snippets.training({"state": "training"} | nothing, [])
 

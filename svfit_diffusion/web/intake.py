@@ -11,14 +11,16 @@ from PIL import Image
 
 from ..concept import printable
 from ..examples import LONG, PLACES
-from ..photos import crop, read_photo
+from ..photos import crop, read_caption, read_photo
 from ..pictures import save_png
 from ..settings import RARE_WORDS
 
 SUFFIXES = [
     *(".jpg", ".jpeg", ".png", ".webp", ".avif", ".heic", ".heif", ".gif", ".bmp", ".tif", ".tiff"),
 ]
+CAPTIONS = ".txt"  # a file named like its photo
 MAX_PHOTOS = 50
+SHOWN_CAPTION = 40  # characters
 MAX_SIDE = 2_048  # px of a kept photo's shorter side
 MAX_WORDS = 60  # characters of what the photos show
 ARTICLES = re.compile(r"^(?:(?:a|an|the|my|our)(?:\s+|$))+", re.IGNORECASE)
@@ -39,17 +41,19 @@ class Intake:
 def look(paths: Sequence[str] | None, size: int, center: bool = False) -> Intake:
     """Read each file upright and cut it as a training does, into squares of `size` pixels."""
     found = Intake()
-    for path in list(paths or [])[:MAX_PHOTOS]:
+    photos, captions, found.refused = _parted(paths or [])
+    for path in photos:
         try:
             image = read_photo(path).image
         except ValueError as error:
             found.refused.append(printable(str(error)))
             continue
         found.usable.append(str(path))
-        number = len(found.usable)
+        number = f"{len(found.usable)}"
         square = max(image.size) <= LONG * min(image.size)
         if square or center:
-            found.views.append((crop(image, size), f"{number}"))
+            caption = printable(captions.get(Path(path).stem, ""), SHOWN_CAPTION)
+            found.views.append((crop(image, size), f"{number} {caption}".strip()))
             continue
         wide = image.width > image.height
         names = ("left", "middle", "right") if wide else ("top", "middle", "bottom")
@@ -57,16 +61,34 @@ def look(paths: Sequence[str] | None, size: int, center: bool = False) -> Intake
             (crop(image, size, center=False, x=place, y=place), f"{number} {name}")
             for place, name in zip(PLACES, names, strict=True)
         ]
-    if len(paths or []) > MAX_PHOTOS:
-        found.refused.append(f"Only the first {MAX_PHOTOS} files are looked at.")
     return found
 
 
+def _parted(paths: Sequence[str]) -> tuple[list[str], dict[str, str], list[str]]:
+    """Photos, captions by their photo's stem, and a sentence for each file that is of no use."""
+    photos = [path for path in paths if Path(path).suffix.lower() != CAPTIONS]
+    stems, captions, refused = {Path(path).stem for path in photos}, {}, []
+    if len(photos) > MAX_PHOTOS:
+        refused.append(f"Only the first {MAX_PHOTOS} photos are looked at.")
+    for path in (Path(path) for path in paths if path not in photos):
+        if path.stem not in stems:
+            refused.append(printable(f"{path.name} is no photo's caption; name it like its photo."))
+            continue
+        try:
+            captions[path.stem] = read_caption(path) or ""
+        except ValueError as error:
+            refused.append(printable(f"{path.name} cannot be used: {error}."))
+    return photos[:MAX_PHOTOS], captions, refused
+
+
 def keep(paths: Sequence[str], folder: Path) -> int:
-    """Write the usable ones of these photos into a folder, upright and free of metadata."""
+    """Write the usable ones of these photos into a folder, upright, free of metadata, with their
+    captions; returns how many.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    photos, captions, _ = _parted(paths)
     count = 0
-    for path in paths[:MAX_PHOTOS]:
+    for path in photos:
         try:
             image = read_photo(path).image
         except ValueError:
@@ -75,6 +97,8 @@ def keep(paths: Sequence[str], folder: Path) -> int:
         if scale < 1:  # more than any base sees would only fill the disk
             image = image.resize([round(scale * side) for side in image.size])
         save_png(image, folder / f"{count:03d}.png")
+        if caption := captions.get(Path(path).stem):
+            (folder / f"{count:03d}{CAPTIONS}").write_text(caption, "utf-8")
         count += 1
     return count
 

@@ -14,7 +14,7 @@ from . import files
 from .cards import read_card
 from .desk import Desk
 from .gate import Gate, is_loopback
-from .intake import SUFFIXES
+from .intake import CAPTIONS, SUFFIXES
 from .library import Library, data_folder
 from .look import CSS, KEYS, THEME
 from .page import QUEUE, build_page
@@ -80,7 +80,7 @@ def launch(
     gate = Middleware(
         Gate,
         named=login is not None,
-        endings=frozenset({*SUFFIXES, ".safetensors"}),
+        endings=frozenset({*SUFFIXES, CAPTIONS, ".safetensors"}),
         busy=f"The app is busy: {QUEUE} jobs wait already. Try again in a minute.",
         tidy=lambda: files.tidy(folder),
     )

@@ -119,8 +119,8 @@ def training(status: Mapping[str, Any], previews: Sequence[Path]) -> str:
         if state in ("done", "stopped", "failed") or not steps
         else (f'<div class="bar"><i style="width:{share:.1f}%"></i></div>')
     )
-    message = status.get("message", "")
-    said = f'<p class="message">{text(message)}</p>' if message else ""
+    sentences = filter(None, (status.get("message", ""), *status.get("remarks", ())))
+    said = "".join(f'<p class="message">{text(sentence)}</p>' for sentence in sentences)
     return (
         f'<div class="run {text(state)}"><header><b>{text(TITLES.get(state, state))}</b>'
         f"<span>{text(left)}</span></header>{bar}{said}{_strip(previews)}{_curve(status)}"
@@ -130,10 +130,8 @@ def training(status: Mapping[str, Any], previews: Sequence[Path]) -> str:
 
 def _seen(status: Mapping[str, Any]) -> str:
     """What the base sees behind the subject of the photos, if it looked."""
-    found = status.get("backgrounds", [])
-    named = ", ".join(dict.fromkeys(filter(None, found)))
-    missed = f"; not recognised on {found.count('')} of {len(found)} photos" * ("" in found)
-    return f"Seen behind it: {named}{missed}." if named else ""
+    named = ", ".join(dict.fromkeys(filter(None, status.get("backgrounds", []))))
+    return f"Seen behind it: {named}." if named else ""
 
 
 def duration(seconds: float) -> str:

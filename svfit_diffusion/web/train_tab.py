@@ -14,7 +14,16 @@ from ..settings import AUTO, PRESETS, TrainConfig
 from . import snippets
 from .desk import MAX_SEED, QUICK, TELLING, Desk, told, warn
 from .files import served
-from .intake import MAX_PHOTOS, MAX_WORDS, SUFFIXES, class_word, keep, look, propose_token
+from .intake import (
+    CAPTIONS,
+    MAX_PHOTOS,
+    MAX_WORDS,
+    SUFFIXES,
+    class_word,
+    keep,
+    look,
+    propose_token,
+)
 from .library import slug
 from .plan import MAX_TRAIN_STEPS, QUALITIES, plan
 from .runs import GOING, Run
@@ -135,7 +144,7 @@ def build_train(trainer: Trainer, version: gr.Textbox) -> tuple[gr.Button, gr.St
             photos = gr.File(
                 label=f"Photos of one thing: drop 5 to 10 (at most {MAX_PHOTOS})",
                 file_count="multiple",
-                file_types=SUFFIXES,
+                file_types=[*SUFFIXES, CAPTIONS],
                 height=150,
                 elem_id="photos",
             )

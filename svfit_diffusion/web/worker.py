@@ -149,6 +149,7 @@ class Reporter:
             losses=self.losses[::every],
             held_out=self.held_out,
             backgrounds=training.subject.backgrounds,
+            remarks=[text[:1].upper() + text[1:] for text in training.remarks],
         )
 
 
