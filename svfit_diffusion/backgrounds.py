@@ -4,7 +4,8 @@ What a caption leaves unsaid is learned as if it were the subject's: grass comes
 dog that was only seen on grass is asked for. So each phrase is tried at the end of the caption, and
 the one with which the base foretells a photo's noise best is kept, where it is clear (a diffusion
 classifier, arXiv 2303.16203); where none is, gradients of the colours that a photo has at its top
-and bottom are tried. It takes some 150 predictions a photo, and 70 more for the gradients.
+and bottom are tried. It takes some 150 predictions a photo, and 70 more for the gradients. There
+the subject is but a thing: a class word that calls up another look would hide the background.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ PLACES = (
     *("on a carpet", "on a bed", "on a sofa", "in front of a wall", "in a hand"),
 )
 GRADIENT, NEAREST = "on a {} to {} gradient", 3  # of each edge's colour, the nearest names
+ANYTHING = "a thing"
 PHRASES = (*(f"on a {colour} background" for colour in COLOURS), *PLACES)
 SAMPLES, MORE = 4, 8  # noisy versions of a photo that each phrase is tried on, and the best ones
 BEST = 4
@@ -43,11 +45,11 @@ LEAST = 0.02  # share of the error that a phrase must save, and twice what the n
 
 
 def tried(subject: Subject) -> list[str]:
-    """All captions that `name_backgrounds` will try."""
-    held = subject.examples.captions
+    """All captions that `name_backgrounds` will try, and those that it may give."""
     return [
-        _ended(held[photo], phrase)
+        _ended(caption, phrase)
         for photo in _looked_at(subject)
+        for caption in (subject.examples.captions[photo], _neutral(subject, photo))
         for phrases in (("",), *_sets(subject, photo))
         for phrase in phrases
     ]
@@ -88,6 +90,12 @@ def _looked_at(subject: Subject) -> list[int]:
     return list(subject.unnamed)[:MOST]
 
 
+def _neutral(subject: Subject, photo: int) -> str:
+    """A photo's caption, whatever the subject is."""
+    caption = subject.examples.captions[photo]
+    return caption.replace(f"{subject.token} {subject.class_word}", ANYTHING)
+
+
 def _sets(subject: Subject, photo: int) -> tuple[tuple[str, ...], ...]:
     """Phrases for a photo; each set is for where nothing of the one before is clear."""
     top, bottom = (_nearest(colour) for colour in subject.unnamed[photo])
@@ -103,11 +111,12 @@ def _nearest(colour: np.ndarray) -> list[str]:
 
 def _best(objective: Objective, model: nn.Module, photo: int) -> str:
     """The phrase with which the base foretells a photo best, "" where none is clear."""
+    caption = _neutral(objective.subject, photo)
     examples = objective.subject.examples.only([photo])
 
     @functools.cache
     def errors(phrase: str, count: int) -> Tensor:
-        named = replace(examples, captions=(_ended(examples.captions[0], phrase),))
+        named = replace(examples, captions=(_ended(caption, phrase),))
         return objective.errors(model, objective.fixed(named, count))
 
     def gains(phrases: Iterable[str], count: int) -> dict[str, float]:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from accelerate import Accelerator
 from conftest import run, same
 from PIL import Image
@@ -14,7 +15,7 @@ from svfit_diffusion.backgrounds import PHRASES, _nearest, name_backgrounds, tri
 from svfit_diffusion.objective import Denoiser, Objective
 from svfit_diffusion.photos import edges
 from svfit_diffusion.settings import PRESETS, TrainConfig
-from svfit_diffusion.subject import prepare_subject
+from svfit_diffusion.subject import prepare_subject, sample_folder
 from svfit_diffusion.training import Training
 
 PROMPT = "a photo of sks toy"
@@ -33,6 +34,7 @@ def toy():
     """The sample subject on Toybox, its backgrounds named."""
     subject, objective = prepared(TrainConfig())
     texts = tried(subject)
+    subject.rest(torch.device("cpu"), texts)
     name_backgrounds(objective, Denoiser(subject), progress=False)
     return subject, texts
 
@@ -41,13 +43,25 @@ def test_the_base_tells_what_is_behind_the_sample(toy):
     assert toy[0].examples.captions == tuple(PROMPT + phrase for phrase in BEHIND)
 
 
+def test_a_class_word_of_another_look_hides_nothing(tmp_path):
+    for path in sorted(sample_folder().glob("*.png"))[2:4]:
+        shutil.copy(path, tmp_path)
+    prompt = "a photo of sks machine"
+    config = TrainConfig(instance_prompt=prompt, instance_data_dir=str(tmp_path))
+    subject, objective = prepared(config)
+    name_backgrounds(objective, Denoiser(subject), progress=False)
+    assert subject.examples.captions == tuple(prompt + phrase for phrase in BEHIND[2:4])
+
+
 def test_every_caption_in_question_is_known_before_and_only_those_kept_after(toy):
     subject, texts = toy
     near = [[_nearest(colour) for colour in found] for found in subject.unnamed.values()]
     gradients = {
         f"on a {a} to {b} gradient" for top, bottom in near for a in top for b in bottom if a != b
     }
-    assert set(texts) == {PROMPT, *(f"{PROMPT} {phrase}" for phrase in (*PHRASES, *gradients))}
+    ends = ("", *(f" {phrase}" for phrase in (*PHRASES, *gradients)))
+    forms = PROMPT, "a photo of a thing"
+    assert set(texts) == {f"{caption}{end}" for caption in forms for end in ends}
     assert {PROMPT + phrase for phrase in BEHIND} < set(texts)
     assert set(subject.cached) == set(subject.examples.captions) and subject.cached
 
