@@ -79,6 +79,7 @@ def test_a_training_on_toybox_outlives_its_page_and_fills_the_library(home):
     assert read_concept(entry.path).training["steps"] == 12
     assert not list((run.folder / "photos").glob("0[5-9]*"))
     seen, view, *_, sheet, download, learned = Trainer(desk).show("")
+    assert "it is called “sks robot”" in view
     assert "Learned" in view and learned == "r2" and Path(sheet["value"]).is_file()
     assert Path(download["value"]).read_bytes() == entry.path.read_bytes()
     assert Trainer(desk).token() == "zwx", "the next subject is called otherwise"

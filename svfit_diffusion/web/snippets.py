@@ -18,7 +18,7 @@ from .library import Entry
 
 WIDTH, HEIGHT = 480, 120  # of the curve, in its own units
 MAX_TEXT = 5_000  # characters of one text
-STRIP = 7  # previews shown beside one another
+STRIP = 6  # previews shown beside one another
 TITLES = {
     "starting": "Starting",
     "preparing": "Looking at your photos",
@@ -124,7 +124,7 @@ def training(status: Mapping[str, Any], previews: Sequence[Path]) -> str:
     return (
         f'<div class="run {text(state)}"><header><b>{text(TITLES.get(state, state))}</b>'
         f"<span>{text(left)}</span></header>{bar}{said}{_strip(previews)}{_curve(status)}"
-        f"{note(_seen(status))}</div>"
+        f"{note(_seen(status))}{note(_called(status))}</div>"
     )
 
 
@@ -132,6 +132,12 @@ def _seen(status: Mapping[str, Any]) -> str:
     """What the base sees behind the subject of the photos, if it looked."""
     named = ", ".join(dict.fromkeys(filter(None, status.get("backgrounds", []))))
     return f"Seen behind it: {named}." if named else ""
+
+
+def _called(status: Mapping[str, Any]) -> str:
+    """How what was learned is called."""
+    ended, trigger = status.get("state") in ("done", "stopped"), status.get("trigger", "")
+    return f"In prompts it is called “{trigger}”." if ended and trigger else ""
 
 
 def duration(seconds: float) -> str:

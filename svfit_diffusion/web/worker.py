@@ -129,9 +129,8 @@ class Reporter:
 
     def _draw(self, training: Any) -> None:
         subject = training.subject
-        prompt = f"a photo of {subject.token} {subject.class_word}"
-        with training.accelerator.autocast():
-            image = subject.draw(prompt, [self.seed], PREVIEW_STEPS)[0]
+        with training.accelerator.autocast():  # as the first photo shows it
+            image = subject.draw(subject.examples.captions[0], [self.seed], PREVIEW_STEPS)[0]
         path = self.run.folder / "preview" / f"{training.step:06d}.jpg"
         temporary = path.with_suffix(".tmp")
         image.save(temporary, "JPEG", quality=88)
@@ -167,7 +166,8 @@ def _present(run: Run, config: Any, trained: Any) -> None:
     if held not in (None, read_card(trained.path).digest):
         library.delete(before)
     name = library.add(trained.path, before)
-    run.write(file=trained.path.name, bytes=trained.path.stat().st_size, concept=name)
+    run.write(file=trained.path.name, bytes=trained.path.stat().st_size)
+    run.write(concept=name, trigger=trained.concept.trigger)
     try:
         picture, first = _sheet(config, trained)
     except (ValueError, RuntimeError) as error:  # the file is there all the same
