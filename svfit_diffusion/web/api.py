@@ -98,7 +98,8 @@ class Api:
     ) -> dict:
         """Start a training of the subject in some photos, and return its status at once.
 
-        what: what it is, "a dog". trigger: a rare word to call it by; one is chosen if empty.
+        photos: with captions, if there are any: .txt files named like them. what: what it is, "a
+        dog". trigger: a rare word to call it by; one is chosen if empty.
         quality: quick, balanced, thorough or auto. One training runs at a time; ask /training how
         it goes. What it learned comes into the library.
         """
