@@ -147,15 +147,18 @@ FOUR_BITS = 11  # the same of 48, with which a file in four bits stays under 8 K
 TEXT_RANK = 80  # of Toybox's 192, what 320 is of Stable Diffusion's 768; with 16 for all others
 
 
-def _ours(rank: int | str, bits: int, text: bool = True, token: bool = True) -> Method:
-    """SVFit at a rank, with or without the text encoder and a token."""
+def _ours(
+    rank: int | str, bits: int, text: bool = True, token: bool = True, captions: bool = False
+) -> Method:
+    """SVFit at a rank, with or without the text encoder, a token and captions."""
     label = f"SVFit {'full' if rank == 'full' else f'top {rank}'}"
     name = f"svfit-{rank}{'' if bits == 16 else f'-{bits}bit'}"
     sd15 = _whole if rank == "full" else _constant(round(16 * rank / RANK_EQUAL))
     return Method(
-        f"{name}{'' if text else '-unet'}{'' if token else '-plain'}",
-        f"{label}{', 4 bits' * (bits == 4)}{'' if text else ', UNet only'}{' + token' * token}",
-        "svfit", {"r": rank}, token=token, text=text, rates=DELTAS, bits=bits,
+        f"{name}{'' if text else '-unet'}{'' if token else '-plain'}{'-captions' * captions}",
+        f"{label}{', 4 bits' * (bits == 4)}{'' if text else ', UNet only'}{' + token' * token}"
+        f"{' + captions' * captions}",
+        "svfit", {"r": rank}, token=token, text=text, captions=captions, rates=DELTAS, bits=bits,
         sd15=_constant(48) if rank == FOUR_BITS else sd15,
         judged=rank == RANK_EQUAL or (rank == FOUR_BITS and bits == 4),
     )  # fmt: skip
@@ -175,6 +178,7 @@ METHODS = (
     _ours(RANK_EQUAL, 16),
     _ours(RANK_EQUAL, 16, text=False),
     _ours(RANK_EQUAL, 16, token=False),
+    _ours(RANK_EQUAL, 4, captions=True),
     _ours(FOUR_BITS, 4),
     _ours("full", 4),
     Method("paper", "SVFit, 99 % of the energy", "svfit", {"r": "energy=0.99"}, text=True,
