@@ -28,7 +28,7 @@ with contextlib.suppress(ImportError):  # optional: photos as iPhones store them
 
 MAX_PIXELS = 100_000_000
 """Largest photo that is decoded, in pixels (width times height)."""
-MAX_CAPTION = 10_000  # bytes; no base reads more
+CAPTION, MAX_CAPTION = ".txt", 10_000  # a caption's file; bytes: no base reads more
 
 # A closed list: Pillow would also hand a file to Ghostscript (EPS) or to rarely tested decoders.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "HEIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
@@ -90,7 +90,7 @@ def read_folder(folder: str | Path) -> tuple[list[Photo], list[Skipped]]:
     photos: list[Photo] = []
     skipped: list[Skipped] = []
     for path in sorted(folder.iterdir(), key=lambda path: path.name):
-        if path.name.startswith(".") or path.suffix.lower() == ".txt" or path.is_dir():
+        if path.name.startswith(".") or path.suffix.lower() == CAPTION or path.is_dir():
             continue
         try:
             photos.append(read_photo(path))
@@ -178,7 +178,7 @@ def _reason(path: Path, error: Exception) -> str:
 
 
 def _caption(path: Path) -> str | None:
-    sidecar = path.with_name(path.stem + ".txt")
+    sidecar = path.with_name(path.stem + CAPTION)
     return read_caption(sidecar) if sidecar.is_file() else None
 
 

@@ -186,7 +186,7 @@ class TrainConfig:
         """
         token, noun, prompt = self.placeholder_token, self.initializer_token, self.instance_prompt
         if prompt and not token:
-            token = next((w for w in RARE_WORDS if re.search(rf"\b{w}\b", prompt)), None)
+            token = next((w for w in RARE_WORDS if says(prompt, w)), None)
         if prompt and token and not noun:
             found = re.search(rf"\b{re.escape(token)}\s+(\w+)", prompt)
             noun = found and found[1]

@@ -73,6 +73,7 @@ def test_a_training_on_toybox_outlives_its_page_and_fills_the_library(home):
     assert (status["step"], status["steps"], len(status["losses"])) == (12, 12, 12)
     assert status["loss_after"] < status["loss_before"]
     assert len(status["backgrounds"]) == 5
+    assert "on the grass" in status["backgrounds"] and "behind it:" in Trainer(desk).show("")[1]
     assert run.previews() and (run.folder / "sheet.png").is_file()
     entry = Library(home).get("r2")
     assert entry.card.concept.trigger == "sks robot" and entry.preview

@@ -11,14 +11,13 @@ from PIL import Image
 
 from ..concept import printable
 from ..examples import LONG, PLACES
-from ..photos import crop, read_caption, read_photo
+from ..photos import CAPTION, crop, read_caption, read_photo
 from ..pictures import save_png
 from ..settings import RARE_WORDS
 
 SUFFIXES = [
     *(".jpg", ".jpeg", ".png", ".webp", ".avif", ".heic", ".heif", ".gif", ".bmp", ".tif", ".tiff"),
 ]
-CAPTIONS = ".txt"  # a file named like its photo
 MAX_PHOTOS = 50
 SHOWN_CAPTION = 40  # characters
 MAX_SIDE = 2_048  # px of a kept photo's shorter side
@@ -66,7 +65,7 @@ def look(paths: Sequence[str] | None, size: int, center: bool = False) -> Intake
 
 def _parted(paths: Sequence[str]) -> tuple[list[str], dict[str, str], list[str]]:
     """Photos, captions by their photo's stem, and a sentence for each file that is of no use."""
-    photos = [path for path in paths if Path(path).suffix.lower() != CAPTIONS]
+    photos = [path for path in paths if Path(path).suffix.lower() != CAPTION]
     stems, captions, refused = {Path(path).stem for path in photos}, {}, []
     if len(photos) > MAX_PHOTOS:
         refused.append(f"Only the first {MAX_PHOTOS} photos are looked at.")
@@ -98,7 +97,7 @@ def keep(paths: Sequence[str], folder: Path) -> int:
             image = image.resize([round(scale * side) for side in image.size])
         save_png(image, folder / f"{count:03d}.png")
         if caption := captions.get(Path(path).stem):
-            (folder / f"{count:03d}{CAPTIONS}").write_text(caption, "utf-8")
+            (folder / f"{count:03d}{CAPTION}").write_text(caption, "utf-8")
         count += 1
     return count
 

@@ -10,11 +10,12 @@ from pathlib import Path
 import gradio as gr
 from starlette.middleware import Middleware
 
+from ..photos import CAPTION
 from . import files
 from .cards import read_card
 from .desk import Desk
 from .gate import Gate, is_loopback
-from .intake import CAPTIONS, SUFFIXES
+from .intake import SUFFIXES
 from .library import Library, data_folder
 from .look import CSS, KEYS, THEME
 from .page import QUEUE, build_page
@@ -80,7 +81,7 @@ def launch(
     gate = Middleware(
         Gate,
         named=login is not None,
-        endings=frozenset({*SUFFIXES, CAPTIONS, ".safetensors"}),
+        endings=frozenset({*SUFFIXES, CAPTION, ".safetensors"}),
         busy=f"The app is busy: {QUEUE} jobs wait already. Try again in a minute.",
         tidy=lambda: files.tidy(folder),
     )

@@ -9,21 +9,13 @@ from typing import Any
 import gradio as gr
 
 from ..concept import printable
+from ..photos import CAPTION
 from ..pictures import size_text
 from ..settings import AUTO, PRESETS, TrainConfig
 from . import snippets
 from .desk import MAX_SEED, QUICK, TELLING, Desk, told, warn
 from .files import served
-from .intake import (
-    CAPTIONS,
-    MAX_PHOTOS,
-    MAX_WORDS,
-    SUFFIXES,
-    class_word,
-    keep,
-    look,
-    propose_token,
-)
+from .intake import MAX_PHOTOS, MAX_WORDS, SUFFIXES, class_word, keep, look, propose_token
 from .library import slug
 from .plan import MAX_TRAIN_STEPS, QUALITIES, plan
 from .runs import GOING, Run
@@ -144,7 +136,7 @@ def build_train(trainer: Trainer, version: gr.Textbox) -> tuple[gr.Button, gr.St
             photos = gr.File(
                 label=f"Photos of one thing: drop 5 to 10 (at most {MAX_PHOTOS})",
                 file_count="multiple",
-                file_types=[*SUFFIXES, CAPTIONS],
+                file_types=[*SUFFIXES, CAPTION],
                 height=150,
                 elem_id="photos",
             )

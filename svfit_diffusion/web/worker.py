@@ -50,8 +50,8 @@ def _work(run: Run) -> int:
         told = filter(None, (*trained.advice, trained.length))
         if said := trained.stopped if trained.exit_status else " ".join(told):
             run.write(message=f"{said[:1].upper()}{said[1:]}")
-        run.write(diverged=trained.exit_status == 1)
-        run.write(state="finishing", loss_before=trained.loss_before, loss_after=trained.loss_after)
+        losses = {"loss_before": trained.loss_before, "loss_after": trained.loss_after}
+        run.write(state="finishing", diverged=trained.exit_status == 1, **losses)
         _present(run, config, trained)
         run.write(state="stopped" if trained.stopped else "done", step=trained.steps)
         return 0
@@ -79,8 +79,9 @@ class Reporter:
     def __init__(self, run: Run, steps: int | None, seed: int) -> None:
         self.run, self.steps, self.seed = run, steps, seed
         self.before: int | None = None  # steps of the training that this one resumes
-        self.losses: list[tuple[int, float]] = run.status().get("losses", [])
-        self.held_out: list[tuple[int, float]] = run.status().get("held_out", [])
+        written = run.status()
+        self.losses: list[tuple[int, float]] = written.get("losses", [])
+        self.held_out: list[tuple[int, float]] = written.get("held_out", [])
         self.best: tuple[float, dict[str, Any]] | None = None
         self.smooth, self.next_look, self.written = None, 0.0, 0.0
         self.began, self.looking = time.monotonic(), 0.0
@@ -166,8 +167,8 @@ def _present(run: Run, config: Any, trained: Any) -> None:
     if held not in (None, read_card(trained.path).digest):
         library.delete(before)
     name = library.add(trained.path, before)
-    run.write(file=trained.path.name, bytes=trained.path.stat().st_size)
-    run.write(concept=name, trigger=trained.concept.trigger)
+    size = trained.path.stat().st_size
+    run.write(concept=name, trigger=trained.concept.trigger, file=trained.path.name, bytes=size)
     try:
         picture, first = _sheet(config, trained)
     except (ValueError, RuntimeError) as error:  # the file is there all the same
