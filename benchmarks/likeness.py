@@ -4,8 +4,8 @@
     python benchmarks/likeness.py sweep                   learning rates, on dev subjects
     python benchmarks/likeness.py measure --split dev     all methods at their best, on dev subjects
     python benchmarks/likeness.py measure --split sealed  the same, once, for the final table
-    python benchmarks/likeness.py report --split sealed   table, plot and sheets, of the subjects
-                                                          that were measured with all methods
+    python benchmarks/likeness.py report --split sealed   table, plot and sheets of what was
+                                                          measured so far
 
 Every run adds a line to `results/likeness/<stage>-<split>.jsonl`, so that all of it can be stopped
 and goes on where it was, also on another machine; pictures lie in a work folder.
@@ -19,6 +19,7 @@ import functools
 import hashlib
 import json
 import multiprocessing
+import operator
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -190,12 +191,13 @@ def main() -> None:
     else:
         import likeness_report
 
+        row = operator.itemgetter("method", "subject")
         jobs = measure_jobs(args.methods, args.split)
         done = known("measure", args.split)
-        missing = {job["subject"] for job in jobs if json.dumps(job) not in done}
-        whole = [job for job in jobs if job["subject"] not in missing]
-        if not whole:
-            raise SystemExit("No subject was measured with all of these methods yet.")
+        missing = {row(job) for job in jobs if json.dumps(job) not in done}
+        whole = [job for job in jobs if row(job) not in missing]
+        if not any(job["method"] == likeness_report.AGAINST for job in whole):
+            raise SystemExit(f"Measure {likeness_report.AGAINST} first: all rows stand beside it.")
         results = [{"job": job, "result": done[json.dumps(job)]} for job in whole]
         likeness_report.write(results, args.split, RESULTS, work_folder())
 

@@ -21,12 +21,15 @@ from svfit_diffusion.pictures import grid, size_text
 
 RESAMPLES, LEVEL = 4000, 95
 AGAINST = "lora-4"
+SMALL = ("ti", "svfit-3", "svfit-11-4bit", "core-3", "tinylora", "unilora", "waveft")
 PAIRS = (  # what is claimed, or wished for
     ("svfit-text", "lora-4"),
     ("svfit-text-uncaptioned", "lora-4"),
     ("svfit-text", "lora-4-token"),
     ("svfit-text", "lora-4-captions"),
     ("svfit-text", "lora-4-token-captions"),
+    ("svfit-text", "svfit-3-4bit-captions"),
+    *(("svfit-text-uncaptioned", other) for other in SMALL),
     ("paper", "lora-8"),
     ("paper-token", "lora-8"),
 )
@@ -41,6 +44,7 @@ SHOWN = (
     "full",
 )
 SEEN = ("fidelity", "aligned", "copy")
+Cells = dict[str, dict[str, np.ndarray]]
 COLOURS = {"judged": "#d1495b", "ours": "#edae49", "lora": "#00798c", "other": "#8d96a3"}
 
 
@@ -56,19 +60,31 @@ def shapes() -> dict[str, list[tuple[int, int]]]:
     return found
 
 
-def cells(results: list[dict], measure: str) -> dict[str, np.ndarray]:
-    """Method -> [subjects, training seeds, prompts, seeds] of a measure."""
-    found: dict[str, dict[str, list]] = {}
+def cells(results: list[dict], measure: str) -> Cells:
+    """Method -> subject -> [training seeds, prompts, seeds] of a measure."""
+    runs: dict[str, dict[str, list]] = {}
     for entry in results:
         job = entry["job"]
-        runs = found.setdefault(job["method"], {}).setdefault(job["subject"], [])
-        runs.append(entry["result"][measure])
-    arrays = {name: np.array(list(subjects.values())) for name, subjects in found.items()}
-    most = max(array.shape[1] for array in arrays.values())
+        subjects = runs.setdefault(job["method"], {})
+        subjects.setdefault(job["subject"], []).append(entry["result"][measure])
     return {
-        name: np.repeat(array, most, 1) if array.shape[1] == 1 else array
-        for name, array in arrays.items()
+        name: {subject: np.array(found) for subject, found in subjects.items()}
+        for name, subjects in runs.items()
     }
+
+
+def of_all(found: Cells, method: str) -> np.ndarray:
+    """A method's cells, [subjects, training seeds, prompts, seeds]."""
+    return np.stack(list(found[method].values()))
+
+
+def minus(found: Cells, one: str, other: str) -> np.ndarray:
+    """One method less another on the subjects of both, shaped as `of_all`.
+
+    The base, which is not trained, is taken once for each training seed.
+    """
+    shared = [subject for subject in found[one] if subject in found[other]]
+    return np.stack([found[one][subject] - found[other][subject] for subject in shared])
 
 
 def interval(values: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
@@ -103,10 +119,11 @@ def table(results: list[dict]) -> list[dict]:
             "rate": entries[0]["job"]["rate"], "steps": entries[0]["job"]["steps"],
             "values": entries[0]["result"]["values"], "bytes": entries[0]["result"]["bytes"],
             "sd15_bytes": sd15_bytes(method, sizes),
-            "fidelity": interval(fidelity[method.name]),
-            "against": interval(fidelity[method.name] - fidelity[AGAINST]),
-            "aligned": float(aligned[method.name].mean()),
-            "copy": float(copies[method.name].mean()),
+            "subjects": len(fidelity[method.name]),
+            "fidelity": interval(of_all(fidelity, method.name)),
+            "against": interval(minus(fidelity, method.name, AGAINST)),
+            "aligned": float(of_all(aligned, method.name).mean()),
+            "copy": float(of_all(copies, method.name).mean()),
             **{key: float(np.mean([entry["result"][key] for entry in entries]))
                for key in ("drift", "diversity", "loss")},
         })  # fmt: skip
@@ -117,8 +134,8 @@ def pairs(results: list[dict]) -> list[dict]:
     """Differences of two methods, cell by cell, for each of PAIRS that was measured."""
     found = {measure: cells(results, measure) for measure in SEEN}
     return [
-        {"method": one, "other": other}
-        | {measure: interval(values[one] - values[other]) for measure, values in found.items()}
+        {"method": one, "other": other, "subjects": len(minus(found["fidelity"], one, other))}
+        | {measure: interval(minus(values, one, other)) for measure, values in found.items()}
         for one, other in PAIRS
         if {one, other} <= found["fidelity"].keys()
     ]
@@ -134,37 +151,36 @@ def markdown(rows: list[dict], compared: list[dict], results: list[dict], split:
     command = f"python benchmarks/likeness.py report --split {split}"
     if len(rows) < len(METHODS):
         command += " --methods " + " ".join(row["method"] for row in rows)
-    count = len({entry["job"]["subject"] for entry in results})
-    real_copy = np.mean([entry["result"]["real_copy"] for entry in results])
+    real_copy = {entry["job"]["subject"]: entry["result"]["real_copy"] for entry in results}
     lines = [
         f"# Likeness against bytes on Toybox, {split} subjects",
         "",
-        f"`{command}`: {count} subjects, five pictures each, {len(PROMPTS)} prompts x {SEEDS} "
-        f"seeds, two training seeds, {rows[-1]['steps']} steps of batch 4. Fidelity is 0 for the "
-        "base and 1 for true pictures; copy is the cosine with the nearest training photo, "
-        f"{real_copy:.3f} for true pictures of these prompts. Intervals hold 95 % of paired "
-        "bootstraps over subjects, training seeds, prompts and seeds. Rows in bold are the judged "
-        "ones.",
+        f"`{command}`: {len(real_copy)} subjects, five pictures each, {len(PROMPTS)} prompts x "
+        f"{SEEDS} seeds, two training seeds, {rows[-1]['steps']} steps of batch 4. Fidelity is 0 "
+        "for the base and 1 for true pictures; copy is the cosine with the nearest training photo, "
+        f"{np.mean(list(real_copy.values())):.3f} for true pictures of these prompts. Intervals "
+        "hold 95 % of paired bootstraps over subjects, training seeds, prompts and seeds. Rows in "
+        "bold are the judged ones. A method that was measured on fewer subjects is compared by the "
+        "differences, which are of the subjects that both have.",
         "",
-        "| method | values | bytes | bytes on SD 1.5 | fidelity | minus LoRA rank 4 | aligned "
-        "| copy | drift | loss |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| method | values | bytes | bytes on SD 1.5 | subjects | fidelity | minus LoRA rank 4 "
+        "| aligned | copy | drift | loss |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         label = f"**{row['label']}**" if row["judged"] else row["label"]
         real = "-" if row["sd15_bytes"] is None else f"{row['sd15_bytes']:,}"
         lines.append(
             f"| {label} | {row['values']:,} | {row['bytes']:,} | {real} "
-            f"| {_range(row['fidelity'])} | {_range(row['against'], True)} "
+            f"| {row['subjects']} | {_range(row['fidelity'])} | {_range(row['against'], True)} "
             f"| {row['aligned']:.3f} | {row['copy']:.3f} | {row['drift']:.4f} "
             f"| {row['loss']:.4f} |"
         )
-    lines += ["", "| minus | fidelity | aligned | copy |", "|---|---|---|---|"]
+    lines += ["", "| minus | subjects | fidelity | aligned | copy |", "|---|---|---|---|---|"]
     for pair in compared:
         label = f"{BY_NAME[pair['method']].label} - {BY_NAME[pair['other']].label}"
-        lines.append(
-            f"| {label} | " + " | ".join(_range(pair[measure], True) for measure in SEEN) + " |"
-        )
+        seen = " | ".join(_range(pair[measure], True) for measure in SEEN)
+        lines.append(f"| {label} | {pair['subjects']} | {seen} |")
     return "\n".join(lines) + "\n"
 
 
