@@ -2,6 +2,7 @@
 
     python benchmarks/likeness.py ladder                  is the measure of fidelity a measure?
     python benchmarks/likeness.py sweep                   learning rates, on dev subjects
+    python benchmarks/likeness.py length                  fixed numbers of steps beside `auto`
     python benchmarks/likeness.py measure --split dev     all methods at their best, on dev subjects
     python benchmarks/likeness.py measure --split sealed  the same, once, for the final table
     python benchmarks/likeness.py report --split sealed   table, plot and sheets of what was
@@ -34,6 +35,7 @@ RESULTS = Path(__file__).parent / "results" / "likeness"
 LOOKS = (50, 100, 200)  # steps; all methods are measured after the last
 ALIGNED = 0.95
 SEEN = ("fidelity", "copy", "aligned")
+LENGTH_METHODS = ("svfit-text", "lora-4")
 SWEEP_SUBJECTS, SUBJECTS = 2, {"dev": 6, "sealed": 8}
 TRAINING_SEEDS = 0, 1
 
@@ -70,6 +72,10 @@ def run_job(job: dict) -> dict:
 
     method, work = BY_NAME[job["method"]], work_folder()
     item = next(item for item in SPLITS[job["split"]] if item.slug == job["subject"])
+    if job["stage"] == "length":
+        import likeness_length
+
+        return likeness_length.compare(method, item, job["rate"], work)
     if job["stage"] == "sweep":
         return likeness_run.sweep(method, item, job["rate"], LOOKS, work)
     return likeness_run.measure(method, item, job["seed"], job["rate"], job["steps"], work)
@@ -168,12 +174,24 @@ def measure_jobs(names: list[str], split: str) -> list[dict]:
     ]
 
 
+def length_jobs() -> list[dict]:
+    """The default and LoRA at their best rates on the dev subjects."""
+    from likeness_world import subjects
+
+    chosen = best(list(LENGTH_METHODS))
+    return [
+        {"stage": "length", "split": "dev", "method": name, "subject": item.slug, "rate": rate}
+        for item in subjects("dev", SUBJECTS["dev"])
+        for name, rate in ((name, chosen[name]["rate"]) for name in LENGTH_METHODS)
+    ]
+
+
 def main() -> None:
     """Parse and run one stage."""
     from likeness_methods import METHODS
 
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("stage", choices=("ladder", "sweep", "measure", "report"))
+    parser.add_argument("stage", choices=("ladder", "sweep", "length", "measure", "report"))
     parser.add_argument("--split", choices=("dev", "sealed"), default="dev")
     parser.add_argument("--methods", nargs="*", default=[method.name for method in METHODS])
     parser.add_argument("--workers", type=int, default=os.cpu_count())
@@ -186,6 +204,16 @@ def main() -> None:
         run_all(sweep_jobs(args.methods), args.workers)
         for name, choice in best(args.methods).items():
             print(name.ljust(20), *(f"{key} {value:.4g}" for key, value in choice.items()))
+    elif args.stage == "length":
+        import likeness_length
+
+        jobs = length_jobs()
+        run_all(jobs, args.workers)
+        done = known("length", "dev")
+        results = [{"job": job, "result": done[json.dumps(job)]} for job in jobs]
+        text = likeness_length.markdown(results, "python benchmarks/likeness.py length")
+        (RESULTS / "length.md").write_text(text, "utf-8")
+        print(text)
     elif args.stage == "measure":
         run_all(measure_jobs(args.methods, args.split), args.workers)
     else:
