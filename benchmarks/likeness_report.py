@@ -37,6 +37,7 @@ SHOWN = (
     "svfit-text",
     "svfit-text-uncaptioned",
     "paper-token",
+    "unilora",
     "ti",
     "lora-4",
     "lora-4-token",
@@ -236,10 +237,10 @@ def write(results: list[dict], split: str, folder: Path, work: Path) -> None:
     text = markdown(rows, compared, results, split)
     (folder / f"{split}.md").write_text(text, "utf-8")
     plot(rows, folder / f"{split}.png")
-    measured = {entry["job"]["method"] for entry in results}
-    shown = [name for name in SHOWN if name in measured]
     for slug in slugs:
-        if not all((work / name / f"{slug}-0").is_dir() for name in shown):
+        of = {entry["job"]["method"] for entry in results if entry["job"]["subject"] == slug}
+        shown = [name for name in SHOWN if name in of and (work / name / f"{slug}-0").is_dir()]
+        if AGAINST not in shown:
             continue  # its pictures lie on another machine
         path = folder / f"{split}-{slug}.jpg"
         sheet(slug, shown, work).save(path, quality=90)
