@@ -193,6 +193,9 @@ METHODS = (
     Method("unilora", "UniLoRA, 4 bits + token", "UniLoraConfig",
            {"r": 4, "theta_d_length": 68 * FOUR_BITS}, token=True, text=True,
            rates=(5e-3, 2e-2, 8e-2, 2e-1), judged=True, bits=4),
+    Method("unilora-captions", "UniLoRA, 4 bits + token + captions", "UniLoraConfig",
+           {"r": 4, "theta_d_length": 462}, token=True, text=True, captions=True,
+           rates=(5e-3, 2e-2, 8e-2, 2e-1), judged=True, bits=4),  # as many bytes as the default
     Method("vblora", "VB-LoRA + token", "VBLoRAConfig",
            {"r": 1, "num_vectors": 16, "vector_length": 32, "topk": 2}, token=True,
            rates=(1e-3, 5e-3, 2e-2)),

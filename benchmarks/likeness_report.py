@@ -29,6 +29,10 @@ PAIRS = (  # what is claimed, or wished for
     ("svfit-text", "lora-4-captions"),
     ("svfit-text", "lora-4-token-captions"),
     ("svfit-text", "svfit-3-4bit-captions"),
+    ("svfit-text", "unilora-captions"),
+    ("svfit-3-4bit-captions", "lora-4"),
+    ("svfit-3-4bit-captions", "lora-4-token"),
+    ("svfit-3-4bit-captions", "lora-4-token-captions"),
     *(("svfit-text-uncaptioned", other) for other in SMALL),
     ("paper", "lora-8"),
     ("paper-token", "lora-8"),
@@ -161,8 +165,8 @@ def markdown(rows: list[dict], compared: list[dict], results: list[dict], split:
         "for the base and 1 for true pictures; copy is the cosine with the nearest training photo, "
         f"{np.mean(list(real_copy.values())):.3f} for true pictures of these prompts. Intervals "
         "hold 95 % of paired bootstraps over subjects, training seeds, prompts and seeds. Rows in "
-        "bold are the judged ones. A method that was measured on fewer subjects is compared by the "
-        "differences, which are of the subjects that both have.",
+        "bold are the judged ones. A method that was measured on fewer subjects is only compared: "
+        "a difference is of the subjects that both have.",
         "",
         "| method | values | bytes | bytes on SD 1.5 | subjects | fidelity | minus LoRA rank 4 "
         "| aligned | copy | drift | loss |",
@@ -171,9 +175,10 @@ def markdown(rows: list[dict], compared: list[dict], results: list[dict], split:
     for row in rows:
         label = f"**{row['label']}**" if row["judged"] else row["label"]
         real = "-" if row["sd15_bytes"] is None else f"{row['sd15_bytes']:,}"
+        fidelity = _range(row["fidelity"]) if row["subjects"] == len(real_copy) else "-"
         lines.append(
             f"| {label} | {row['values']:,} | {row['bytes']:,} | {real} "
-            f"| {row['subjects']} | {_range(row['fidelity'])} | {_range(row['against'], True)} "
+            f"| {row['subjects']} | {fidelity} | {_range(row['against'], True)} "
             f"| {row['aligned']:.3f} | {row['copy']:.3f} | {row['drift']:.4f} "
             f"| {row['loss']:.4f} |"
         )
@@ -186,14 +191,15 @@ def markdown(rows: list[dict], compared: list[dict], results: list[dict], split:
 
 
 def plot(rows: list[dict], path: Path) -> None:
-    """Fidelity against bytes (log)."""
+    """Fidelity against bytes (log), of the methods that were measured on as many as the base."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(11, 5.5), dpi=110)
-    shown = sorted((row for row in rows if row["bytes"]), key=lambda row: row["bytes"])
+    whole = [row for row in rows if row["bytes"] and row["subjects"] == rows[0]["subjects"]]
+    shown = sorted(whole, key=lambda row: row["bytes"])
     for number, row in enumerate(shown, 1):
         adapter = BY_NAME[row["method"]].adapter
         kind = "judged" if row["judged"] else {"svfit": "ours", "LoraConfig": "lora"}.get(adapter)
@@ -207,7 +213,7 @@ def plot(rows: list[dict], path: Path) -> None:
              ylabel="fidelity: 0 = base, 1 = true pictures")  # fmt: skip
     axes.grid(alpha=0.25)
     figure.legend(*axes.get_legend_handles_labels(), loc="center right", fontsize=7, frameon=False)
-    figure.tight_layout(rect=(0, 0, 0.66, 1))
+    figure.tight_layout(rect=(0, 0, 0.62, 1))
     figure.savefig(path)
 
 
