@@ -75,7 +75,7 @@ def run_job(job: dict) -> dict:
     if job["stage"] == "length":
         import likeness_length
 
-        return likeness_length.compare(method, item, job["rate"], work)
+        return likeness_length.WAYS[job["way"]](method, item, job["rate"], work)
     if job["stage"] == "sweep":
         return likeness_run.sweep(method, item, job["rate"], LOOKS, work)
     return likeness_run.measure(method, item, job["seed"], job["rate"], job["steps"], work)
@@ -175,14 +175,17 @@ def measure_jobs(names: list[str], split: str) -> list[dict]:
 
 
 def length_jobs() -> list[dict]:
-    """The default and LoRA at their best rates on the dev subjects."""
+    """The default and LoRA at their best rates on the dev subjects, in each way to end."""
+    from likeness_length import WAYS
     from likeness_world import subjects
 
-    chosen = best(list(LENGTH_METHODS))
+    chosen, items = best(list(LENGTH_METHODS)), subjects("dev", SUBJECTS["dev"])
+    shared = {"stage": "length", "split": "dev"}
     return [
-        {"stage": "length", "split": "dev", "method": name, "subject": item.slug, "rate": rate}
-        for item in subjects("dev", SUBJECTS["dev"])
-        for name, rate in ((name, chosen[name]["rate"]) for name in LENGTH_METHODS)
+        shared | {"method": name, "way": way, "subject": item.slug, "rate": chosen[name]["rate"]}
+        for name in LENGTH_METHODS
+        for way in WAYS
+        for item in items
     ]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from likeness_methods import BY_NAME, Method
 from likeness_run import SWEEP_SEEDS, WORDS, Run, judge_of, judged
 from objects import ToyObject
+from torch import nn
 
 from svfit_diffusion.length import Length
 from svfit_diffusion.objective import Denoiser, Objective
@@ -18,43 +19,49 @@ STEPS = (200, 400, 800)
 SEEN = ("fidelity", "aligned", "copy", "loss")
 
 
-def compare(method: Method, item: ToyObject, rate: float, work: Path) -> dict[str, dict]:
-    """Length -> what is seen then: "200", "400", "800" and "auto", with its steps.
-
-    The loss is that on unseen compositions. "auto" holds one photo out, as the product does.
-    """
+def fixed(method: Method, item: ToyObject, rate: float, work: Path) -> dict[str, dict]:
+    """Steps -> what is seen after so many. The loss is that on unseen compositions."""
     run, found = Run(method, item, 0, rate, work), {}
     for steps in STEPS:
         run.train(steps)
         found[str(steps)] = _seen(run)
+    return found
+
+
+def auto(method: Method, item: ToyObject, rate: float, work: Path) -> dict[str, dict]:
+    """What is seen where the product's own rule ends a training, with one photo held out.
+
+    "auto, best": of the state with the lowest loss; "auto, last": of the one at which it ended.
+    """
     run = Run(method, item, 0, rate, work)
-    _train_automatically(run)
-    return found | {"auto": _seen(run)}
-
-
-def _seen(run: Run) -> dict[str, Any]:
-    """What the training so far gives, rounded as in its file; the training can go on after it."""
-    named = {str(i): parameter for i, parameter in enumerate(run.parameters)}
-    kept = copied(named)
-    run.round_values()
-    judge, pictures = judge_of(run.item, run.work, SWEEP_SEEDS), run.draw(WORDS, SWEEP_SEEDS)
-    scores = judged(judge, pictures, judge.features(pictures))
-    seen = {"steps": run.steps, "loss": round(run.loss(), 6)}
-    restore(named, kept)
-    return seen | {key: round(float(values.mean()), 4) for key, values in scores.items()}
-
-
-def _train_automatically(run: Run) -> None:
-    """Train with the product's own stopping rule, and keep its best state."""
     model = Denoiser(run.subject)
-    named = {str(i): parameter for i, parameter in enumerate(run.parameters)}
-    length = Length(Objective(run.config, run.accelerator, run.subject), named)
+    length = Length(Objective(run.config, run.accelerator, run.subject), _named(run))
     length.look(model, 0)
     while not length.ended:
         run.train(run.steps + 1)
         if length.due(run.steps):
             length.look(model, run.steps)
+    last = _seen(run)
     run.steps = length.take_best()
+    return {"auto, best": _seen(run), "auto, last": last}
+
+
+WAYS = {"fixed": fixed, "auto": auto}
+
+
+def _named(run: Run) -> dict[str, nn.Parameter]:
+    return {str(i): parameter for i, parameter in enumerate(run.parameters)}
+
+
+def _seen(run: Run) -> dict[str, Any]:
+    """What the training so far gives, rounded as in its file; the training can go on after it."""
+    kept = copied(_named(run))
+    run.round_values()
+    judge, pictures = judge_of(run.item, run.work, SWEEP_SEEDS), run.draw(WORDS, SWEEP_SEEDS)
+    scores = judged(judge, pictures, judge.features(pictures))
+    seen = {"steps": run.steps, "loss": round(run.loss(), 6)}
+    restore(_named(run), kept)
+    return seen | {key: round(float(values.mean()), 4) for key, values in scores.items()}
 
 
 def markdown(results: list[dict], command: str) -> str:
@@ -69,14 +76,13 @@ def markdown(results: list[dict], command: str) -> str:
         "| method | length | steps | " + " | ".join(SEEN) + " |",
         "|---|---|---|" + "---|" * len(SEEN),
     ]
-    for name in dict.fromkeys(entry["job"]["method"] for entry in results):
-        found = [entry["result"] for entry in results if entry["job"]["method"] == name]
-        for length in found[0]:
-            runs = [result[length] for result in found]
-            steps = sorted({run["steps"] for run in runs})
-            shown = f"{steps[0]} to {steps[-1]}" if len(steps) > 1 else f"{steps[0]}"
-            means = (f"{np.mean([run[key] for run in runs]):.3f}" for key in SEEN)
-            lines.append(
-                f"| {BY_NAME[name].label} | {length} | {shown} | " + " | ".join(means) + " |"
-            )
+    rows: dict[tuple[str, str], list[dict]] = {}
+    for entry in results:
+        for length, seen in entry["result"].items():
+            rows.setdefault((entry["job"]["method"], length), []).append(seen)
+    for (name, length), runs in rows.items():
+        steps = sorted({run["steps"] for run in runs})
+        shown = f"{steps[0]} to {steps[-1]}" if len(steps) > 1 else f"{steps[0]}"
+        means = (f"{np.mean([run[key] for run in runs]):.3f}" for key in SEEN)
+        lines.append(f"| {BY_NAME[name].label} | {length} | {shown} | " + " | ".join(means) + " |")
     return "\n".join(lines) + "\n"
