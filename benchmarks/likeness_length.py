@@ -15,7 +15,7 @@ from svfit_diffusion.length import Length
 from svfit_diffusion.objective import Denoiser, Objective
 from svfit_diffusion.runtime import copied, restore
 
-STEPS, ROSE = (200, 400, 800), 0.1
+STEPS = (200, 400, 800)
 SEEN = ("fidelity", "aligned", "copy", "loss")
 
 
@@ -31,27 +31,20 @@ def fixed(method: Method, item: ToyObject, rate: float, work: Path) -> dict[str,
 def auto(method: Method, item: ToyObject, rate: float, work: Path) -> dict[str, dict]:
     """What is seen where the product's own rule ends a training, with one photo held out.
 
-    "auto, best": of the state with the lowest loss; "auto, last": of the one at which it ended;
-    "auto, latest good": of the last whose loss rose by no more than ROSE of what it had fallen.
+    "auto": of the state with the lowest loss, which the product keeps; "auto, last state": of the
+    one at which it ended.
     """
     run = Run(method, item, 0, rate, work)
-    model, named = Denoiser(run.subject), _named(run)
-    length = Length(Objective(run.config, run.accelerator, run.subject), named)
+    model = Denoiser(run.subject)
+    length = Length(Objective(run.config, run.accelerator, run.subject), _named(run))
     length.look(model, 0)
-    states = {}
     while not length.ended:
         run.train(run.steps + 1)
         if length.due(run.steps):
             length.look(model, run.steps)
-            states[run.steps] = copied(named)
-    (best, low), (_, base) = length.lowest, length.curve[0]
-    good = [step for step, loss in length.curve[1:] if loss - low <= ROSE * (base - low)]
-    found = {}
-    for kind, step in (("best", best), ("latest good", good[-1]), ("last", run.steps)):
-        restore(named, states[step])
-        run.steps = step
-        found[f"auto, {kind}"] = _seen(run) | {"curve": length.curve}
-    return found
+    last = _seen(run)
+    run.steps = length.take_best()
+    return {"auto": _seen(run), "auto, last state": last}
 
 
 WAYS = {"fixed": fixed, "auto": auto}
