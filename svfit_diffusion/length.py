@@ -88,10 +88,13 @@ class Length:
     def said(self, last: int) -> str:
         """A sentence on how a training of `last` steps went."""
         (step, loss), (_, base) = self.lowest, self.curve[0]
-        return (
+        said = (
             f"The loss on {self.what} was lowest at step {step:,} of {last:,} ({base:.4f} -> "
             f"{loss:.4f}), and the file holds that state."
         )
+        if len(self.curve) > 2 and step == self.curve[1][0]:
+            said += " So early, it may not look like the subject yet: try a number of steps then."
+        return said
 
     def packed(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """It as a checkpoint keeps it: tensors and settings."""

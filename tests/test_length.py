@@ -81,6 +81,17 @@ def test_it_ends_early_and_the_file_holds_the_best_and_not_the_last(auto):
     assert same(until.concept, result.concept)
 
 
+def test_one_whose_loss_only_rose_says_what_to_try(auto):
+    found = Training(auto, make_accelerator(auto), progress=False).length
+    found.curve = [(0, 0.37), (25, 0.36), (50, 0.38), (75, 0.39)]
+    assert "lowest at step 25 of 75" in found.said(75)
+    assert found.said(75).endswith("try a number of steps then.")
+    found.curve[2] = (50, 0.35)
+    assert "try" not in found.said(75)
+    found.curve = found.curve[:2]
+    assert "try" not in found.said(25), "it was stopped there"
+
+
 def test_a_resumed_one_ends_where_an_unbroken_one_does(auto):
     whole, parts = elsewhere(auto, "whole"), elsewhere(auto, "parts")
     unbroken, curve = curve_of(whole)
