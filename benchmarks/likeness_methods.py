@@ -173,6 +173,7 @@ TEXT = {
 METHODS = (
     Method("base", "base model"),
     Method("ti", "Textual Inversion", token=True, rates=TOKEN),
+    Method("ti-captions", "Textual Inversion + captions", token=True, captions=True, rates=TOKEN),
     Method("svfit-text", f"{DEFAULT} + token + captions", "svfit", **TEXT, captions=True),
     Method("svfit-text-uncaptioned", f"{DEFAULT} + token", "svfit", **TEXT),
     _ours(RANK_EQUAL, 16),

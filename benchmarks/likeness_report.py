@@ -30,6 +30,7 @@ PAIRS = (  # what is claimed, or wished for
     ("svfit-text", "lora-4-token-captions"),
     ("svfit-text", "svfit-3-4bit-captions"),
     ("svfit-text", "unilora-captions"),
+    ("svfit-text", "ti-captions"),
     ("svfit-3-4bit-captions", "lora-4"),
     ("svfit-3-4bit-captions", "lora-4-token"),
     ("svfit-3-4bit-captions", "lora-4-token-captions"),
