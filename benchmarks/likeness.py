@@ -23,6 +23,7 @@ import multiprocessing
 import operator
 import os
 import sys
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
@@ -92,6 +93,13 @@ def known(stage: str, split: str) -> dict[str, dict]:
     lines = path.read_text("utf-8").splitlines() if path.is_file() else []
     entries = [json.loads(line) for line in lines]
     return {json.dumps(e["job"]): e["result"] for e in entries if e["base"] == base_name()}
+
+
+def results_of(jobs: list[dict]) -> list[dict]:
+    """Jobs of one stage and split with their results, of those that have one."""
+    done = known(jobs[0]["stage"], jobs[0]["split"])
+    keyed = ((job, json.dumps(job)) for job in jobs)
+    return [{"job": job, "result": done[key]} for job, key in keyed if key in done]
 
 
 def run_all(jobs: list[dict], workers: int) -> None:
@@ -212,9 +220,7 @@ def main() -> None:
 
         jobs = length_jobs()
         run_all(jobs, args.workers)
-        done = known("length", "dev")
-        results = [{"job": job, "result": done[json.dumps(job)]} for job in jobs]
-        text = likeness_length.markdown(results, "python benchmarks/likeness.py length")
+        text = likeness_length.markdown(results_of(jobs))
         (RESULTS / "length.md").write_text(text, "utf-8")
         print(text)
     elif args.stage == "measure":
@@ -224,12 +230,11 @@ def main() -> None:
 
         row = operator.itemgetter("method", "subject")
         jobs = measure_jobs(args.methods, args.split)
-        done = known("measure", args.split)
-        missing = {row(job) for job in jobs if json.dumps(job) not in done}
-        whole = [job for job in jobs if row(job) not in missing]
-        if not any(job["method"] == likeness_report.AGAINST for job in whole):
+        found = results_of(jobs)
+        wanted, had = Counter(map(row, jobs)), Counter(row(entry["job"]) for entry in found)
+        results = [e for e in found if had[row(e["job"])] == wanted[row(e["job"])]]
+        if not any(entry["job"]["method"] == likeness_report.AGAINST for entry in results):
             raise SystemExit(f"Measure {likeness_report.AGAINST} first: all rows stand beside it.")
-        results = [{"job": job, "result": done[json.dumps(job)]} for job in whole]
         likeness_report.write(results, args.split, RESULTS, work_folder())
 
 

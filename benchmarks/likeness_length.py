@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from likeness_methods import BY_NAME, Method
-from likeness_run import SWEEP_SEEDS, WORDS, Run, judge_of, judged
+from likeness_run import SWEEP_SEEDS, WORDS, Run, glimpse
 from objects import ToyObject
 from torch import nn
 
@@ -58,21 +58,20 @@ def _seen(run: Run) -> dict[str, Any]:
     """What the training so far gives, rounded as in its file; the training can go on after it."""
     kept = copied(_named(run))
     run.round_values()
-    judge, pictures = judge_of(run.item, run.work, SWEEP_SEEDS), run.draw(WORDS, SWEEP_SEEDS)
-    scores = judged(judge, pictures, judge.features(pictures))
-    seen = {"steps": run.steps, "loss": round(run.loss(), 6)}
+    seen = {"steps": run.steps, "loss": round(run.loss(), 6)} | glimpse(run)
     restore(_named(run), kept)
-    return seen | {key: round(float(values.mean()), 4) for key, values in scores.items()}
+    return seen
 
 
-def markdown(results: list[dict], command: str) -> str:
+def markdown(results: list[dict]) -> str:
     """A row for each method and length: means over subjects, and the steps that it took."""
     lines = [
         "# How long to train, on Toybox, dev subjects",
         "",
-        f"`{command}`: {len({entry['job']['subject'] for entry in results})} subjects, one "
-        f"training seed, {len(WORDS)} prompts x {SWEEP_SEEDS} seeds; the columns are those of the "
-        "other tables. Steps are those of the state that is kept, from the least to the most.",
+        f"`python benchmarks/likeness.py length`: {len({e['job']['subject'] for e in results})} "
+        f"subjects, one training seed, {len(WORDS)} prompts x {SWEEP_SEEDS} seeds; the "
+        "columns are those of the other tables. Steps are those of the state that is kept, from "
+        "the least to the most.",
         "",
         "| method | length | steps | " + " | ".join(SEEN) + " |",
         "|---|---|---|" + "---|" * len(SEEN),

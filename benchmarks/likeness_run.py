@@ -163,11 +163,15 @@ def sweep(method: Method, item: ToyObject, rate: float, looks: tuple[int, ...], 
         run.train(steps)
         losses[steps] = round(run.loss(), 6)
     run.round_values()
-    judge, pictures = judge_of(item, work, SWEEP_SEEDS), run.draw(WORDS, SWEEP_SEEDS)
-    return {"values": run.values, "losses": losses} | {
-        key: round(float(values.mean()), 4)
-        for key, values in judged(judge, pictures, judge.features(pictures)).items()
-    }
+    return {"values": run.values, "losses": losses} | glimpse(run)
+
+
+def glimpse(run: Run) -> dict[str, float]:
+    """The means of what is seen in a few pictures of each prompt."""
+    judge = judge_of(run.item, run.work, SWEEP_SEEDS)
+    pictures = run.draw(WORDS, SWEEP_SEEDS)
+    scores = judged(judge, pictures, judge.features(pictures))
+    return {key: round(float(values.mean()), 4) for key, values in scores.items()}
 
 
 def measure(
