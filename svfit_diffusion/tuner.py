@@ -35,6 +35,7 @@ def _peft_type(name: str) -> PeftType:
     if name not in PeftType.__members__:
         member = str.__new__(PeftType, name)
         member._name_ = member._value_ = name
+        setattr(PeftType, name, member)  # since Python 3.12 `PeftType.NAME` is read from the class
         PeftType._member_map_[name] = PeftType._value2member_map_[name] = member
         PeftType._member_names_.append(name)
     return PeftType[name]

@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 from conftest import make_concept
-from peft import get_peft_model
+from peft import PeftType, get_peft_model
 from torch import nn
 
 from svfit_diffusion.layer import SVFitLinear
@@ -33,6 +33,12 @@ def inputs(unet):
 @torch.no_grad()
 def run(unet):
     return unet(*inputs(unet)).sample
+
+
+def test_peft_knows_the_type_by_all_its_ways():
+    """Python 3.11 finds an enum's members in its map; from 3.12 on, as the class's attributes."""
+    kinds = {PeftType("SVFIT"), PeftType["SVFIT"], PeftType.SVFIT, vars(PeftType)["SVFIT"]}
+    assert len(kinds) == 1 and kinds <= set(PeftType)
 
 
 def randomise(unet, adapter, size=0.5, seed=0):
