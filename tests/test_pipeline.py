@@ -343,3 +343,22 @@ def test_pipelines_do_not_keep_one_another_alive(base_folder):
     del first
     gc.collect()
     assert reference() is None
+
+
+def test_on_a_compiled_denoiser(base_folder, pipe):
+    """`pipe.unet = torch.compile(pipe.unet)` before a concept is loaded, or after it."""
+    concept, early, late = make_concept(pipe), load(base_folder), load(base_folder)
+    plain = picture(pipe)
+    load_concept(pipe, concept, name="rex")
+    wanted = picture(pipe)
+    early.unet = torch.compile(early.unet, backend="eager")
+    assert torch.allclose(picture(early), plain, atol=1e-5)
+    load_concept(early, concept, name="rex")
+    load_concept(late, concept, name="rex")
+    late.unet = torch.compile(late.unet, backend="eager")
+    for compiled in (early, late):
+        assert torch.allclose(picture(compiled), wanted, atol=1e-5)
+        set_concepts(compiled, {"rex": 0.0})
+        assert torch.allclose(picture(compiled), plain, atol=1e-5)
+        remove_concept(compiled, "rex")
+        assert torch.allclose(picture(compiled), plain, atol=1e-5)

@@ -6,10 +6,11 @@ the scheduler's `num_train_timesteps`; `times` says what the denoiser is told fo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 import torch
+from diffusers.utils.torch_utils import unwrap_module
 from torch import Tensor, nn
 
 from ..settings import TrainConfig
@@ -35,13 +36,11 @@ class Family:
 
     def components(self, pipe: Any) -> dict[str, nn.Module]:
         """Component name -> model, of those that a concept may edit."""
-        names = (self.denoiser, *(encoder for _, encoder in self.encoders))
-        return {name: getattr(pipe, name) for name in names if getattr(pipe, name, None)}
+        return _present(pipe, (self.denoiser, *(encoder for _, encoder in self.encoders)))
 
     def text_models(self, pipe: Any) -> dict[str, nn.Module]:
         """Component name -> model, of all that read prompts."""
-        names = (encoder for _, encoder in (*self.encoders, *self.readers))
-        return {name: getattr(pipe, name) for name in names if getattr(pipe, name, None)}
+        return _present(pipe, (encoder for _, encoder in (*self.encoders, *self.readers)))
 
     def listeners(self, pipe: Any) -> list[tuple[str, int, bool]]:
         """(tokenizer component, tokens it takes, whether it knows learned words) of each model that
@@ -166,3 +165,9 @@ def no_negative(family: str, negative_prompt: str) -> None:
     """Refuse a negative prompt where the pipeline would ignore it."""
     if negative_prompt:
         raise ValueError(f"{family} takes no negative prompt; leave it empty.")
+
+
+def _present(pipe: Any, names: Iterable[str]) -> dict[str, nn.Module]:
+    """Name -> model of the components that there are; of a `torch.compile`d one, what it wraps."""
+    found = {name: getattr(pipe, name, None) for name in names}
+    return {name: unwrap_module(model) for name, model in found.items() if model is not None}
