@@ -90,21 +90,21 @@ def encode(
     encoder: Callable[[Tensor], tuple[Tensor, Tensor]],
     mask: Callable[[Photo], Tensor | None] = lambda _: None,
 ) -> Examples:
-    """Encode the views of all photos, one photo at a time; captions default to `prompt`.
+    """Encode the views of all photos one by one, as GPUs are small; captions default to `prompt`.
 
     mask: a photo's masks [views, 1, H, W], 0 to 1, or None. They are averaged over the pixels of
     each latent; where only some photos have one, the others count everywhere.
     """
     means, deviations, variants, masks, count = [], [], [], [], 0
     for photo in photos:
-        mean, deviation = (latents.float().cpu() for latents in encoder(view(photo)))
-        means += mean
-        deviations += deviation
+        seen = [encoder(one[None]) for one in view(photo)]
+        means += [mean[0].float().cpu() for mean, _ in seen]
+        deviations += [deviation[0].float().cpu() for _, deviation in seen]
         found = mask(photo)
-        none = [None] * len(mean)
-        masks += none if found is None else F.adaptive_avg_pool2d(found, mean.shape[2:])
-        variants.append(tuple(range(count, count + len(mean))))
-        count += len(mean)
+        none = [None] * len(seen)
+        masks += none if found is None else F.adaptive_avg_pool2d(found, means[-1].shape[1:])
+        variants.append(tuple(range(count, count + len(seen))))
+        count += len(seen)
     captions = tuple(photo.caption or prompt for photo in photos)
     given = any(mask is not None for mask in masks)
     full = [torch.ones_like(m[:1]) if k is None else k for m, k in zip(means, masks, strict=True)]

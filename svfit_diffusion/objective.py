@@ -22,7 +22,6 @@ from .examples import Batch, Examples, alike, draw, generator, held_out, reseed
 from .settings import TrainConfig
 from .subject import Subject
 
-HELD_OUT_BATCH = 8
 SPREAD = 1_000  # time steps drawn, of which evenly spaced ranks are taken
 Part = tuple[Batch, Examples, float]  # a batch, what it is of, and its weight in the loss
 
@@ -53,6 +52,8 @@ class Objective:
         self.family = subject.family
         self.noise = self.family.noise(subject.pipe.scheduler)
         self.steps = self.noise.config.num_train_timesteps
+        # without gradients: no more memory than a training step's
+        self.at_once = min(8, 2 * config.train_batch_size)
 
     def loss(self, model: nn.Module, number: int) -> Tensor:
         """This process's share of the loss of batch `number`, counted from the training's start."""
@@ -91,8 +92,8 @@ class Objective:
         reseed("held out")
         for batch in held_out(examples, self.steps):
             count += len(batch.photos)
-            for i in range(0, len(batch.photos), HELD_OUT_BATCH):
-                part = batch.part(slice(i, i + HELD_OUT_BATCH))
+            for i in range(0, len(batch.photos), self.at_once):
+                part = batch.part(slice(i, i + self.at_once))
                 total += self._errors(model, [(part, examples, 1.0)])[0].sum().item()
         return total / count
 
@@ -109,8 +110,8 @@ class Objective:
         for group in alike(examples, unseen, range(count)):
             batch = draw(examples, unseen, group, self.steps, config.noise_offset)
             batch = replace(batch, steps=steps[group])
-            for i in range(0, len(group), HELD_OUT_BATCH):
-                parts.append((batch.part(slice(i, i + HELD_OUT_BATCH)), examples, 1.0))
+            for i in range(0, len(group), self.at_once):
+                parts.append((batch.part(slice(i, i + self.at_once)), examples, 1.0))
         return parts
 
     @torch.no_grad()

@@ -85,6 +85,21 @@ def own_stream(device: torch.device) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def sound_attention() -> Iterator[None]:
+    """Attention by PyTorch's other kernels than cuDNN's.
+
+    On Hopper GPUs the gradients of that one are NaN for some numbers of tokens
+    (pytorch/pytorch issue 196678).
+    """
+    was = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(was)
+
+
 def copied(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
     """A copy of named parameters."""
     return {name: p.detach().clone() for name, p in parameters.items()}

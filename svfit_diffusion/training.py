@@ -35,6 +35,7 @@ from .runtime import (
     make_optimizer,
     own_stream,
     restore,
+    sound_attention,
 )
 from .settings import AUTO, TrainConfig
 from .subject import ADAPTER, prepare_subject
@@ -42,6 +43,7 @@ from .tuner import tie_deltas
 
 log = logging.getLogger(__name__)
 Report = Callable[["Training", float], None]
+MOST_OVERFLOWS = 20  # in a row; by then 2^16, with which fp16 starts, has been halved away
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def train(config: TrainConfig, progress: bool = True, report: Report | None = No
     """
     accelerator = make_accelerator(config)
     writes = alone(config.output_dir) if accelerator.is_main_process else contextlib.nullcontext()
-    with writes, own_stream(accelerator.device):
+    with writes, own_stream(accelerator.device), sound_attention():
         accelerator.wait_for_everyone()
         training = Training(config, accelerator, progress)
         training.report = report
@@ -107,7 +109,7 @@ class Training:
         self.remarks = remarks(config, self.subject)
         self._warn(self.remarks)
         self.step, self.stopped, self.exit_status = 0, None, 0
-        self.good, self.chosen = copied(self.named), None
+        self.good, self.chosen, self.overflows = copied(self.named), None, 0
         automatic = config.max_train_steps == AUTO
         self.length = Length(self.objective, self.named) if automatic else None
 
@@ -160,7 +162,8 @@ class Training:
             total += self.accelerator.reduce(loss.detach(), "mean").item()
         if math.isfinite(total):
             self.good = copied(self.named)
-            self.accelerator.clip_grad_norm_(list(self.named.values()), self.config.max_grad_norm)
+            if not self._clip():
+                return math.nan
             self.optimizer.step()
             for part in self.subject.targets:
                 tie_deltas(getattr(self.subject.pipe, part), ADAPTER)
@@ -168,12 +171,23 @@ class Training:
         self.optimizer.zero_grad()
         return total
 
+    def _clip(self) -> bool:
+        """Clip the gradients. False where they are no numbers, which no step may be made with.
+
+        In fp16 they overflow now and then: such steps are skipped and the loss is scaled by less.
+        """
+        accelerator, parameters = self.accelerator, list(self.named.values())
+        finite = bool(accelerator.clip_grad_norm_(parameters, self.config.max_grad_norm).isfinite())
+        self.overflows = 0 if finite else self.overflows + 1
+        return finite or (accelerator.scaler is not None and self.overflows <= MOST_OVERFLOWS)
+
     def _give_up(self) -> None:
         """Go back to the last parameters that gave a finite loss."""
         restore(self.named, self.good)
         self.exit_status = 1
         self.stopped = (
-            f"the loss of step {self.step + 1} was not a finite number; what was learned before "
+            f"the loss of step {self.step + 1}, or its gradient, was not a finite number; what was "
+            "learned before "
             "was kept. Try a lower learning rate, or --mixed_precision bf16 or no."
         )
 

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import in_two_processes, load, picture, run, same
+from diffusers import AutoencoderKL
 from PIL import Image
 
 from svfit_diffusion.attention import layout
 from svfit_diffusion.concept import read_concept
-from svfit_diffusion.objective import Objective
+from svfit_diffusion.objective import Denoiser, Objective
 from svfit_diffusion.pipeline import load_concept
 from svfit_diffusion.runtime import make_accelerator
 from svfit_diffusion.training import Training
@@ -125,8 +126,76 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_state(config, monkeypatch)
     monkeypatch.setattr(Objective, "loss", broken)
     result = run(config, max_train_steps=9)
     assert result.steps == 3 and result.exit_status == 1
-    assert "step 4 was not a finite number" in result.stopped
+    assert "step 4, or its gradient, was not a finite number" in result.stopped
     assert same(result.concept, good.concept)  # the parameters of the last finite loss
+
+
+def test_a_gradient_that_is_no_number_changes_nothing(config):
+    """As attention's backward may give it, though the loss is in order."""
+    good = run(config, max_train_steps=2)
+
+    def break_next(training, _):
+        if training.step == 2:
+            next(iter(training.named.values())).register_hook(lambda grad: grad * float("nan"))
+
+    result = run(config, break_next, max_train_steps=9)
+    assert result.steps == 2 and result.exit_status == 1
+    assert "step 3, or its gradient, was not a finite number" in result.stopped
+    assert same(result.concept, good.concept)
+
+
+def test_gradients_that_overflow_are_skipped_and_not_for_ever(config, tmp_path):
+    """fp16's way, whose scaler is here for a CPU. Once is nothing; always is no training."""
+
+    def with_scaler(breaks):
+        accelerator = make_accelerator(config)
+        accelerator.scaler = torch.amp.GradScaler("cpu")
+        training = Training(config_of(breaks), accelerator, progress=False)
+        first = next(iter(training.named.values()))
+        first.register_hook(lambda g: g * float("inf") if breaks(training.step) else g)
+        return training.run()
+
+    def config_of(breaks):
+        name = f"rex-{breaks.__name__}"
+        return replace(config, output_dir=str(tmp_path / name), max_train_steps=40)
+
+    def once(step):
+        return step == 1
+
+    def always(step):
+        return True
+
+    well, ill = with_scaler(once), with_scaler(always)
+    assert well.steps == 40 and not well.stopped and well.concept.deltas.any()
+    assert ill.steps == 20 and ill.exit_status == 1 and not ill.concept.deltas.any()
+
+
+def test_what_is_seen_at_once_takes_no_more_memory_than_a_step(config, photos, monkeypatch):
+    """A GPU that can train must be able to look: views one by one, twice a batch for a loss."""
+    encoded, foretold = [], []
+    encode, forward = AutoencoderKL.encode, Denoiser.forward
+
+    def looked(self, pixels, *rest):
+        encoded.append(len(pixels))
+        return encode(self, pixels, *rest)
+
+    def told(self, noisy, *rest):
+        foretold.append((torch.is_grad_enabled(), len(noisy)))
+        return forward(self, noisy, *rest)
+
+    monkeypatch.setattr(AutoencoderKL, "encode", looked)
+    monkeypatch.setattr(Denoiser, "forward", told)
+    run(config, train_batch_size=1, random_flip=True, caption_backgrounds=True, max_train_steps=2)
+    assert set(encoded) == {1} and len(encoded) >= 2 * len(list(photos.iterdir()))
+    assert set(foretold) == {(True, 1), (False, 2)}
+
+
+def test_cudnns_attention_rests_while_a_training_runs(config):
+    """Its gradients are NaN on some GPUs; who calls us has it back."""
+    seen = []
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    run(config, lambda *_: seen.append(torch.backends.cuda.cudnn_sdp_enabled()))
+    assert set(seen) == {False} and torch.backends.cuda.cudnn_sdp_enabled()
 
 
 def test_prior_preservation_draws_what_is_missing(config, tmp_path):
