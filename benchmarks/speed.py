@@ -18,9 +18,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+
 RESULTS = Path(__file__).parent / "results" / "speed"
-SCRIPTS = ("start", "load", "draw", "train", "script", "memory")
-FORMATS = {"s": "{:.3g} s", "MB": "{:.3g} MB"}
+SCRIPTS = ("start", "load", "draw", "train", "script", "memory", "gpu")
+FORMATS = {"s": "{:.3g} s", "MB": "{:.3g} MB", "GB": "{:.3g} GB"}
 
 
 def measure(script: str, quick: bool) -> None:
@@ -33,8 +35,6 @@ def measure(script: str, quick: bool) -> None:
 
 def machine() -> dict:
     """What it was measured on."""
-    import torch
-
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
     return {"cores": os.cpu_count(), "threads": torch.get_num_threads(), "device": device,
             "torch": torch.__version__}  # fmt: skip
@@ -96,6 +96,9 @@ def main() -> None:
     for script in given.only:
         if script == "script" and "DIFFUSERS_LORA_SCRIPT" not in os.environ:
             print("whole scripts are not compared: name diffusers' with --diffusers-script")
+            continue
+        if script == "gpu" and not torch.cuda.is_available():
+            print("nothing is measured on a GPU: there is none here")
             continue
         command = [sys.executable, __file__, "--here", script] + ["--quick"] * given.quick
         subprocess.run(command, check=True)

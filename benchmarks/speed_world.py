@@ -23,12 +23,13 @@ from diffusers import StableDiffusionPipeline
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from platformdirs import user_cache_path
-from true_size import build
+from true_bases import build
 
 from svfit_diffusion import load_base, toybox, write_concept
 from svfit_diffusion.attention import patch_attention, unpatch_attention, values_and_outputs
 from svfit_diffusion.concept import Concept
 from svfit_diffusion.families import recognise
+from svfit_diffusion.generation import pick_device
 from svfit_diffusion.matching import collect, seal
 from svfit_diffusion.tuner import PROJECTIONS, SVFitConfig
 
@@ -66,12 +67,12 @@ def folder() -> Path:
 
 
 def base(name: str) -> Path:
-    """The diffusers folder of a base; Stable Diffusion 1.5's is built on first use (2 GB)."""
+    """The diffusers folder of a base; all but Toybox's are built on first use (from 2 GB)."""
     if name == TOYBOX:
         return Path(toybox.path())
-    path = folder() / "sd15-random"
+    path = folder() / f"{name.lower().replace(' ', '-')}-random"
     if not (path / "model_index.json").is_file():
-        build(path)
+        build(name, path, pick_device())
     return path
 
 

@@ -10,81 +10,16 @@ from __future__ import annotations
 
 import argparse
 import resource
-import string
 import tempfile
 import time
 from pathlib import Path
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    PNDMScheduler,
-    StableDiffusionPipeline,
-    UNet2DConditionModel,
-)
-from families import CLIP_L, SD15
 from PIL import Image, ImageDraw
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from true_bases import build
 
 from svfit_diffusion import TrainConfig, train
-from svfit_diffusion.attention import find_projections
 from svfit_diffusion.pictures import size_text
-
-TEXT = CLIP_L | {"bos_token_id": 49406, "eos_token_id": 49407}
-VAE = {
-    "block_out_channels": (128, 256, 512, 512),
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "layers_per_block": 2,
-    "latent_channels": 4,
-    "sample_size": 512,
-}
-
-
-def tokenizer() -> CLIPTokenizer:
-    """A tokenizer of the true size; its words are single letters and place-holders."""
-    letters = string.ascii_lowercase + string.digits + "<>-.,"
-    tokens = [*letters, *(f"{letter}</w>" for letter in letters)]
-    tokens += [f"[{i}]" for i in range(49406 - len(tokens))]
-    tokens += ["<|startoftext|>", "<|endoftext|>"]
-    vocabulary = {token: i for i, token in enumerate(tokens)}
-    return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77)
-
-
-def build(folder: Path) -> None:
-    """Write the pipeline as a diffusers folder in float16, the precision it is published in."""
-    torch.manual_seed(0)
-    scheduler = PNDMScheduler(
-        beta_schedule="scaled_linear",
-        beta_start=0.00085,
-        beta_end=0.012,
-        skip_prk_steps=True,
-        steps_offset=1,
-    )
-    pipe = StableDiffusionPipeline(
-        unet=UNet2DConditionModel(**SD15),
-        vae=AutoencoderKL(**VAE),
-        text_encoder=CLIPTextModel(CLIPTextConfig(**TEXT)),
-        tokenizer=tokenizer(),
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        image_encoder=None,
-        requires_safety_checker=False,
-    )
-    for model in (pipe.unet, pipe.text_encoder):
-        for name in find_projections(model):
-            decay(model.get_submodule(name).weight)
-    pipe.to(torch.float16).save_pretrained(folder)
-
-
-@torch.no_grad()
-def decay(weight: torch.Tensor) -> None:
-    """Give a weight [out, in] the spectrum of a trained one, falling about as 1 / sqrt(k)."""
-    inner = min(weight.shape)
-    scale = torch.arange(1, inner + 1).rsqrt()
-    random = (torch.randn(weight.shape[0], inner) * scale) @ torch.randn(inner, weight.shape[1])
-    weight.copy_(random * (weight.norm() / random.norm()))
 
 
 def photos(folder: Path) -> None:
@@ -105,7 +40,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     given = parser.parse_args()
     if not (given.base / "model_index.json").is_file():
-        build(given.base)
+        build("Stable Diffusion 1.5", given.base)
     folder = Path(tempfile.mkdtemp())
     photos(folder / "photos")
     begin = time.perf_counter()
