@@ -65,7 +65,7 @@ def test_a_picture_is_that_of_the_cpu(family_base):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_halves(base_folder, pipe, dtype):
-    """A concept moves a picture as in float32, from the same noise: a seed gives others in halves."""
+    """A concept moves a picture as in float32, from one noise: a seed draws others in halves."""
     half, noise = load(base_folder, dtype).to("cuda"), torch.randn(1, 4, 16, 16)
 
     def drawn(pipe):
