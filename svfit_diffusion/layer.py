@@ -201,7 +201,8 @@ class SVFitLinear(nn.Module, BaseTunerLayer):
         U, V = self.svfit_U[key], self.svfit_V[key]
         if U.shape[1] > rank:
             U, V = U[:, :rank], V[:, :rank]
-        return U, V, self.svfit_delta[adapter] * self.svfit_scaling[adapter]
+        delta, scale = self.svfit_delta[adapter], self.svfit_scaling[adapter]
+        return U, V, delta if scale == 1 else delta * scale  # a kernel less, where each costs time
 
     def _shifted(self, adapter: str, sign: int, weight: Tensor | None = None) -> Tensor:
         """A weight [out, in], the base's if none is given, with an edit added or taken away."""
