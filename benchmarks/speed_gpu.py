@@ -18,7 +18,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from operator import truediv
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +136,7 @@ def diffusers_script(name: str) -> Path | None:
 def _row(
     claim: str, against: str, ours: float, theirs: float, goal: float | None, unit: str = "s"
 ) -> Row:
-    ratio = truediv(ours, theirs)
+    ratio = ours / theirs
     return Row(claim, against, ours, theirs, ratio, ratio, ratio, goal, unit)
 
 
