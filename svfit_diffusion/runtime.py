@@ -90,7 +90,7 @@ def sound_attention() -> Iterator[None]:
     """Attention by PyTorch's other kernels than cuDNN's.
 
     On Hopper GPUs the gradients of that one are NaN for some numbers of tokens
-    (pytorch/pytorch issue 196678).
+    (issues 196678 of pytorch/pytorch and 160 of NVIDIA/cudnn-frontend).
     """
     was = torch.backends.cuda.cudnn_sdp_enabled()
     torch.backends.cuda.enable_cudnn_sdp(False)
