@@ -81,7 +81,8 @@ def _parser() -> argparse.ArgumentParser:
     draw.add_argument("--guidance", type=float, help="how closely the prompt is followed")
     draw.add_argument("--width", type=int, help="pixels (default: the base's)")
     draw.add_argument("--height", type=int, help="pixels (default: the base's)")
-    draw.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="of the base")
+    draw.add_argument("--dtype", choices=("float32", "float16", "bfloat16"),
+                      help="of the base (default: as published; on a CPU float32)")  # fmt: skip
     draw.add_argument("--quantize", choices=("4bit", "int8"), help="load the base in fewer bits")
     draw.add_argument(
         "--offload",
@@ -174,14 +175,14 @@ def _generate(arguments: argparse.Namespace) -> int:
     import torch
 
     from .families import load_base
-    from .generation import generate, pick_device
+    from .generation import generate, pick_device, pick_dtype
     from .offload import offload
     from .pictures import grid, save_png
     from .pipeline import load_concept
 
     device = pick_device()
-    dtype = arguments.dtype or ("float32" if device == "cpu" else "float16")
-    pipe = load_base(arguments.base, getattr(torch, dtype), quantize=arguments.quantize)
+    dtype = getattr(torch, arguments.dtype) if arguments.dtype else pick_dtype(device)
+    pipe = load_base(arguments.base, dtype, quantize=arguments.quantize)
     if not arguments.offload:
         pipe.to(device)
     for path, strength in concepts:

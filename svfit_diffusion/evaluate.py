@@ -24,7 +24,7 @@ from . import measures
 from .concept import Concept, read_concept
 from .families import load_base
 from .features import Clip, Extractor, load_extractor
-from .generation import generate, parameters
+from .generation import generate, parameters, pick_dtype
 from .photos import Photo, read_folder
 from .pictures import grid, read_parameters, save_png
 from .pipeline import load_concept, loaded_concepts, remove_concept
@@ -127,7 +127,7 @@ def evaluate(
         raise ValueError("no concept is given; name at least one concept file.")
     files = [(Path(path), read_concept(path)) for path in concepts]
     extractors = {name.partition("=")[0]: load_extractor(name, device) for name in plan.features}
-    pipe = load_base(base).to(device)
+    pipe = load_base(base, pick_dtype(device)).to(device)
     pipe.set_progress_bar_config(disable=True)
     word = files[0][1].class_word or "thing"
     drawn = {BASE: _draw_all(pipe, plan, word, None, folder, progress)}

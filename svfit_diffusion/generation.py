@@ -26,6 +26,11 @@ def pick_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def pick_dtype(device: str) -> torch.dtype | None:
+    """What a base is loaded in to draw with it: float32 on the CPU, else as it is published."""
+    return torch.float32 if device == "cpu" else None
+
+
 def parameters(pipe: Any, prompt: str, seed: int = 0, **given: Any) -> Parameters:
     """Complete parameters of one picture; what is None or left out takes the base's own value.
 

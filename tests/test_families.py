@@ -8,11 +8,13 @@ from conftest import load, make_concept, make_pipeline, make_xl_pipeline, pictur
 from original_layout import original_state
 from PIL import Image
 from safetensors.torch import save_file
+from tiny_families import save_tiny
 
 from svfit_diffusion import toybox
-from svfit_diffusion.families import base_name, load_base, recognise
+from svfit_diffusion.families import base_name, family_of, load_base, recognise
 from svfit_diffusion.families.bases import original_kind
 from svfit_diffusion.families.known import of_original
+from svfit_diffusion.generation import pick_dtype
 from svfit_diffusion.pipeline import load_concept, loaded_concepts, remove_concept
 from svfit_diffusion.runtime import make_accelerator
 from svfit_diffusion.settings import TrainConfig
@@ -175,6 +177,25 @@ def test_single_files_of_other_models_are_refused(tmp_path):
     save_file({name: torch.zeros(1) for name in names}, tmp_path / "refiner.safetensors")
     with pytest.raises(ValueError, match="'xl_refiner', and single files are read of the kinds v1"):
         load_base(str(tmp_path / "refiner.safetensors"))
+
+
+@pytest.mark.parametrize("name", ["sd", "flux"])
+def test_a_base_as_it_is_published(name, tmp_path):
+    """So it is drawn on a GPU: FLUX in bfloat16, since float16 does not hold all its numbers."""
+    save_tiny(name, tmp_path)
+    base = str(tmp_path / "base")
+    family = family_of(base)
+    wanted = {"sd": torch.float16, "flux": torch.bfloat16}[name]
+    assert family.name == name and getattr(torch, family.dtype) == wanted
+    assert getattr(load_base(base, pick_dtype("cuda")), family.denoiser).dtype == wanted
+    assert getattr(load_base(base, pick_dtype("cpu")), family.denoiser).dtype == torch.float32
+
+
+def test_toybox_as_it_is_published():
+    assert family_of("toybox").name == "sd"
+    assert load_base("toybox", None).unet.dtype == torch.float16
+    with pytest.raises(ValueError, match="could not be loaded .*; pass 'toybox', a diffusers"):
+        family_of("no/such-base")
 
 
 def test_targets(pipe):

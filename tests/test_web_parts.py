@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import load, make_concept
 from PIL import Image
+from tiny_families import save_tiny
 
 from svfit_diffusion import toybox
 from svfit_diffusion.concept import write_concept
@@ -164,6 +165,14 @@ def test_what_it_is_and_a_trigger(tmp_path):
     for given, reason in (({"quality": "soon"}, "quality"), ({"learning_rate": -1}, "above 0")):
         with pytest.raises(ValueError, match=reason):
             plan("toybox", tmp_path, "rex", "sks", "dog", **given)
+
+
+@pytest.mark.parametrize("name, half", [("sd", "fp16"), ("flux", "bf16")])
+def test_on_a_gpu_a_training_is_as_precise_as_the_base(name, half, tmp_path, monkeypatch):
+    monkeypatch.setattr("svfit_diffusion.web.plan.pick_device", lambda: "cuda")
+    save_tiny(name, tmp_path)
+    planned = plan(str(tmp_path / "base"), tmp_path, "rex", "sks", "dog", "quick")
+    assert planned["mixed_precision"] == half
 
 
 class FakeHub:

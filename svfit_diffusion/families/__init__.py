@@ -8,6 +8,7 @@ from .base import Family as Family
 from .bases import TOYBOX as TOYBOX
 from .bases import base_folder as base_folder
 from .bases import base_name as base_name
+from .bases import family_of as family_of
 from .bases import load_base as load_base
 from .known import FAMILIES as FAMILIES
 from .known import named as named

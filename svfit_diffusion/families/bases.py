@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from .. import toybox
+from .base import Family
 from .known import named, of_original
 from .quantized import quantization
 
@@ -17,15 +18,16 @@ PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
 
 def load_base(
     base: str,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = torch.float32,
     checked: bool = False,
     quantize: str | None = None,
     **options: Any,
 ) -> Any:
     """The pipeline of a base: "toybox", a diffusers folder, a .safetensors file, or a Hub id.
 
-    checked: keep the safety checker of its pictures, where the base has one. quantize: "4bit" or
-    "int8" (quantized.py). options go to diffusers (variant, revision, cache_dir ...). Only
+    dtype: None is the precision that the base is published in; what was made in bfloat16 often
+    overflows in float16. checked: keep the safety checker of its pictures, where the base has one.
+    quantize: "4bit" or "int8" (quantized.py). options go to diffusers (variant, revision ...). Only
     safetensors files are read.
     Raises ValueError when the base cannot be had.
     """
@@ -34,26 +36,53 @@ def load_base(
             f"quantize reads a diffusers folder or a Hub id, and {base!r} is neither; leave it out."
         )
     if base == TOYBOX:
-        return toybox.load(dtype)
+        return toybox.load(dtype or torch.float16)
     _refuse_pickles(Path(base))
     from diffusers import DiffusionPipeline
     from diffusers.loaders.single_file_utils import SingleFileComponentError
 
     try:
+        family = _family(base, **options)
+        dtype = dtype or getattr(torch, family.dtype)
         if Path(base).is_file():
-            return _from_file(Path(base), dtype=dtype, **options)
-        family = named(str(DiffusionPipeline.load_config(base, **options)["_class_name"]))
+            return _from_file(Path(base), family, dtype=dtype, **options)
         if quantize:
             options["quantization_config"] = quantization(quantize, family, dtype)
         return DiffusionPipeline.from_pretrained(
             base, dtype=dtype, use_safetensors=True, **({} if checked else _UNCHECKED), **options
         )
     except (OSError, ValueError, RuntimeError, SingleFileComponentError) as error:
-        reason = str(error).strip().partition("\n")[0].rstrip(".")
-        raise ValueError(
-            f"the base {base!r} could not be loaded ({reason}); pass 'toybox', a diffusers folder, "
-            "a .safetensors checkpoint, or a Hub id that this machine can download."
-        ) from error
+        raise _not_loaded(base, error) from error
+
+
+def family_of(base: str) -> Family:
+    """The family of a base, seen without its weights. Raises ValueError when it cannot be had."""
+    try:
+        return named("StableDiffusionPipeline") if base == TOYBOX else _family(base)
+    except (OSError, ValueError) as error:
+        raise _not_loaded(base, error) from error
+
+
+def _family(base: str, **options: Any) -> Family:
+    """By a folder's or a Hub id's index, or by the names in a checkpoint's header."""
+    from diffusers import DiffusionPipeline
+    from safetensors import SafetensorError
+
+    path = Path(base)
+    if not path.is_file():
+        return named(str(DiffusionPipeline.load_config(base, **options)["_class_name"]))
+    try:
+        return of_original(original_kind(path))
+    except SafetensorError as error:
+        raise ValueError(f"{path.name} is no safetensors file: {error}") from None
+
+
+def _not_loaded(base: str, error: Exception) -> ValueError:
+    reason = str(error).strip().partition("\n")[0].rstrip(".")
+    return ValueError(
+        f"the base {base!r} could not be loaded ({reason}); pass 'toybox', a diffusers folder, "
+        "a .safetensors checkpoint, or a Hub id that this machine can download."
+    )
 
 
 def _refuse_pickles(path: Path) -> None:
@@ -76,15 +105,10 @@ def _refuse_pickles(path: Path) -> None:
 _UNCHECKED = {"safety_checker": None, "requires_safety_checker": False}
 
 
-def _from_file(path: Path, **options: Any) -> Any:
-    """The pipeline of a checkpoint file; its family is told by the names in its header."""
+def _from_file(path: Path, family: Family, **options: Any) -> Any:
+    """The pipeline of a checkpoint file."""
     import diffusers
-    from safetensors import SafetensorError
 
-    try:
-        family = of_original(original_kind(path))
-    except SafetensorError as error:
-        raise ValueError(f"{path.name} is no safetensors file: {error}") from None
     kind = getattr(diffusers, family.pipelines[0])
     more = _UNCHECKED if family.name == "sd" else {}
     return kind.from_single_file(str(path), **more, **options)

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..families import TOYBOX
+from ..families import TOYBOX, family_of
 from ..generation import pick_device
 from ..settings import AUTO, PRESETS, TrainConfig
 
@@ -14,6 +14,7 @@ QUALITIES = ("quick", "balanced", "thorough", AUTO)
 TOYBOX_STEPS = dict(zip(QUALITIES, (100, 200, 400, AUTO), strict=True))  # four pictures each
 STEPS = dict(zip(QUALITIES, (300, 800, 1_600, AUTO), strict=True))  # one picture each
 MAX_TRAIN_STEPS = 20_000
+HALVES = {"float16": "fp16", "bfloat16": "bf16"}
 CHECKPOINTS = 25  # steps between them: a few kilobytes each
 
 
@@ -37,7 +38,7 @@ def plan(
         raise ValueError(f"The preset is {preset!r}, but must be one of {tuple(PRESETS)}.")
     own = {"max_train_steps": TOYBOX_STEPS[quality]}
     if base != TOYBOX:
-        half = "fp16" if pick_device() == "cuda" else "no"
+        half = HALVES[family_of(base).dtype] if pick_device() == "cuda" else "no"
         own = {
             "max_train_steps": STEPS[quality],
             "train_batch_size": 1,

@@ -24,7 +24,7 @@ from ..cache import fingerprint
 from ..concept import printable
 from ..export import Exported, export_lora
 from ..families import TOYBOX, base_name, load_base, recognise
-from ..generation import generate, parameters, pick_device
+from ..generation import generate, parameters, pick_device, pick_dtype
 from ..matching import clash
 from ..pictures import Parameters
 from ..pipeline import load_concept, remove_concept, set_concepts
@@ -67,8 +67,7 @@ class Studio:
 
     def use(self, base: str) -> None:
         """Load a base in the place of the one in use; ValueError, and the old one stays."""
-        dtype = torch.float32 if self.device == "cpu" else torch.float16
-        pipe = load_base(base, dtype, checked=True).to(self.device)
+        pipe = load_base(base, pick_dtype(self.device), checked=True).to(self.device)
         pipe.set_progress_bar_config(disable=True)
         family = recognise(pipe)
         prints = {
