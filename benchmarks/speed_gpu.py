@@ -31,8 +31,8 @@ from svfit_diffusion import fuse_concepts, load_base, load_concept, remove_conce
 from svfit_diffusion.settings import TEXT_RANK
 
 ROOT = Path(__file__).parents[1]
-OURS, WRAPPER = (str(ROOT / "train_dreambooth_svfit.py"),
-                 str(ROOT / "benchmarks" / "lora_script.py"))  # fmt: skip
+OURS = str(ROOT / "train_dreambooth_svfit.py")
+WRAPPER = str(ROOT / "benchmarks" / "lora_script.py")
 LORA = ("--rank", "4", "--train_text_encoder")
 SDXL, FLUX = "SDXL 1.0", "FLUX.1 dev"
 SCRIPTS = {SD15: "", SDXL: "_sdxl", FLUX: "_flux"}

@@ -187,8 +187,7 @@ class Training:
         self.exit_status = 1
         self.stopped = (
             f"the loss of step {self.step + 1}, or its gradient, was not a finite number; what was "
-            "learned before "
-            "was kept. Try a lower learning rate, or --mixed_precision bf16 or no."
+            "learned before was kept. Try a lower learning rate, or --mixed_precision bf16 or no."
         )
 
     def _asked_to_stop(self) -> bool:

@@ -1,4 +1,4 @@
-"""Bases in fewer bits, and bases that do not fit a GPU's memory. There is no GPU here: accelerate's
+"""Bases in fewer bits, and bases that do not fit a GPU's memory. No GPU is asked for: accelerate's
 hooks run on the CPU, and so do torchao's real int8 weights where `.[quantized]` is installed.
 """
 
@@ -11,7 +11,7 @@ import diffusers
 import pytest
 import torch
 from conftest import load, make_concept, picture
-from tiny_families import save_tiny, tiny_config
+from tiny_families import all_targets, save_tiny, tiny_config
 
 from svfit_diffusion.families import load_base, named, quantized, recognise
 from svfit_diffusion.generation import generate
@@ -141,8 +141,7 @@ def test_single_layers_come_and_go_with_their_concept(name, tmp_path):
     save_tiny(name, tmp_path)
     pipe, away = load(tmp_path / "base"), load(tmp_path / "base")
     family = recognise(pipe)
-    targets = {part: "self" for part in family.components(pipe)} | {family.denoiser: "both"}
-    concept = make_concept(pipe, targets=targets, trigger=name == "sd")
+    concept = make_concept(pipe, targets=all_targets(pipe), trigger=name == "sd")
     for one in (pipe, away):
         load_concept(one, concept)
     offload_layers(away, torch.device("cpu"))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import load, make_concept
-from tiny_families import TINY, save_tiny
+from tiny_families import TINY, all_targets, save_tiny
 
 from svfit_diffusion.census import count
 from svfit_diffusion.cli import main
@@ -30,8 +30,7 @@ def test_it_counts_what_a_concept_has(name, tmp_path):
     """The same projections and values as a concept made on the base itself, and its bytes."""
     save_tiny(name, tmp_path)
     found, pipe = count(str(tmp_path / "base"), TrainConfig(rank="4")), load(tmp_path / "base")
-    family = recognise(pipe)
-    targets = {part: "self" for part in family.components(pipe)} | {family.denoiser: "both"}
+    family, targets = recognise(pipe), all_targets(pipe)
     concept = make_concept(pipe, targets=targets, trigger=False, packed=True)
     assert found.family == family.name and set(found.projections) == set(targets)
     assert (sum(found.projections.values()), found.values) == (len(concept.ranks), concept.values)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from accelerate import PartialState
 from conftest import load, make_concept, picture, run
-from tiny_families import TINY, save_tiny, tiny_config
+from tiny_families import TINY, all_targets, save_tiny, tiny_config
 
 from svfit_diffusion.families import load_base, recognise
 from svfit_diffusion.offload import offload
@@ -43,8 +43,7 @@ def family_base(request, tmp_path):
 
 
 def concept_for(pipe):
-    family = recognise(pipe)
-    targets = {part: "self" for part in family.components(pipe)} | {family.denoiser: "both"}
+    targets = all_targets(pipe)
     return make_concept(pipe, targets=targets, trigger="text_encoder" in targets)
 
 

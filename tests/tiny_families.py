@@ -248,6 +248,12 @@ TINY = {
 }
 
 
+def all_targets(pipe) -> dict[str, str]:
+    """Component -> attention of it, of everything that a concept may edit."""
+    family = recognise(pipe)
+    return {part: "self" for part in family.components(pipe)} | {family.denoiser: "both"}
+
+
 def save_tiny(name: str, root: Path) -> None:
     """The family's base in `root/base`, as it is published, and two photos in `root/photos`."""
     pipe = TINY[name]()
