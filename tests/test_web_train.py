@@ -15,9 +15,10 @@ from svfit_diffusion.web import server, snippets
 from svfit_diffusion.web.desk import Desk
 from svfit_diffusion.web.library import Library
 from svfit_diffusion.web.page import build_page
-from svfit_diffusion.web.runs import GOING, Runs
+from svfit_diffusion.web.runs import GOING, Run, Runs
 from svfit_diffusion.web.studio import Studio
 from svfit_diffusion.web.train_tab import Trainer
+from svfit_diffusion.web.worker import main
 
 PHOTOS = sorted(str(path) for path in sample_folder().glob("*.png"))
 PATIENCE = 240  # seconds; a busy machine
@@ -181,3 +182,16 @@ def test_a_training_that_cannot_be_fails_in_one_sentence(base_folder, home, tmp_
         gone.rename(base_folder)
     assert status["state"] == "failed" and "could not be loaded" in status["message"]
     assert "\n" not in status["message"] and "Traceback" in (run.folder / "log.txt").read_text()
+
+
+def test_the_log_says_why_before_the_page_sends_anyone_to_it(tmp_path, monkeypatch, capfd):
+    logged = {}
+
+    def noted(run, **status):
+        logged[status["state"]] = capfd.readouterr().err
+        if status["state"] == "preparing":
+            raise RuntimeError("the disk burns")
+
+    monkeypatch.setattr(Run, "write", noted)
+    assert main(str(tmp_path)) == 1
+    assert "RuntimeError: the disk burns" in logged["failed"]

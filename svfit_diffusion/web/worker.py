@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,8 +57,9 @@ def _work(run: Run) -> int:
         run.write(state="stopped" if trained.stopped else "done", step=trained.steps)
         return 0
     except BaseException as error:
+        traceback.print_exc()  # before the page sends anyone to the log
         run.write(state="failed", message=_sentence(error))
-        raise
+        return 1
 
 
 def _sentence(error: BaseException) -> str:
