@@ -153,8 +153,9 @@ def test_a_file_above_the_cap_is_refused_before_it_is_read(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX files")
-@pytest.mark.parametrize("read", READERS.values())
-def test_what_is_no_file_is_refused_at_once(read, goods, tmp_path):
+@pytest.mark.parametrize("kind", READERS)
+def test_what_is_no_file_is_refused_at_once(kind, goods, tmp_path):
+    read = READERS[kind]
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
@@ -165,7 +166,6 @@ def test_what_is_no_file_is_refused_at_once(read, goods, tmp_path):
         with pytest.raises(ValueError, match="is not a file|cannot be read") as caught:
             read(tmp_path / name)
         sentence(caught.value, name.partition("\x1b")[0])
-    kind = next(kind for kind, reader in READERS.items() if reader is read)
     (tmp_path / "good").write_bytes(goods[kind][0])
     (tmp_path / "link").symlink_to(tmp_path / "good")
     assert read(tmp_path / "link"), "a link to a file is that file, as in the Hub's cache"
