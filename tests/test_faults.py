@@ -1,4 +1,4 @@
-"""tests/faults: every fault can still be put in, and names a test that is there, to its parameters."""
+"""tests/faults: every fault can still be put in, and its test, parameters and all, is there."""
 
 import shutil
 import subprocess
