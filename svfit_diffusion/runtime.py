@@ -20,7 +20,7 @@ from .settings import TrainConfig
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
-    """Devices, processes, precision and logs, as configured."""
+    """Devices, processes, precision and logs, as configured. ValueError for fp16 on a CPU."""
     if config.allow_tf32 and torch.cuda.is_available():
         torch.backends.cuda.matmul.allow_tf32 = True
     project = ProjectConfiguration(
@@ -36,6 +36,10 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
             DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=True)
         ],
     )
+    if config.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise ValueError(  # accelerate would leave out autocast and scaling without a word
+            "mixed_precision fp16 needs a GPU, and none was found; pass bf16 or no."
+        )
     if config.report_to:
         accelerator.init_trackers("train_dreambooth_svfit")
     return accelerator

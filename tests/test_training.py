@@ -323,6 +323,10 @@ def test_checkpoints_are_kept_as_told(config):
         ({"instance_data_dir": "/no/such/folder"}, "/no/such/folder"),
         ({"pretrained_model_name_or_path": "nobody/nothing"}, "could not be loaded"),
         ({"instance_data_dir": None}, "no photos"),
+        pytest.param(
+            *({"mixed_precision": "fp16"}, "fp16 needs a GPU"),
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="of a CPU"),
+        ),
     ],
 )
 def test_mistakes_are_told_in_one_sentence(config, changes, reason):
