@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 RESULTS = Path(__file__).parent / "results" / "likeness"
 LOOKS = (50, 100, 200)  # steps; all methods are measured after the last
-ALIGNED = 0.95
+ALIGNED, TIE = 0.95, 0.01
 SEEN = ("fidelity", "copy", "aligned")
 LENGTH_METHODS = ("svfit-text", "lora-4")
 SWEEP_SUBJECTS, SUBJECTS = 2, {"dev": 6, "sealed": 8}
@@ -136,29 +136,38 @@ def sweep_jobs(names: list[str]) -> list[dict]:
 
 
 def best(names: list[str]) -> dict[str, dict]:
-    """Method -> its best rate in the sweep, and what was seen there.
-
-    The best has the highest mean fidelity among those that draw nearly all that a prompt asks for
-    (else a rate that draws the subject alone, whatever the prompt, would win).
-    """
+    """Method -> its best rate in the sweep, and what was seen there, the means of the subjects."""
     found: dict[str, dict[float, list[dict]]] = {}
     done = known("sweep", "dev")
     for job in sweep_jobs(names):
         if json.dumps(job) not in done:
             raise SystemExit(f"The sweep of {job['method']} is not finished; run `sweep` first.")
-        rates = found.setdefault(job["method"], {})
-        rates.setdefault(job["rate"], []).append(done[json.dumps(job)])
-    chosen = {}
-    for name, rates in found.items():
-        means = {
-            rate: {key: sum(run[key] for run in runs) / len(runs) for key in SEEN}
+        result = done[json.dumps(job)]
+        seen = {key: result[key] for key in SEEN} | {"loss": result["losses"][str(LOOKS[-1])]}
+        found.setdefault(job["method"], {}).setdefault(job["rate"], []).append(seen)
+    means = {
+        name: {
+            rate: {key: sum(run[key] for run in runs) / len(runs) for key in runs[0]}
             for rate, runs in rates.items()
         }
-        rate = max(means, key=lambda rate: (
-            min(means[rate]["aligned"], ALIGNED), means[rate]["fidelity"]
-        ))  # fmt: skip
-        chosen[name] = {"rate": rate, **means[rate]}
-    return chosen
+        for name, rates in found.items()
+    }
+    rates = {name: choose(seen) for name, seen in means.items()}
+    return {name: {"rate": rate, **means[name][rate]} for name, rate in rates.items()}
+
+
+def choose(means: dict[float, dict[str, float]]) -> float:
+    """The best rate: of the highest fidelity among those that draw nearly all that a prompt asks
+    for (else one that draws the subject alone, whatever the prompt, would win).
+
+    Rates less than TIE apart in fidelity are alike, as few pictures tell no less; of them the one
+    with the lowest loss on unseen compositions, which scatters little.
+    """
+    most = max(min(seen["aligned"], ALIGNED) for seen in means.values())
+    kept = {rate: seen for rate, seen in means.items() if seen["aligned"] >= most}
+    top = max(seen["fidelity"] for seen in kept.values())
+    alike = [rate for rate, seen in kept.items() if seen["fidelity"] > top - TIE]
+    return min(alike, key=lambda rate: kept[rate]["loss"])
 
 
 def measure_jobs(names: list[str], split: str) -> list[dict]:
