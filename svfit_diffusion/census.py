@@ -142,7 +142,7 @@ def _empty(
     base: str, family: Family, targets: dict, ranks: tuple[int, ...], rows: dict[str, int]
 ) -> Concept:
     """A concept of that layout, all zeros, with the header that a training writes."""
-    training = {"steps": 200, "batch": 4, "lr": 0.012, "photos": 5, "px": 512, "seed": 0}
+    training = {"steps": 200, "batch": 4, "lr": 0.006, "photos": 5, "px": 512, "seed": 0}
     return Concept(
         deltas=np.zeros(sum(ranks), np.float32),
         packed=True,

@@ -16,7 +16,7 @@ PRESETS = {
     "tiny": {},
     "paper": {
         **{"rank": "energy=0.99", "train_token": False, "delta_bits": 16},
-        "caption_backgrounds": False,
+        **{"caption_backgrounds": False, "learning_rate": 2e-2},
     },
 }
 ATTENTION = ("both", "self", "cross")
@@ -86,7 +86,7 @@ class TrainConfig:
     gradient_accumulation_steps: int = option(1, "batches added up for one optimizer step")
     gradient_checkpointing: bool = option(False, "less memory for slower steps")
     learning_rate: float = option(
-        1.2e-2, "of the UNet's deltas, times the root mean square of its singular values"
+        6e-3, "of the UNet's deltas, times the root mean square of its singular values"
     )
     text_encoder_lr: float | None = option(None, "of the text encoder's deltas; default: the same")
     token_lr: float = option(1e-2, "of the placeholder token's embedding")

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-from likeness import choose
+from likeness import best, choose
 from likeness_report import interval
+
+from svfit_diffusion.settings import PRESETS, TrainConfig
 
 ROOT = Path(__file__).parents[1]
 
@@ -28,6 +30,13 @@ def test_a_rate_that_draws_the_subject_whatever_the_prompt_does_not_win():
 def test_of_rates_that_look_alike_the_loss_decides():
     rates = {0.1: seen(0.215, 1, 0.3), 0.2: seen(0.22, 1, 0.4), 0.3: seen(0.2, 1, 0.1)}
     assert choose(rates) == 0.1
+
+
+@pytest.mark.parametrize("method, preset", [("svfit-text", "tiny"), ("paper", "paper")])
+def test_presets_have_the_best_rates_of_the_sweep(method, preset):
+    """Ours are relative to the singular values, whose root mean square on Toybox is 2.4 and 2.7."""
+    rate = TrainConfig(**PRESETS[preset]).learning_rate
+    assert rate * 2.5 == pytest.approx(best([method])[method]["rate"])
 
 
 def test_an_interval_holds_the_mean_as_often_as_it_says():

@@ -156,7 +156,7 @@ def test_what_else_changes_is_told(config, photos, tmp_path, caplog):
     changes = {"learning_rate": 0.001, "instance_data_dir": str(fewer), "max_train_steps": 1}
     with caplog.at_level(logging.WARNING):
         run(config, **LATEST, **changes)
-    assert "with learning_rate 0.001 instead of 0.012, other photos or captions." in caplog.text
+    assert "with learning_rate 0.001 instead of 0.006, other photos or captions." in caplog.text
 
 
 def test_a_fresh_start_says_what_it_replaces(config, caplog):
