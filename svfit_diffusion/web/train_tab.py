@@ -226,7 +226,7 @@ def _advanced(trainer: Trainer) -> tuple[gr.Textbox, list[Any]]:
             rate = gr.Number(
                 0,
                 label="Learning rate",
-                info=f"0: {TrainConfig.learning_rate}",
+                info=f"0: the preset's ({TrainConfig.learning_rate} of tiny)",
                 minimum=0,
                 maximum=1,
             )
