@@ -14,7 +14,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from svfit_diffusion.census import count
+from svfit_diffusion.census import Census, count
 from svfit_diffusion.settings import RANK, TrainConfig
 
 CLIP_L = {
@@ -111,6 +111,17 @@ def write(name: str, folder: Path) -> Path:
     return folder
 
 
+def row(name: str, found: Census) -> str:
+    """What the README's table and the one printed here begin a base's row with."""
+    denoiser, *text = found.projections.values()
+    projections = f"{denoiser} + {sum(text)}" if text else denoiser
+    weights = f"{next(iter(found.weights.values())) / 1e9:.2f} billion"
+    word = f" {found.trigger:,}" if found.trigger else ""
+    return (
+        f"| {name} | {weights} | {projections} | {found.values:,} |{word} | {found.bytes:,} bytes |"
+    )
+
+
 def main() -> None:
     """Print the table of the README."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -124,13 +135,7 @@ def main() -> None:
     for name, (_, _, source) in BASES.items():
         folder = str(write(name, root / name.lower().replace(" ", "-")))
         found = count(folder, plan)
-        denoiser, *text = found.projections.values()
-        weights = next(iter(found.weights.values()))
-        print(
-            f"| {name} | {weights / 1e9:.2f} billion | {denoiser}"
-            f"{f' + {sum(text)}' if text else ''} | {found.values:,} | {found.trigger:,} | "
-            f"{found.bytes:,} bytes | {found.basis / 1e6:.0f} MB | {source} |"
-        )
+        print(f"{row(name, found)} {found.basis / 1e6:.0f} MB | {source} |")
 
 
 if __name__ == "__main__":

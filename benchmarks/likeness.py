@@ -160,7 +160,7 @@ def choose(means: dict[float, dict[str, float]]) -> float:
     """The best rate: of the highest fidelity among those that draw nearly all that a prompt asks
     for (else one that draws the subject alone, whatever the prompt, would win).
 
-    Rates less than TIE apart in fidelity are alike, as few pictures tell no less; of them the one
+    Rates less than TIE below the highest are alike, as few pictures tell no less; of them the one
     with the lowest loss on unseen compositions, which scatters little.
     """
     most = max(min(seen["aligned"], ALIGNED) for seen in means.values())

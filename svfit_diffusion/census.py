@@ -81,7 +81,7 @@ def count(base: str, config: TrainConfig | None = None) -> Census:
         projections={part: sum(p.part == part for p in plan) for part in targets},
         values=sum(ranks),
         trigger=sum(rows.values()),
-        bytes=len(to_bytes(_empty(base, family, targets, ranks, rows))),
+        bytes=len(to_bytes(_empty(base, config, family, targets, ranks, rows))),
         basis=_basis_bytes(plan, ranks),
         weights={part: sum(w.numel() for w in m.parameters()) for part, m in models.items()},
     )
@@ -139,10 +139,15 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _empty(
-    base: str, family: Family, targets: dict, ranks: tuple[int, ...], rows: dict[str, int]
+    base: str,
+    config: TrainConfig,
+    family: Family,
+    targets: dict,
+    ranks: tuple[int, ...],
+    rows: dict[str, int],
 ) -> Concept:
     """A concept of that layout, all zeros, with the header that a training writes."""
-    training = {"steps": 200, "batch": 4, "lr": 0.006, "photos": 5, "px": 512, "seed": 0}
+    chosen = {"batch": config.train_batch_size, "lr": config.learning_rate, "seed": config.seed}
     return Concept(
         deltas=np.zeros(sum(ranks), np.float32),
         packed=True,
@@ -157,7 +162,7 @@ def _empty(
         class_word="dog",
         trigger_rows=np.zeros(sum(rows.values()), np.float16) if rows else None,
         trigger_shape={part: (1, width) for part, width in rows.items()},
-        training=training,
+        training={"steps": 200, "photos": 5, "px": 512} | chosen,
         created="2026-01-01T00:00:00Z",
         check=(0.0,) * PROBES,
     )

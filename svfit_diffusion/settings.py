@@ -15,10 +15,10 @@ from typing import Any
 PRESETS = {
     "tiny": {},
     "paper": {
-        **{"rank": "energy=0.99", "train_token": False, "delta_bits": 16},
-        **{"caption_backgrounds": False, "learning_rate": 2e-2},
+        "rank": "energy=0.99", "train_token": False, "delta_bits": 16,
+        "caption_backgrounds": False, "learning_rate": 2e-2,
     },
-}
+}  # fmt: skip
 ATTENTION = ("both", "self", "cross")
 RARE_WORDS = ("sks", "zwx", "ohwx", "TOK")
 SCHEMES = ("none", "logit_normal", "mode", "cosmap", "sigma_sqrt")
@@ -236,7 +236,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=tuple(PRESETS),
         default="tiny",
         help=f"tiny: rank {RANK}, {TEXT_RANK} for the text encoder's values and outputs, and a "
-        "learned token; paper: rank by 99 %% of the energy, no token, one caption for all",
+        "learned token; paper: rank by 99 %% of the energy, no token, one caption for all, and a "
+        f"learning rate of {PRESETS['paper']['learning_rate']}",
     )
     for item in fields(TrainConfig):
         kind = str(item.type).removesuffix(" | None")

@@ -92,9 +92,4 @@ def test_the_readmes_table_is_what_a_count_gives(bases, tmp_path):
     table = (SCRIPT.parents[1] / "README.md").read_text()
     for name in bases.BASES:
         found = count(str(bases.write(name, tmp_path / name.lower().replace(" ", "-"))))
-        denoiser, *text = found.projections.values()
-        projections = f"{denoiser} + {sum(text)}" if text else denoiser
-        weights = f"{next(iter(found.weights.values())) / 1e9:.2f} billion"
-        word = f" {found.trigger:,}" if found.trigger else ""
-        row = f"| {name} | {weights} | {projections} | {found.values:,} |{word} | {found.bytes:,} "
-        assert row in table
+        assert bases.row(name, found) in table

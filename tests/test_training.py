@@ -324,7 +324,8 @@ def test_checkpoints_are_kept_as_told(config):
         ({"pretrained_model_name_or_path": "nobody/nothing"}, "could not be loaded"),
         ({"instance_data_dir": None}, "no photos"),
         pytest.param(
-            *({"mixed_precision": "fp16"}, "fp16 needs a GPU"),
+            {"mixed_precision": "fp16"},
+            "fp16 needs a GPU",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="of a CPU"),
         ),
     ],
