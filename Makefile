@@ -19,14 +19,14 @@ test-slow: $(VENV)/.test
 
 test-browser: $(VENV)/.test
 	$(LOCKED)/browser.txt
-	$(BIN)/python -m pytest -m slow tests/test_web_browser.py
+	$(BIN)/python -m pytest -m slow tests/end_to_end/test_browser.py
 
 faults: $(VENV)/.test
 	$(BIN)/python tests/faults/run.py --green $(FAULTS)
 
 bench: $(VENV)/.test
 	$(LOCKED)/bench.txt
-	$(BIN)/python benchmarks/speed.py $(BENCH)
+	$(BIN)/python -m benchmarks.speed $(BENCH)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

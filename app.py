@@ -2,7 +2,7 @@
 
 import sys
 
-from svfit_diffusion.cli import main
+from svfit_diffusion.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["app", *sys.argv[1:]]))

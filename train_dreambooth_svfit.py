@@ -9,7 +9,7 @@ The same as `svfit train`, for those who know diffusers' train_dreambooth_lora.p
 
 import sys
 
-from svfit_diffusion.cli import main
+from svfit_diffusion.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["train", *sys.argv[1:]]))

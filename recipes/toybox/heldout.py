@@ -15,7 +15,7 @@ from objects import HELD_OUT, OBJECTS, TRAIN
 from PIL import Image
 from world import World
 
-from svfit_diffusion.features import EfficientNetLite0
+from svfit_diffusion.evaluation.features import EfficientNetLite0
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from scenes import COLOURS, PATTERNS, SCENES
 from torch import nn
 from world import Placed, Sample, World
 
-from svfit_diffusion.features import EfficientNetLite0
+from svfit_diffusion.evaluation.features import EfficientNetLite0
 
 KINDS = ("plain", *PATTERNS, *SCENES)
 VIEWS = (("plain", ("white",)), ("plain", ("blue",)), ("plain", ("yellow",)),

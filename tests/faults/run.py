@@ -2,7 +2,7 @@
 
 A fault is a patch in this folder. Its first lines say which test must fail and what is wrong:
 
-    test: tests/test_whole.py::test_a_failure_leaves_the_good_file_and_nothing_beside_it
+    test: tests/concept/test_atomic.py::test_a_failure_leaves_the_good_file_and_nothing_beside_it
     fault: a file is written in place
 
 and a unified diff follows. The patches are put into a copy of the tree. Without any of them the

@@ -1,0 +1,1 @@
+"""Published bases: their true configurations, and how large a concept of each is."""

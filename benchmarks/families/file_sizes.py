@@ -1,0 +1,37 @@
+"""Bytes of a concept file on each base, by rank: true configurations, no weights needed.
+
+Toybox, and the bases of table.py, with one learned token where the family is taught words.
+
+    python -m benchmarks.families.file_sizes
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from benchmarks.families.table import BASES, write
+from svfit_diffusion.pipeline.concept_size import count
+from svfit_diffusion.settings import TrainConfig
+
+COLUMNS = {"default": TrainConfig()} | {
+    f"rank {rank}": TrainConfig(rank=rank, text_encoder_rank=rank)
+    for rank in ("4", "16", "64", "full")
+}
+
+
+def main() -> None:
+    """Print the table."""
+    print("| base | projections | " + " | ".join(COLUMNS) + " |")
+    print("|---" * (len(COLUMNS) + 2) + "|")
+    root = Path(tempfile.mkdtemp())
+    folders = {name: str(write(name, root / name.lower().replace(" ", "-"))) for name in BASES}
+    for name, folder in {"Toybox": "toybox", **folders}.items():
+        plans = COLUMNS.values()
+        found = [count(folder, plan) for plan in plans]
+        projections = sum(found[0].projections.values())
+        print(f"| {name} | {projections} | " + " | ".join(f"{f.bytes:,}" for f in found) + " |")
+
+
+if __name__ == "__main__":
+    main()

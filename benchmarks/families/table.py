@@ -1,0 +1,142 @@
+"""The true configurations of published bases, and how large a concept of each is at rank 16.
+
+Writes each as a diffusers folder without weights and counts it as `svfit info --base FOLDER` does.
+Where a configuration comes from stands beside it; those marked "from memory" are the
+published config.json from general knowledge, checked by their number of weights alone.
+
+    python -m benchmarks.families.table [--rank 16] [--write FOLDER]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+from svfit_diffusion.pipeline.concept_size import Census, count
+from svfit_diffusion.settings import RANK, TrainConfig
+
+CLIP_L = {
+    "vocab_size": 49408, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
+    "num_attention_heads": 12, "max_position_embeddings": 77, "projection_dim": 768,
+}  # fmt: skip
+CLIP_H = CLIP_L | {
+    "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 23,
+    "num_attention_heads": 16,
+}  # fmt: skip
+CLIP_G = CLIP_L | {
+    "hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32,
+    "num_attention_heads": 20, "projection_dim": 1280,
+}  # fmt: skip
+SD15 = {
+    "sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8,
+    "block_out_channels": (320, 640, 1280, 1280),
+}  # fmt: skip
+SD21 = SD15 | {
+    "sample_size": 96, "cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20),
+    "use_linear_projection": True,
+}  # fmt: skip
+SDXL = {
+    "sample_size": 128, "cross_attention_dim": 2048, "attention_head_dim": (5, 10, 20),
+    "block_out_channels": (320, 640, 1280), "transformer_layers_per_block": (1, 2, 10),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816, "use_linear_projection": True,
+}  # fmt: skip
+SD3 = {
+    "sample_size": 128, "num_layers": 24, "num_attention_heads": 24, "attention_head_dim": 64,
+    "caption_projection_dim": 1536, "joint_attention_dim": 4096, "pooled_projection_dim": 2048,
+    "in_channels": 16, "out_channels": 16, "patch_size": 2, "pos_embed_max_size": 192,
+}  # fmt: skip
+SD35_LARGE = SD3 | {
+    "num_layers": 38, "num_attention_heads": 38, "caption_projection_dim": 2432,
+    "qk_norm": "rms_norm",
+}  # fmt: skip
+SD35_MEDIUM = SD3 | {
+    "pos_embed_max_size": 384, "dual_attention_layers": tuple(range(13)), "qk_norm": "rms_norm",
+}  # fmt: skip
+KLEIN_4B = {
+    "num_layers": 5, "num_single_layers": 20, "num_attention_heads": 24,
+    "joint_attention_dim": 7680, "guidance_embeds": False,
+}  # fmt: skip
+KLEIN_9B = KLEIN_4B | {
+    "num_layers": 8, "num_single_layers": 24, "num_attention_heads": 32,
+    "joint_attention_dim": 12288,
+}  # fmt: skip
+
+UNET, TEXT = ("diffusers", "UNet2DConditionModel"), ("transformers", "CLIPTextModel")
+TEXT_2 = ("transformers", "CLIPTextModelWithProjection")
+MMDIT, FLUX = ("diffusers", "SD3Transformer2DModel"), ("diffusers", "FluxTransformer2DModel")
+FLUX2 = ("diffusers", "Flux2Transformer2DModel")
+ZIMAGE = ("diffusers", "ZImageTransformer2DModel")
+XL_TEXT = {"text_encoder": (TEXT, CLIP_L), "text_encoder_2": (TEXT_2, CLIP_G)}
+SD3_TEXT = {"text_encoder": (TEXT_2, CLIP_L), "text_encoder_2": (TEXT_2, CLIP_G)}
+
+# name: (pipeline, component: (class, configuration), where the denoiser's numbers come from)
+BASES = {
+    "Stable Diffusion 1.5": ("StableDiffusionPipeline", {
+        "unet": (UNET, SD15), "text_encoder": (TEXT, CLIP_L)}, "from memory"),
+    "Stable Diffusion 2.1": ("StableDiffusionPipeline", {
+        "unet": (UNET, SD21), "text_encoder": (TEXT, CLIP_H)}, "from memory"),
+    "SDXL 1.0": ("StableDiffusionXLPipeline", {"unet": (UNET, SDXL), **XL_TEXT}, "from memory"),
+    "SD 3 medium": ("StableDiffusion3Pipeline", {
+        "transformer": (MMDIT, SD3), **SD3_TEXT}, "from memory"),
+    "SD 3.5 medium": ("StableDiffusion3Pipeline", {
+        "transformer": (MMDIT, SD35_MEDIUM), **SD3_TEXT}, "from memory"),
+    "SD 3.5 large": ("StableDiffusion3Pipeline", {
+        "transformer": (MMDIT, SD35_LARGE), **SD3_TEXT}, "from memory"),
+    "FLUX.1 dev": ("FluxPipeline", {
+        "transformer": (FLUX, {"guidance_embeds": True}), "text_encoder": (TEXT, CLIP_L)},
+        "the class's defaults"),
+    "FLUX.2 klein 4B": ("Flux2KleinPipeline", {"transformer": (FLUX2, KLEIN_4B)},
+                        "diffusers' convert_flux2_to_diffusers.py"),
+    "FLUX.2 klein 9B": ("Flux2KleinPipeline", {"transformer": (FLUX2, KLEIN_9B)},
+                        "diffusers' convert_flux2_to_diffusers.py"),
+    "Z-Image": ("ZImagePipeline", {"transformer": (ZIMAGE, {})}, "the class's defaults"),
+    "FLUX.2 dev": ("Flux2Pipeline", {"transformer": (FLUX2, {})}, "the class's defaults"),
+}  # fmt: skip
+
+
+def write(name: str, folder: Path) -> Path:
+    """Write a base's configuration as a diffusers folder without weights."""
+    pipeline, parts, _ = BASES[name]
+    folder.mkdir(parents=True, exist_ok=True)
+    index = {"_class_name": pipeline} | {part: kind for part, (kind, _) in parts.items()}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    for part, (_, settings) in parts.items():
+        (folder / part).mkdir(exist_ok=True)
+        (folder / part / "config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def row(name: str, found: Census) -> str:
+    """What the README's table and the one printed here begin a base's row with."""
+    denoiser, *text = found.projections.values()
+    projections = f"{denoiser} + {sum(text)}" if text else denoiser
+    weights = f"{next(iter(found.weights.values())) / 1e9:.2f} billion"
+    word = f" {found.trigger:,}" if found.trigger else ""
+    return (
+        f"| {name} | {weights} | {projections} | {found.values:,} |{word} | {found.bytes:,} bytes |"
+    )
+
+
+def main() -> None:
+    """Print the table of the README."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rank", default=RANK)
+    parser.add_argument("--write", type=Path, help="keep the configurations in this folder")
+    given = parser.parse_args()
+    root = given.write or Path(tempfile.mkdtemp())
+    print("| base | denoiser | projections | values | trigger | file | cached basis | numbers |")
+    print("|---|---|---|---|---|---|---|---|")
+    plan = TrainConfig(rank=given.rank)
+    for name, (_, _, source) in BASES.items():
+        folder = str(write(name, root / name.lower().replace(" ", "-")))
+        found = count(folder, plan)
+        print(f"{row(name, found)} {found.basis / 1e6:.0f} MB | {source} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,248 @@
+"""Likeness against bytes: SVFit beside LoRA and the field's other small methods, on Toybox.
+
+    python -m benchmarks.likeness ladder                  is the measure of fidelity a measure?
+    python -m benchmarks.likeness sweep                   learning rates, on dev subjects
+    python -m benchmarks.likeness length                  fixed numbers of steps beside `auto`
+    python -m benchmarks.likeness measure --split dev     all methods at their best, on dev subjects
+    python -m benchmarks.likeness measure --split sealed  the same, once, for the final table
+    python -m benchmarks.likeness report --split sealed   table, plot and sheets of what was
+                                                          measured so far
+
+Every run adds a line to `results/likeness/<stage>-<split>.jsonl`, so that all of it can be stopped
+and goes on where it was, also on another machine; pictures lie in a work folder.
+Needs the recipe's objects (`python recipes/toybox/fetch.py`) and the `bench` extra.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import hashlib
+import json
+import multiprocessing
+import operator
+import os
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+import platformdirs
+from tqdm import tqdm
+
+RESULTS = Path(__file__).parent / "results"
+LOOKS = (50, 100, 200)  # steps; all methods are measured after the last
+ALIGNED, TIE = 0.95, 0.01
+SEEN = ("fidelity", "copy", "aligned")
+LENGTH_METHODS = ("svfit-text", "lora-4")
+SWEEP_SUBJECTS, SUBJECTS = 2, {"dev": 6, "sealed": 8}
+TRAINING_SEEDS = 0, 1
+
+
+@functools.cache
+def base_name() -> str:
+    """A short name of the base that results belong to."""
+    from svfit_diffusion import toybox
+
+    digest = hashlib.sha256()
+    for path in sorted(toybox.path().rglob("*.safetensors")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:10]
+
+
+def work_folder() -> Path:
+    """Where single runs and their pictures lie, outside the repository."""
+    root = os.environ.get("LIKENESS_WORK") or platformdirs.user_cache_dir("svfit-likeness")
+    return Path(root) / base_name()
+
+
+def run_job(job: dict) -> dict:
+    """One run, in a process of its own."""
+    import logging
+    import warnings
+
+    warnings.filterwarnings("ignore")
+    for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "TQDM_DISABLE"):
+        os.environ[name] = "1"
+    logging.disable(logging.WARNING)
+    from benchmarks.likeness import run as likeness_run
+    from benchmarks.likeness.methods import BY_NAME
+    from benchmarks.likeness.subjects import SPLITS
+
+    method, work = BY_NAME[job["method"]], work_folder()
+    item = next(item for item in SPLITS[job["split"]] if item.slug == job["subject"])
+    if job["stage"] == "length":
+        from benchmarks.likeness import length as likeness_length
+
+        return likeness_length.WAYS[job["way"]](method, item, job["rate"], work)
+    if job["stage"] == "sweep":
+        return likeness_run.sweep(method, item, job["rate"], LOOKS, work)
+    return likeness_run.measure(method, item, job["seed"], job["rate"], job["steps"], work)
+
+
+def runs_file(stage: str, split: str) -> Path:
+    """Where a stage's results lie, a line a run."""
+    return RESULTS / f"{stage}-{split}.jsonl"
+
+
+def known(stage: str, split: str) -> dict[str, dict]:
+    """A stage's results on this base, by the job's JSON."""
+    path = runs_file(stage, split)
+    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+    entries = [json.loads(line) for line in lines]
+    return {json.dumps(e["job"]): e["result"] for e in entries if e["base"] == base_name()}
+
+
+def results_of(jobs: list[dict]) -> list[dict]:
+    """Jobs of one stage and split with their results, of those that have one."""
+    done = known(jobs[0]["stage"], jobs[0]["split"])
+    keyed = ((job, json.dumps(job)) for job in jobs)
+    return [{"job": job, "result": done[key]} for job, key in keyed if key in done]
+
+
+def run_all(jobs: list[dict], workers: int) -> None:
+    """Run the jobs, of one stage and split, that have no result yet."""
+    stage, split = jobs[0]["stage"], jobs[0]["split"]
+    done = known(stage, split)
+    todo = [job for job in jobs if json.dumps(job) not in done]
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    with (
+        ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool,
+        runs_file(stage, split).open("a", encoding="utf-8") as file,
+    ):
+        futures = {pool.submit(run_job, job): job for job in todo}
+        bar = tqdm(as_completed(futures), total=len(jobs), initial=len(jobs) - len(todo))
+        for future in bar:
+            entry = {"base": base_name(), "job": futures[future], "result": future.result()}
+            file.write(json.dumps(entry) + "\n")
+            file.flush()
+
+
+def sweep_jobs(names: list[str]) -> list[dict]:
+    """Every learning rate of every method on the sweep's subjects."""
+    from benchmarks.likeness.methods import BY_NAME
+    from benchmarks.likeness.subjects import subjects
+
+    return [
+        {"stage": "sweep", "split": "dev", "method": name, "subject": item.slug, "rate": rate}
+        for item in subjects("dev", SWEEP_SUBJECTS)
+        for name in names
+        for rate in BY_NAME[name].rates
+        if name != "base"
+    ]
+
+
+def best(names: list[str]) -> dict[str, dict]:
+    """Method -> its best rate in the sweep, and what was seen there, the means of the subjects."""
+    found: dict[str, dict[float, list[dict]]] = {}
+    done = known("sweep", "dev")
+    for job in sweep_jobs(names):
+        if json.dumps(job) not in done:
+            raise SystemExit(f"The sweep of {job['method']} is not finished; run `sweep` first.")
+        result = done[json.dumps(job)]
+        seen = {key: result[key] for key in SEEN} | {"loss": result["losses"][str(LOOKS[-1])]}
+        found.setdefault(job["method"], {}).setdefault(job["rate"], []).append(seen)
+    means = {
+        name: {
+            rate: {key: sum(run[key] for run in runs) / len(runs) for key in runs[0]}
+            for rate, runs in rates.items()
+        }
+        for name, rates in found.items()
+    }
+    rates = {name: choose(seen) for name, seen in means.items()}
+    return {name: {"rate": rate, **means[name][rate]} for name, rate in rates.items()}
+
+
+def choose(means: dict[float, dict[str, float]]) -> float:
+    """The best rate: of the highest fidelity among those that draw nearly all that a prompt asks
+    for (else one that draws the subject alone, whatever the prompt, would win).
+
+    Rates less than TIE below the highest are alike, as few pictures tell no less; of them the one
+    with the lowest loss on unseen compositions, which scatters little.
+    """
+    most = max(min(seen["aligned"], ALIGNED) for seen in means.values())
+    kept = {rate: seen for rate, seen in means.items() if seen["aligned"] >= most}
+    top = max(seen["fidelity"] for seen in kept.values())
+    alike = [rate for rate, seen in kept.items() if seen["fidelity"] > top - TIE]
+    return min(alike, key=lambda rate: kept[rate]["loss"])
+
+
+def measure_jobs(names: list[str], split: str) -> list[dict]:
+    """Every method at its best on every subject of a split."""
+    from benchmarks.likeness.subjects import subjects
+
+    chosen = best(names) | {"base": {"rate": 0.0}}
+    return [
+        {
+            "stage": "measure",
+            "split": split,
+            "method": name,
+            "subject": item.slug,
+            "seed": seed,
+            "rate": chosen[name]["rate"],
+            "steps": LOOKS[-1] if name != "base" else 0,
+        }
+        for item in subjects(split, SUBJECTS[split])
+        for name in names
+        for seed in (TRAINING_SEEDS if name != "base" else (0,))
+    ]
+
+
+def length_jobs() -> list[dict]:
+    """The default and LoRA at their best rates on the dev subjects, in each way to end."""
+    from benchmarks.likeness.length import WAYS
+    from benchmarks.likeness.subjects import subjects
+
+    chosen, items = best(list(LENGTH_METHODS)), subjects("dev", SUBJECTS["dev"])
+    shared = {"stage": "length", "split": "dev"}
+    return [
+        shared | {"method": name, "way": way, "subject": item.slug, "rate": chosen[name]["rate"]}
+        for name in LENGTH_METHODS
+        for way in WAYS
+        for item in items
+    ]
+
+
+def main() -> None:
+    """Parse and run one stage."""
+    from benchmarks.likeness.methods import METHODS
+
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("stage", choices=("ladder", "sweep", "length", "measure", "report"))
+    parser.add_argument("--split", choices=("dev", "sealed"), default="dev")
+    parser.add_argument("--methods", nargs="*", default=[method.name for method in METHODS])
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    args = parser.parse_args()
+    if args.stage == "ladder":
+        from benchmarks.likeness import ladder as likeness_ladder
+
+        likeness_ladder.write(RESULTS)
+    elif args.stage == "sweep":
+        run_all(sweep_jobs(args.methods), args.workers)
+        for name, choice in best(args.methods).items():
+            print(name.ljust(20), *(f"{key} {value:.4g}" for key, value in choice.items()))
+    elif args.stage == "length":
+        from benchmarks.likeness import length as likeness_length
+
+        jobs = length_jobs()
+        run_all(jobs, args.workers)
+        text = likeness_length.markdown(results_of(jobs))
+        (RESULTS / "length.md").write_text(text, "utf-8")
+        print(text)
+    elif args.stage == "measure":
+        run_all(measure_jobs(args.methods, args.split), args.workers)
+    else:
+        from benchmarks.likeness import report as likeness_report
+
+        row = operator.itemgetter("method", "subject")
+        jobs = measure_jobs(args.methods, args.split)
+        found = results_of(jobs)
+        wanted, had = Counter(map(row, jobs)), Counter(row(entry["job"]) for entry in found)
+        results = [e for e in found if had[row(e["job"])] == wanted[row(e["job"])]]
+        if not any(entry["job"]["method"] == likeness_report.AGAINST for entry in results):
+            raise SystemExit(f"Measure {likeness_report.AGAINST} first: all rows stand beside it.")
+        likeness_report.write(results, args.split, RESULTS, work_folder())
+
+
+if __name__ == "__main__":
+    main()

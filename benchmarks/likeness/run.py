@@ -1,0 +1,256 @@
+"""One run of the likeness comparison: a method learns a subject on Toybox, and is measured."""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+from objects import ToyObject, with_article
+from PIL import Image
+from torch import Tensor
+
+from benchmarks.likeness.methods import BY_NAME, NAME, Method, attach, round_values, tensor_bytes
+from benchmarks.likeness.subjects import OTHERS, PROMPTS, Judge, compositions, photos
+from svfit_diffusion.adapter.tuner import tie_deltas
+from svfit_diffusion.data.encoding import encoder
+from svfit_diffusion.data.reading import edges, read_folder
+from svfit_diffusion.evaluation.measures import denoising_loss, diversity, drift
+from svfit_diffusion.families import TOYBOX, load_base, recognise
+from svfit_diffusion.generation.pictures import save_png
+from svfit_diffusion.pipeline import trigger
+from svfit_diffusion.settings import TrainConfig
+from svfit_diffusion.training.backgrounds import name_backgrounds
+from svfit_diffusion.training.objective import Denoiser, Objective
+from svfit_diffusion.training.runtime import make_accelerator
+from svfit_diffusion.training.subject import Subject
+
+SEEDS, BATCH, TOKEN_RATE, DRAWN_AT_ONCE = 4, 4, 1e-2, 8
+SWEEP_SEEDS = 2
+TOKEN = "sks"
+WORDS = [prompt.words for prompt in PROMPTS]
+
+
+class Run:
+    """A base with a method on it, and a subject to learn."""
+
+    def __init__(self, method: Method, item: ToyObject, seed: int, rate: float, work: Path) -> None:
+        torch.set_num_threads(1)
+        torch.manual_seed(seed)
+        self.method, self.item, self.work = method, item, work
+        self.pipe: StableDiffusionPipeline = load_base(TOYBOX)
+        self.pipe.set_progress_bar_config(disable=True)
+        self.family = recognise(self.pipe)
+        self.models = self.family.components(self.pipe)
+        for model in (*self.models.values(), self.pipe.vae):
+            model.requires_grad_(False)
+        self.noise = self.pipe.scheduler
+        self.config = TrainConfig(
+            instance_prompt=f"a photo of {TOKEN} {item.kind}",
+            seed=seed,
+            train_batch_size=BATCH,
+            output_dir=str(work / "out"),
+        )
+        self.accelerator = make_accelerator(self.config)
+        groups = attach(method, self.models, self.family.denoiser)
+        self.subject = self._subject(bool(groups["text"]))
+        if method.captions:
+            self.subject.examples = replace(self.subject.examples, captions=captions(item, work))
+        rows = [
+            row
+            for part, ids in self.subject.ids.items()
+            for row in trigger.row_parameters(getattr(self.pipe, part), ids)
+        ]
+        adapter = [*groups["denoiser"], *groups["text"]]
+        self.parameters, self.adapter = [*adapter, *rows], adapter
+        rates = ((adapter, rate), (rows, rate if not adapter else TOKEN_RATE))
+        parts = [{"params": part, "lr": value} for part, value in rates if part]
+        self.optimizer = torch.optim.AdamW(parts, weight_decay=0.0) if parts else None
+        self.steps = 0
+
+    def _subject(self, text: bool) -> Subject:
+        """The product's own Subject, whose adapters are the method's."""
+        folder = self.work / "photos" / self.item.slug
+        for index, picture in enumerate(photos(self.item)):
+            if not (path := folder / f"{index}.png").is_file():
+                folder.mkdir(parents=True, exist_ok=True)
+                save_png(picture, path)
+        taken, _ = read_folder(folder)
+        token, noun, prompt = self.config.words()
+        size = self.family.size(self.pipe)
+        examples = encoder(self.config, self.pipe, self.family, size)(taken, prompt)
+        targets = {self.family.denoiser: "both"} | ({"text_encoder": "self"} if text else {})
+        subject = Subject(
+            self.pipe, self.family, targets, token, noun, examples, None, resolution=size
+        )
+        if self.method.token:
+            subject.add_trigger()
+        return subject
+
+    @property
+    def values(self) -> int:
+        """Numbers that the method must keep."""
+        return sum(parameter.numel() for parameter in self.parameters)
+
+    @property
+    def bytes(self) -> int:
+        """Of the values alone, without a header."""
+        sizes = [parameter.numel() for parameter in self.adapter]
+        token = self.values - sum(sizes)
+        return tensor_bytes(sizes, self.method.bits) + 2 * token
+
+    def prompt(self, words: str) -> str:
+        """A prompt's words with the subject in them; the base is asked for its class."""
+        named = f"{TOKEN} {self.item.kind}" if self.parameters else with_article(self.item.kind)
+        return self.subject.put_tokens(words.format(named))
+
+    def train(self, steps: int) -> None:
+        """Train on to `steps` in all, with the base's own loss."""
+        objective = Objective(self.config, self.accelerator, self.subject)
+        model = Denoiser(self.subject)
+        tuner = self.models[self.family.denoiser].__dict__.get("peft_tuner")
+        while self.optimizer and self.steps < steps:
+            objective.loss(model, self.steps).backward()
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+            self.optimizer.step()
+            if self.method.adapter == "svfit":
+                for part in self.subject.targets:
+                    tie_deltas(self.models[part], NAME)
+            if hasattr(tuner, "update_and_allocate"):
+                tuner.update_and_allocate(self.steps)
+            self.optimizer.zero_grad()
+            self.steps += 1
+
+    def loss(self) -> float:
+        """Error on unseen compositions, at fixed noise and times."""
+        pictures, words = compositions(self.item)
+        self.pipe.scheduler = self.noise
+        return denoising_loss(self.pipe, pictures, [self.prompt(text) for text in words])
+
+    def draw(self, words: list[str], seeds: int) -> list[Image.Image]:
+        """Pictures of each prompt, side by side."""
+        jobs = [(self.prompt(text), seed) for text in words for seed in range(seeds)]
+        pictures = []
+        self.pipe.scheduler = type(self.noise).from_config(self.noise.config)
+        for start in range(0, len(jobs), DRAWN_AT_ONCE):
+            part = jobs[start : start + DRAWN_AT_ONCE]
+            generators = [torch.Generator().manual_seed(seed) for _, seed in part]
+            with torch.inference_mode():
+                pictures += self.pipe(
+                    [text for text, _ in part],
+                    num_inference_steps=25,
+                    guidance_scale=3.0,
+                    generator=generators,
+                ).images
+        self.pipe.scheduler = self.noise
+        return pictures
+
+    def round_values(self) -> None:
+        """Round the adapter to the bits of its file."""
+        for parameter in self.adapter if self.method.bits == 4 else ():
+            round_values(parameter)
+
+
+def sweep(method: Method, item: ToyObject, rate: float, looks: tuple[int, ...], work: Path) -> dict:
+    """The loss on unseen compositions after each number of steps, and what is drawn in the end."""
+    run, losses = Run(method, item, 0, rate, work), {}
+    for steps in looks:
+        run.train(steps)
+        losses[steps] = round(run.loss(), 6)
+    run.round_values()
+    return {"values": run.values, "losses": losses} | glimpse(run)
+
+
+def glimpse(run: Run) -> dict[str, float]:
+    """The means of what is seen in a few pictures of each prompt."""
+    judge = judge_of(run.item, run.work, SWEEP_SEEDS)
+    pictures = run.draw(WORDS, SWEEP_SEEDS)
+    scores = judged(judge, pictures, judge.features(pictures))
+    return {key: round(float(values.mean()), 4) for key, values in scores.items()}
+
+
+def measure(
+    method: Method, item: ToyObject, seed: int, rate: float, steps: int, work: Path
+) -> dict[str, Any]:
+    """Train, draw all prompts, and measure. The pictures stay in the work folder."""
+    base, run = base_pictures(item, work), Run(method, item, seed, rate, work)
+    run.train(steps)
+    run.round_values()
+    loss = run.loss()
+    pictures = base if not run.parameters else run.draw([*WORDS, *OTHERS], SEEDS)
+    _keep(work / method.name / f"{item.slug}-{seed}", pictures)
+    judge, count = judge_of(item, work, SEEDS), len(WORDS) * SEEDS
+    features = judge.features(pictures)
+    return {
+        "values": run.values,
+        "bytes": run.bytes,
+        "loss": round(loss, 6),
+        **{
+            key: np.round(values, 4).tolist()
+            for key, values in judged(judge, pictures[:count], features[:count]).items()
+        },
+        "real_copy": round(judge.real_copy, 4),
+        "drift": round(drift(features[count:], judge.features(base[count:])), 5),
+        "diversity": round(diversity(features[:count], SEEDS), 5),
+    }
+
+
+def judged(judge: Judge, pictures: list[Image.Image], features: Tensor) -> dict[str, np.ndarray]:
+    """Fidelity, copy score and alignment of pictures of all prompts: [prompts, seeds] each.
+
+    features: of the whole pictures.
+    """
+    return {
+        "fidelity": judge.fidelity(pictures),
+        "copy": judge.copies(features).reshape(-1, judge.seeds),
+        "aligned": judge.aligned(pictures),
+    }
+
+
+def captions(item: ToyObject, work: Path) -> tuple[str, ...]:
+    """The photos' captions as the product completes them; worked out once and kept."""
+    path = work / "captions" / f"{item.slug}.json"
+    if not path.is_file():
+        run = Run(BY_NAME["ti"], item, 0, 0.0, work)
+        run.subject.unnamed = {i: edges(photo) for i, photo in enumerate(photos(item))}
+        objective = Objective(run.config, run.accelerator, run.subject)
+        name_backgrounds(objective, Denoiser(run.subject), progress=False)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(run.subject.examples.captions))
+    return tuple(json.loads(path.read_text()))
+
+
+@functools.cache
+def judge_of(item: ToyObject, work: Path, seeds: int) -> Judge:
+    """A judge of so many seeds a prompt."""
+    base = base_pictures(item, work)
+    taken = [base[prompt * SEEDS + seed] for prompt in range(len(WORDS)) for seed in range(seeds)]
+    return Judge(item, taken, seeds)
+
+
+def base_pictures(item: ToyObject, work: Path) -> list[Image.Image]:
+    """The base's pictures of its class, for all prompts; drawn once and kept."""
+    folder, words = work / "base" / item.slug, [*WORDS, *OTHERS]
+    if (pictures := _drawn(folder, words)) is None:
+        pictures = Run(Method("base", "base model"), item, 0, 0.0, work).draw(words, SEEDS)
+        _keep(folder, pictures)
+    return pictures
+
+
+def _keep(folder: Path, pictures: list[Image.Image]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, picture in enumerate(pictures):
+        save_png(picture, folder / f"{index:03d}.png")
+
+
+def _drawn(folder: Path, words: list[str]) -> list[Image.Image] | None:
+    """The pictures of a folder, if all are there."""
+    paths = [folder / f"{index:03d}.png" for index in range(len(words) * SEEDS)]
+    if not all(path.is_file() for path in paths):
+        return None
+    return [Image.open(path).convert("RGB") for path in paths]

@@ -1,0 +1,218 @@
+"""The subjects of the likeness comparison, and what pictures of them can be asked exactly.
+
+Subjects are the objects that no part of Toybox was trained on: `dev` ones, on which everything is
+chosen, and `sealed` ones for the final table. The world is our own, so each prompt's true picture
+can be rendered, and backgrounds, styles and second objects can be checked.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from captions import caption
+from judge import Backgrounds, Recogniser, border_colour
+from objects import BY_NAME, DEV, SEALED, TRAIN, ToyObject
+from PIL import Image
+from subject import poses
+from torch import Tensor
+from torch.nn.functional import normalize
+from world import Placed, Sample, World
+
+from svfit_diffusion.evaluation.features import EfficientNetLite0Grid, Extractor
+from svfit_diffusion.evaluation.measures import among, cosines
+
+SPLITS = {"dev": DEV, "sealed": SEALED}
+SECOND = "apple"  # the other object of a prompt: a training one
+COMPOSITIONS, VIEWS = 24, 4
+OTHER_OBJECTS = 24  # training objects whose common look is no likeness
+BOX = {False: (16, 16, 112, 112), True: (0, 32, 64, 96)}  # where the subject is, beside a second
+GRAY = 12.0  # mean distance of a pixel's channels from its mean, below which a picture is grey
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What is asked for, with {} for the subject, and what must then be seen."""
+
+    words: str
+    kind: str = "plain"
+    colours: tuple[str, ...] = ()
+    style: str = "photo"
+    second: bool = False
+
+
+PROMPTS = (
+    Prompt("a photo of {} on a white background", colours=("white",)),
+    Prompt("a photo of {} on a red background", colours=("red",)),
+    Prompt("a photo of {} on the beach", "beach"),
+    Prompt("a photo of {} on the grass", "grass"),
+    Prompt("a photo of {} in the snow", "snow"),
+    Prompt("a photo of {} at night", "night"),
+    Prompt("a photo of {} at sunset", "sunset"),
+    Prompt("a photo of {} on blue and white stripes", "stripes", ("blue", "white")),
+    Prompt(
+        "a pencil sketch of {} on a white background", colours=("white",), style="pencil sketch"
+    ),
+    Prompt(
+        "a photo of {} on the left and an apple on the right on a yellow background",
+        colours=("yellow",),
+        second=True,
+    ),
+)
+OTHERS = (
+    "a photo of a house on the grass",
+    "a photo of a car on a white background",
+    "a photo of a dog on the beach",
+    "a photo of an airplane at sunset",
+)
+
+
+def subjects(split: str, count: int) -> tuple[ToyObject, ...]:
+    """The first object of each cluster in turn, then the second ones, up to `count`."""
+    seen: dict[str, int] = {}
+    order = []
+    for place, item in enumerate(SPLITS[split]):
+        seen[item.cluster] = seen.get(item.cluster, 0) + 1
+        order.append((seen[item.cluster], place, item))
+    return tuple(item for _, _, item in sorted(order, key=lambda entry: entry[:2])[:count])
+
+
+def photos(item: ToyObject) -> list[Image.Image]:
+    """Five training pictures, 128 px."""
+    world = World((item,))
+    renders = [
+        world.render(np.random.default_rng(40 + i), s) for i, (s, _) in enumerate(poses(item))
+    ]
+    return [Image.fromarray(render) for render in renders]
+
+
+def compositions(item: ToyObject) -> tuple[list[Image.Image], list[str]]:
+    """Pictures of the subject that were not trained on, and their prompts, with {} for it."""
+    nameless, rng = replace(item, name="{}", kind="{}"), np.random.default_rng(70)
+    world, pictures, words = World((nameless,)), [], []
+    while len(pictures) < COMPOSITIONS:
+        sample = world.draw(rng, 0.7, 0.5)
+        thing = sample.things[0]
+        if len(sample.things) > 1 or thing.tint or thing.turn_word:
+            continue
+        pictures.append(Image.fromarray(world.render(rng, sample)))
+        words.append(caption(rng, sample).replace("a {}", "{}"))
+    return pictures, words
+
+
+@functools.cache
+def truths(item: ToyObject, prompt: Prompt, views: int = VIEWS) -> tuple[Image.Image, ...]:
+    """What the prompt would show, in several poses."""
+    rng, world = np.random.default_rng(90), World((item, BY_NAME[SECOND]))
+    pictures = []
+    for _ in range(views):
+        side, row = rng.uniform(84, 100), 64.0
+        things = [Placed(item, side, row + rng.normal(0, 3), 64 + rng.normal(0, 3))]
+        if prompt.second:
+            things = [Placed(item, 64, 64, 32), Placed(BY_NAME[SECOND], 64, 64, 96)]
+            things[0].side += rng.uniform(-4, 4)
+        if prompt.kind in ("beach", "grass", "snow", "night", "sunset"):
+            things[0].row += (122 - things[0].side / 2 - things[0].row) * 0.65
+        sample = Sample(prompt.kind, prompt.colours, prompt.style, things)
+        pictures.append(Image.fromarray(world.render(rng, sample)))
+    return tuple(pictures)
+
+
+def others() -> list[ToyObject]:
+    """Training objects, of every sort."""
+    return [item for item in TRAIN if item.name != SECOND][:: len(TRAIN) // OTHER_OBJECTS]
+
+
+class SubjectPart:
+    """Features of the part of a prompt's pictures where the subject is asked for.
+
+    Less their mean over true pictures of other objects: what all have in common, background and
+    sharpness, is no likeness.
+    """
+
+    def __init__(self, see: Extractor) -> None:
+        self.see, self.common = see, {}
+
+    def features(self, pictures: Sequence[Image.Image], prompt: Prompt) -> Tensor:
+        """Unit features [pictures, width]."""
+        if prompt not in self.common:
+            alike = [truths(item, prompt, 1)[0] for item in others()]
+            self.common[prompt] = self._cut(alike, prompt).mean(0)
+        return normalize(self._cut(pictures, prompt) - self.common[prompt], dim=1)
+
+    def _cut(self, pictures: Sequence[Image.Image], prompt: Prompt) -> Tensor:
+        box = BOX[prompt.second]
+        return self.see.features([picture.convert("RGB").crop(box) for picture in pictures])
+
+
+class Judge:
+    """Measures of the pictures of one subject; each prompt's pictures lie side by side."""
+
+    def __init__(self, item: ToyObject, base: list[Image.Image], seeds: int) -> None:
+        self.seeds, self.part = seeds, _part()
+        true = [truths(item, prompt) for prompt in PROMPTS]
+        pairs = zip(true, PROMPTS, strict=True)
+        self.references = [self.part.features(pictures, prompt) for pictures, prompt in pairs]
+        self.real = [among(reference) for reference in self.references]
+        self.training = self.features(photos(item))
+        self.real_copy = float(self.copies(self.features(sum(true, ()))).mean())
+        self.base = self._near(base)
+
+    def features(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """Unit features of whole pictures [pictures, width]."""
+        return self.part.see.features(pictures)
+
+    def _near(self, pictures: list[Image.Image]) -> np.ndarray:
+        """Cosine of each picture's part with those of its prompt's true pictures."""
+        rows = []
+        for i, prompt in enumerate(PROMPTS):
+            drawn = pictures[i * self.seeds : (i + 1) * self.seeds]
+            rows.append(cosines(self.part.features(drawn, prompt), self.references[i]).numpy())
+        return np.stack(rows)
+
+    def fidelity(self, pictures: list[Image.Image]) -> np.ndarray:
+        """[prompts, seeds]: 0 where it is as the base's mean picture, 1 as a true picture.
+
+        One scale over all prompts, so that a prompt which the base gets right weighs little.
+        """
+        scale = np.mean(self.real) - self.base.mean()
+        if scale <= 0:
+            raise ValueError("The base draws this subject already; fidelity has no scale.")
+        return (self._near(pictures) - self.base.mean(1, keepdims=True)) / scale
+
+    def copies(self, features: Tensor) -> np.ndarray:
+        """The largest cosine of each picture with a training photo: [pictures]."""
+        return (features @ self.training.T).amax(1).numpy()
+
+    def aligned(self, pictures: list[Image.Image]) -> np.ndarray:
+        """[prompts, seeds]: share of what the prompt asks for, beside the subject, that is seen."""
+        recogniser, backgrounds = _recognisers()
+        kinds = backgrounds.kinds(pictures)
+        rows = []
+        for index, picture in enumerate(pictures):
+            prompt = PROMPTS[index // self.seeds]
+            marks = []
+            if prompt.style == "photo":
+                marks.append(kinds[index] == prompt.kind)
+            else:
+                array = np.asarray(picture.convert("RGB"), np.float32)
+                marks.append(np.abs(array - array.mean(2, keepdims=True)).mean() < GRAY)
+            if prompt.kind == "plain":
+                marks.append(border_colour(picture) == prompt.colours[0])
+            if prompt.second:
+                half = picture.resize((128, 128)).crop((64, 32, 128, 96))
+                marks.append(recogniser.ranks([half], [SECOND])[0] <= 5)
+            rows.append(np.mean(marks))
+        return np.array(rows).reshape(-1, self.seeds)
+
+
+@functools.cache
+def _part() -> SubjectPart:
+    return SubjectPart(EfficientNetLite0Grid())
+
+
+@functools.cache
+def _recognisers() -> tuple[Recogniser, Backgrounds]:
+    return Recogniser(), Backgrounds()

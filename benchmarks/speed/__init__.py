@@ -1,0 +1,1 @@
+"""Speed and memory beside the base itself, LoRA and diffusers' own script."""

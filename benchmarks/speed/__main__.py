@@ -1,0 +1,117 @@
+"""As fast as the base itself? Every claim on speed and memory, measured against what else one has.
+
+    python -m benchmarks.speed [--only load train ...] [--quick] [--diffusers-script FILE]
+
+Each script of a claim runs in a process of its own; `results/` beside this file gets the rows as
+JSON, one table (speed.md) and one plot of growth (growth.png). Times of a machine that does other
+work are worthless: let it be quiet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+SCRIPTS = ("start", "load", "draw", "train", "script", "memory", "gpu")
+FORMATS = {"s": "{:.3g} s", "MB": "{:.3g} MB", "GB": "{:.3g} GB"}
+
+
+def measure(script: str, quick: bool) -> None:
+    """Run one script's claims here and keep what they found."""
+    rows, curves = importlib.import_module(f"benchmarks.speed.{script}").run(quick)
+    found = {"rows": [row.as_dict() for row in rows], "growth": curves, "machine": machine()}
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f"{script}.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+def machine() -> dict:
+    """What it was measured on."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
+    return {"cores": os.cpu_count(), "threads": torch.get_num_threads(), "device": device,
+            "torch": torch.__version__}  # fmt: skip
+
+
+def table(found: list[dict]) -> str:
+    """The rows as Markdown."""
+    lines = ["| claim | against | ours | theirs | ratio (range) | goal | met |", "|---" * 7 + "|"]
+    for row in found:
+        unit = FORMATS[row["unit"]]
+        goal, met = "-", "-"
+        if row["goal"] is not None:
+            goal = f"<= {row['goal']:.3g}"
+            missed = "in the range" if row["low"] <= row["goal"] else "**no**"
+            met = "yes" if row["ratio"] <= row["goal"] else missed
+        lines.append(
+            f"| {row['claim']} | {row['against']} | {unit.format(row['ours'])} | "
+            f"{unit.format(row['theirs'])} | {row['ratio']:.3g} ({row['low']:.3g} to "
+            f"{row['high']:.3g}) | {goal} | {met} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def plot(curves: dict[str, dict], path: Path) -> None:
+    """One panel per curve: the first list is x, each other one a line."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(curves), figsize=(4 * len(curves), 3.4), squeeze=False)
+    for axis, (title, lines) in zip(axes[0], curves.items(), strict=True):
+        label, x = next(iter(lines.items()))
+        for name, values in list(lines.items())[1:]:
+            axis.plot(range(len(x)), values, marker="o", label=name)
+        axis.set_xticks(range(len(x)), [str(value) for value in x])
+        axis.set(title=title, xlabel=label, ylabel="seconds")
+        axis.set_ylim(bottom=0)
+        axis.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    """Measure what is asked for, then write the table of all that has been measured."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=SCRIPTS, default=SCRIPTS)
+    parser.add_argument("--quick", action="store_true", help="one round of each, to see it run")
+    parser.add_argument("--here", choices=SCRIPTS, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--diffusers-script", help="examples/dreambooth/train_dreambooth_lora.py of diffusers"
+    )
+    given = parser.parse_args()
+    if given.here:
+        measure(given.here, given.quick)
+        return
+    if given.diffusers_script:
+        os.environ["DIFFUSERS_LORA_SCRIPT"] = given.diffusers_script
+    for script in given.only:
+        if script == "script" and "DIFFUSERS_LORA_SCRIPT" not in os.environ:
+            print("whole scripts are not compared: name diffusers' with --diffusers-script")
+            continue
+        if script == "gpu" and not torch.cuda.is_available():
+            print("nothing is measured on a GPU: there is none here")
+            continue
+        command = [sys.executable, "-m", "benchmarks.speed", "--here", script] + [
+            "--quick"
+        ] * given.quick
+        subprocess.run(command, check=True)
+    found = [json.loads(path.read_text()) for script in SCRIPTS
+             if (path := RESULTS / f"{script}.json").is_file()]  # fmt: skip
+    text = table([row for part in found for row in part["rows"]])
+    (RESULTS / "speed.md").write_text(text)
+    print(text)
+    if curves := {k: v for part in found for k, v in part["growth"].items()}:
+        plot(curves, RESULTS / "growth.png")
+
+
+if __name__ == "__main__":
+    main()

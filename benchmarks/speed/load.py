@@ -1,0 +1,172 @@
+"""Claims on loading: first load, cached load, swap; growth with the rank.
+
+python -m benchmarks.speed --only load
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import statistics
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import scipy.linalg
+import torch
+from threadpoolctl import threadpool_limits
+
+from benchmarks.speed.setup import (
+    SD15,
+    TARGETS,
+    Row,
+    concept,
+    empty_cache,
+    lora,
+    paired,
+    pipeline,
+    seconds,
+)
+from svfit_diffusion import load_concept, remove_concept, swap_concept
+from svfit_diffusion.adapter.attention import find_projections
+from svfit_diffusion.settings import TEXT_RANK
+
+RANK = 16
+
+
+def weights(pipe) -> list[torch.Tensor]:
+    """The weights that a concept edits, in float32."""
+    models = {part: getattr(pipe, part) for part in TARGETS}
+    return [
+        m.get_submodule(n).weight.detach() for m in models.values() for n in find_projections(m)
+    ]
+
+
+def one_after_another(found: list[torch.Tensor]) -> None:
+    """svdiff-pytorch's way: `torch.linalg.svd` of each weight in turn."""
+    for weight in found:
+        torch.linalg.svd(weight, full_matrices=False)
+
+
+def floor(found: list[torch.Tensor], rank: int = RANK) -> None:
+    """LAPACK's cheapest exact way: Gram matrix and its top eigenvectors, one matrix a thread."""
+
+    def top(weight: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        matrix = weight.double().numpy()
+        gram = matrix.T @ matrix if matrix.shape[1] <= len(matrix) else matrix @ matrix.T
+        last = len(gram) - 1
+        _, vectors = scipy.linalg.eigh(
+            gram, subset_by_index=[last - rank + 1, last], driver="evr", check_finite=False
+        )
+        return vectors, matrix @ vectors if matrix.shape[1] == len(gram) else matrix.T @ vectors
+
+    with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(top, found))
+
+
+def first_load(pipe, file: Path, default: Path, rounds: int) -> list[Row]:
+    """Nothing cached: reading the files, the basis, checks and patch, against SVDs alone.
+
+    default: a concept of the default's ranks.
+    """
+
+    def ours(file: Path = file) -> None:
+        with empty_cache():
+            load_concept(pipe, file, name="rex")
+
+    undo = (lambda: remove_concept(pipe, "rex"), lambda: None)
+    found, threads = weights(pipe), torch.get_num_threads()
+    per_thread = {}
+    for count in {1, threads}:
+        torch.set_num_threads(count)
+        per_thread[count] = seconds(lambda: one_after_another(found))
+    best = min(per_thread, key=per_thread.get)
+    torch.set_num_threads(best)
+    against = f"SVD of each weight in turn ({best} thread{'s' * (best > 1)}, the faster)"
+    note = ", ".join(f"{n} threads {t:.1f} s" for n, t in sorted(per_thread.items()))
+    rows = [
+        paired("first load", against, ours, lambda: one_after_another(found), 1 / 3,
+               rounds, undo, warm=False, note=note),
+        paired("first load, default ranks", against, lambda: ours(default),
+               lambda: one_after_another(found), 1 / 3, rounds, undo, warm=False),
+    ]  # fmt: skip
+    torch.set_num_threads(threads)
+    rows.append(
+        paired("first load, over the floor", "top eigenvectors of the Gram matrices, both cores",
+               ours, lambda: floor(found), 1.3, rounds, undo, warm=False)
+    )  # fmt: skip
+    return rows
+
+
+def cached_load(pipe, file: Path, adapter: Path, rounds: int, ranks: str = "") -> Row:
+    """A file on a known base, checks included, against diffusers' loader of a LoRA."""
+    return paired(
+        f"load, basis cached{ranks}",
+        "load_lora_weights, rank 4",
+        lambda: load_concept(pipe, file, name="rex"),
+        lambda: pipe.load_lora_weights(adapter, adapter_name="lora"),
+        1.0,
+        rounds,
+        (lambda: remove_concept(pipe, "rex"), pipe.unload_lora_weights),
+    )
+
+
+def swaps(pipe, files: list[Path], adapters: list[Path], rounds: int) -> list[Row]:
+    """To another concept of one base, against LoRA's two ways."""
+    load_concept(pipe, files[0], name="rex")
+    queue = itertools.cycle(files[::-1])
+
+    def ours() -> None:
+        swap_concept(pipe, "rex", next(queue))
+
+    other = pipeline(SD15)
+    other.load_lora_weights(adapters[0], adapter_name="lora")
+
+    def reload() -> None:
+        other.unload_lora_weights()
+        other.load_lora_weights(adapters[1], adapter_name="lora")
+
+    rows = [paired("swap", "unload and load of a LoRA", ours, reload, 0.1, rounds)]
+    other.unload_lora_weights()
+    # diffusers swaps no text encoder in place, so the LoRA here has fewer projections than ours
+    lean = [lora(other, 4, seed, text=False) for seed in (0, 1)]
+    other.enable_lora_hotswap(target_rank=4)
+    other.load_lora_weights(lean[0], adapter_name="lora")
+    turns = itertools.cycle(lean[::-1])
+    rows.append(
+        paired("swap", "diffusers' hot swap of a LoRA without text encoder", ours,
+               lambda: other.load_lora_weights(next(turns), adapter_name="lora", hotswap=True),
+               0.1, rounds)
+    )  # fmt: skip
+    remove_concept(pipe, "rex")
+    return rows
+
+
+def growth(pipe, rounds: int) -> dict:
+    """Seconds of first and cached load by rank, medians."""
+    found: dict[str, list] = {"rank": [], "first": [], "cached": []}
+    for rank in (1, 4, 16, 64, 256, "full"):
+        file = concept(pipe, rank)
+        times = {"first": [], "cached": []}
+        with empty_cache():
+            for kind in ("first", *("cached",) * rounds):
+                times[kind].append(seconds(lambda file=file: load_concept(pipe, file, name="rex")))
+                remove_concept(pipe, "rex")
+        found["rank"].append(str(rank))
+        for kind, values in times.items():
+            found[kind].append(statistics.median(values))
+    return found
+
+
+def run(quick: bool) -> tuple[list[Row], dict]:
+    """All rows and the growth curves."""
+    rounds = 1 if quick else 5
+    pipe = pipeline(SD15)
+    files = [concept(pipe, RANK, seed) for seed in (0, 1)]
+    adapters = [lora(pipe, 4, seed) for seed in (0, 1)]
+    default = concept(pipe, RANK, text=int(TEXT_RANK))
+    rows = first_load(pipe, files[0], default, 1 if quick else 3)
+    rows.append(cached_load(pipe, files[0], adapters[0], rounds))
+    rows.append(cached_load(pipe, default, adapters[0], rounds, ", default ranks"))
+    rows += swaps(pipe, files, adapters, rounds)
+    return rows, {} if quick else {"load": growth(pipe, 2)}

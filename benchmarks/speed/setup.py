@@ -1,0 +1,186 @@
+"""What the speed benchmarks run on, and how they time: pairs side by side, in one process.
+
+The bases are Toybox and Stable Diffusion 1.5's true configuration, whose random projections are
+given a decaying spectrum. LoRAs cover the same projections as the concepts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+from platformdirs import user_cache_path
+
+from benchmarks.families.true_bases import build
+from svfit_diffusion import load_base, toybox, write_concept
+from svfit_diffusion.adapter.attention import patch_attention, unpatch_attention, values_and_outputs
+from svfit_diffusion.adapter.tuner import PROJECTIONS, SVFitConfig
+from svfit_diffusion.concept.file import Concept
+from svfit_diffusion.families import recognise
+from svfit_diffusion.generation.sampling import pick_device
+from svfit_diffusion.pipeline.matching import collect, seal
+
+SD15, TOYBOX = "Stable Diffusion 1.5", "Toybox"
+TARGETS = {"unet": "both", "text_encoder": "self"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: medians of both sides, and the median and range of their ratios.
+
+    unit: of ours and theirs. goal: the ratio (ours / theirs) wanted at most; None shows only.
+    """
+
+    claim: str
+    against: str
+    ours: float
+    theirs: float
+    ratio: float
+    low: float
+    high: float
+    goal: float | None
+    unit: str = "s"
+    note: str = ""
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+
+def folder() -> Path:
+    """Where bases, concepts and LoRAs of the benchmarks lie."""
+    path = user_cache_path("svfit-diffusion") / "benchmarks"
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def base(name: str) -> Path:
+    """The diffusers folder of a base; all but Toybox's are built on first use (from 2 GB)."""
+    if name == TOYBOX:
+        return Path(toybox.path())
+    path = folder() / f"{name.lower().replace(' ', '-')}-random"
+    if not (path / "model_index.json").is_file():
+        build(name, path, pick_device())
+    return path
+
+
+def pipeline(name: str) -> StableDiffusionPipeline:
+    """A base in float32, quiet, as `svfit generate` loads it."""
+    pipe = load_base(str(base(name)))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def concept(pipe: Any, rank: int | str = 16, seed: int = 0, text: int | None = None) -> Path:
+    """The file of a concept with random deltas and a random trigger.
+
+    text: the rank of the text encoder's value and output projections, if another.
+    """
+    name = f"{type(pipe.unet).__name__}-{pipe.unet.config.sample_size}-{rank}-{text or rank}-{seed}"
+    path = folder() / f"{name}.safetensors"
+    family, random = recognise(pipe), np.random.default_rng(seed)
+    models = {part: getattr(pipe, part) for part in TARGETS}
+    for part, attention in TARGETS.items():
+        pattern = values_and_outputs(models[part], text) if text and part != "unet" else {}
+        config = SVFitConfig(r=rank, rank_pattern=pattern, base_dtype=family.dtype)
+        patch_attention(models[part], config, "m", attention)
+    fields = collect(models, TARGETS, family, "m")
+    for model in models.values():
+        unpatch_attention(model, "m")
+    fields["deltas"] = (0.05 * random.standard_normal(fields["deltas"].size)).astype(np.float16)
+    width = pipe.text_encoder.config.hidden_size
+    made = Concept(
+        rank=str(rank),
+        base=pipe.config._name_or_path,
+        token="sks",
+        class_word="dog",
+        trigger_rows=(0.05 * random.standard_normal(width)).astype(np.float16),
+        trigger_shape={"text_encoder": (1, width)},
+        **fields,
+    )
+    write_concept(seal(made, models, family), path)
+    return path
+
+
+def lora_config(rank: int = 4) -> LoraConfig:
+    """LoRA as diffusers' DreamBooth script sets it up, on the same projections as ours."""
+    return LoraConfig(
+        r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=list(PROJECTIONS)
+    )
+
+
+def lora(pipe: Any, rank: int = 4, seed: int = 0, text: bool = True) -> Path:
+    """The folder of a LoRA file with random weights, in diffusers' form."""
+    path = folder() / f"lora-{pipe.unet.config.sample_size}-{rank}-{seed}-{int(text)}"
+    torch.manual_seed(seed)
+    parts = {"unet": pipe.unet} | ({"text_encoder": pipe.text_encoder} if text else {})
+    states = {}
+    for part, model in parts.items():
+        model.add_adapter(lora_config(rank), "m")
+        for key, value in model.named_parameters():
+            if "lora_B" in key:
+                torch.nn.init.normal_(value, std=0.01)
+        states[f"{part}_lora_layers"] = get_peft_model_state_dict(model, adapter_name="m")
+    StableDiffusionPipeline.save_lora_weights(path, **states)
+    pipe.unload_lora_weights()
+    return path
+
+
+@contextlib.contextmanager
+def empty_cache() -> Iterator[Path]:
+    """A cache of bases of its own, empty at first, for as long as it is open."""
+    kept = os.environ.get("SVFIT_CACHE")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["SVFIT_CACHE"] = folder
+        try:
+            yield Path(folder)
+        finally:
+            os.environ.pop("SVFIT_CACHE")
+            if kept is not None:
+                os.environ["SVFIT_CACHE"] = kept
+
+
+def seconds(action: Callable[[], Any]) -> float:
+    """Time of one call."""
+    gc.collect()
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def paired(
+    claim: str,
+    against: str,
+    ours: Callable[[], Any],
+    theirs: Callable[[], Any],
+    goal: float | None,
+    rounds: int = 5,
+    between: tuple[Callable[[], Any], Callable[[], Any]] = (lambda: None, lambda: None),
+    warm: bool = True,
+    note: str = "",
+) -> Row:
+    """Time both in turn, `rounds` times; `between` undoes each, untimed."""
+    times: list[tuple[float, float]] = []
+    for index in range(rounds + warm):
+        pair = []
+        for action, undo in zip((ours, theirs), between, strict=True):
+            pair.append(seconds(action))
+            undo()
+        if index >= warm:
+            times.append(tuple(pair))
+    ratios = sorted(a / b for a, b in times)
+    a, b = (statistics.median(side) for side in zip(*times, strict=True))
+    return Row(claim, against, a, b, statistics.median(ratios), ratios[0], ratios[-1], goal,
+               note=note)  # fmt: skip

@@ -1,0 +1,132 @@
+"""The canonical basis of a weight: its truncated singular value decomposition in float64.
+
+    W = U diag(s) V^T        W: [out, in]   U: [out, r]   s: [r], descending   V: [in, r]
+
+SVFit (arXiv 2409.05926) freezes U and V and trains a change of s. Singular vectors are unique up
+to a common sign, which leaves every edit `U diag(delta) V^T` unchanged. Whatever algorithm finds
+them (triples.py), each pair is checked: |W v - s u| and |W^T u - s v| are at most 1e-9 s.
+
+Vectors of (nearly) equal singular values are unique only up to a rotation among them, and another
+LAPACK driver finds other ones. Such directions form a group that takes one common delta, for then
+the edit is the same whatever the rotation. Where a group cannot be held together (its values are
+nearly zero, so that U and V turn independently, or the rank cuts it) it takes the delta 0.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+import torch
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+from .truncated_svd import gram, top
+
+GAP = 1e-7  # neighbouring singular values nearer than this share of the largest are a group
+
+Rank = int | str
+
+
+@dataclass(frozen=True)
+class Basis:
+    """The top-r singular triples of one weight: U [out, r], s [r] descending, V [in, r].
+
+    groups: [r], int32. Directions of one number take one common delta; those of number 0 take 0.
+    """
+
+    U: Tensor
+    s: Tensor
+    V: Tensor
+    groups: Tensor
+
+    def ties(self) -> tuple[tuple[int, int, bool], ...]:
+        """(first, last + 1, kept) of each group whose deltas are not free, in order."""
+        numbers = self.groups.tolist()
+        starts = [i for i, n in enumerate(numbers) if i == 0 or n != numbers[i - 1]]
+        runs = zip(starts, [*starts[1:], len(numbers)], strict=True)
+        return tuple((a, b, numbers[a] > 0) for a, b in runs if b - a > 1 or not numbers[a])
+
+
+def parse_rank(rank: Rank) -> Rank:
+    """Check a rank rule: a whole number >= 1, "full", or "energy=X" with X in (0, 1].
+
+    Digits in a string are turned into the number; anything else raises ValueError.
+    """
+    text = str(rank).strip().lower()
+    if text == "full":
+        return text
+    if text.isdecimal() and int(text) >= 1 and not isinstance(rank, bool):
+        return int(text)
+    if text.startswith("energy="):
+        try:
+            share = float(text.removeprefix("energy="))
+        except ValueError:
+            share = 0.0
+        if 0 < share <= 1:
+            return f"energy={share:g}"
+    raise ValueError(
+        f"rank is {rank!r}, but must be a whole number of at least 1, 'full', or 'energy=X' with X "
+        "between 0 and 1, such as energy=0.99."
+    )
+
+
+def resolve_rank(weight: Tensor, rank: Rank) -> int:
+    """The number of singular values that `rank` asks for of weight [out, in], at most all of them.
+
+    "energy=X" is the least r whose top r squared singular values hold the share X of their sum.
+    """
+    rule, most = parse_rank(rank), min(weight.shape)
+    if rule == "full":
+        return most
+    if isinstance(rule, int):
+        return min(rule, most)
+    energies = scipy.linalg.eigvalsh(gram(_as_float64(weight)))[::-1].clip(min=0)
+    held = np.cumsum(energies)
+    wanted = float(rule.removeprefix("energy=")) * held[-1]
+    return min(int(np.searchsorted(held, wanted * (1 - 1e-12))) + 1, most)
+
+
+def factor(weight: Tensor, rank: Rank) -> Basis:
+    """The basis of weight [out, in], as float32 tensors on the CPU; r is at most min(out, in).
+
+    Raises ValueError when the weight is not a finite matrix or cannot be factored accurately.
+    """
+    if weight.ndim != 2 or not torch.isfinite(weight).all():
+        raise ValueError(
+            f"a weight of shape {tuple(weight.shape)} is no matrix of finite numbers, so it has no "
+            "singular basis; check the base model's files."
+        )
+    matrix, r = _as_float64(weight), resolve_rank(weight, rank)
+    most = min(r + 1, *matrix.shape)  # one more, to see whether the rank cuts a group
+    triples = top(matrix, most)
+    groups = torch.from_numpy(_groups(triples[1], r))
+    parts = (np.ascontiguousarray(a[..., :r], dtype=np.float32) for a in triples)
+    return Basis(*(torch.from_numpy(a) for a in parts), groups)
+
+
+def factor_all(jobs: Iterable[tuple[Tensor, Rank]]) -> list[Basis]:
+    """factor() of every (weight, rank), one matrix a thread: threaded LAPACK calls are slower.
+
+    The first are at work while the last are still being read.
+    """
+    with threadpool_limits(limits=1), ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        return list(pool.map(lambda job: factor(*job), jobs))
+
+
+def _groups(s: np.ndarray, r: int) -> np.ndarray:
+    """Group numbers [r] of singular values s [r or r + 1], descending; 0 where no delta can be."""
+    near = s[:-1] - s[1:] <= GAP * s[0]
+    numbers = 1 + np.concatenate([[0], np.cumsum(~near)]).astype(np.int32)
+    unfit = {n for n, value in zip(numbers, s, strict=True) if value <= GAP * s[0]}
+    if len(s) > r and near[-1]:
+        unfit.add(numbers[-1])
+    return np.where(np.isin(numbers, list(unfit)), 0, numbers)[:r].astype(np.int32)
+
+
+def _as_float64(weight: Tensor) -> np.ndarray:
+    return weight.detach().to("cpu", torch.float64).numpy()

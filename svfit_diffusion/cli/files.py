@@ -1,0 +1,165 @@
+"""Commands on concept files: export, import, merge, push."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+MAX_LINE = 1_000  # characters of a message
+
+
+def shown(text: object) -> str:
+    """A message or a path as one line that cannot steer the terminal."""
+    from ..concept.file import printable
+
+    return printable(str(text), MAX_LINE)
+
+
+def add_commands(commands: Any, quiet: Callable[[], None]) -> None:
+    """Add the parsers; `quiet` is called before the heavy libraries are imported."""
+    _add_export(commands, quiet)
+    _add_import(commands, quiet)
+    merge = commands.add_parser("merge", help="several concepts of one base as one file")
+    merge.add_argument("files", nargs="+", metavar="FILE[:WEIGHT]", help="weight 1 if not given")
+    merge.add_argument("-o", "--output", required=True, help="the file to write")
+    merge.add_argument("--words", nargs="+", help="another trigger for each, where two are alike")
+    merge.add_argument("--base", help="the base; needed where projections or ranks differ")
+    merge.set_defaults(run=lambda given: _merge(given, quiet))
+
+    push = commands.add_parser("push", help="upload a concept to the Hugging Face Hub")
+    push.add_argument("file", help="a concept's .safetensors file")
+    push.add_argument("repo_id", help="user/name")
+    push.add_argument("--picture", action="append", default=[], help="a PNG of svfit generate")
+    push.add_argument("--private", action="store_true", help="only you can see it")
+    push.set_defaults(run=_push)
+
+
+def _add_export(commands: Any, quiet: Callable[[], None]) -> None:
+    export = commands.add_parser("export", help="a concept for other programs, as a LoRA")
+    export.add_argument("file", help="a concept's .safetensors file, or a Hub id")
+    export.add_argument(
+        "--to",
+        required=True,
+        choices=("kohya", "diffusers"),
+        help="kohya: ComfyUI, AUTOMATIC1111, Forge, InvokeAI",
+    )
+    export.add_argument("--base", default="toybox", help="base of the concept (default: toybox)")
+    export.add_argument(
+        "--dtype", default="float32", choices=("float32", "float16", "bfloat16"), help="of the file"
+    )
+    export.add_argument("--strength", type=float, default=1.0, help="put into it (default: 1)")
+    export.add_argument("--fuse", action="store_true", help="write the whole base, concept merged")
+    export.add_argument("--preview", help="a picture to show; default: one is drawn; or 'none'")
+    export.add_argument("--output", help="file, or folder with --fuse (default: by FILE's name)")
+    export.set_defaults(run=lambda given: _export(given, quiet))
+
+
+def _add_import(commands: Any, quiet: Callable[[], None]) -> None:
+    parser = commands.add_parser("import", help="what of a LoRA a concept can hold")
+    parser.add_argument("file", help="a LoRA's .safetensors file (kohya, diffusers)")
+    parser.add_argument("--base", default="toybox", help="base of the LoRA (default: toybox)")
+    parser.add_argument("--rank", default="16", help="a number, full or energy=0.99 (default: 16)")
+    parser.add_argument("--trigger", help="words that call it; default: what the file states")
+    parser.add_argument("--output", help="the concept file (default: FILE-svfit.safetensors)")
+    parser.set_defaults(run=lambda given: _import(given, quiet))
+
+
+def split_number(text: str) -> tuple[str, float]:
+    """ "a.safetensors:0.8" -> the path and the number; a bare path has 1."""
+    path, colon, number = text.rpartition(":")
+    try:
+        return (path, float(number)) if colon else (text, 1.0)
+    except ValueError:
+        return text, 1.0  # a colon of the path's own, as in C:\\
+
+
+def _export(given: argparse.Namespace, quiet: Callable[[], None]) -> int:
+    if given.fuse and given.to != "diffusers":
+        raise ValueError("--fuse writes a diffusers folder; pass --to diffusers with it.")
+    from ..concept.file import read_concept
+    from ..concept.hub import locate
+
+    concept, stem = read_concept(locate(given.file)), Path(given.file).stem
+    quiet()
+    from ..families import load_base
+    from ..sharing.lora_export import export_lora, export_pipeline
+
+    pipe = load_base(given.base)
+    if given.fuse:
+        folder = given.output or f"{stem}-fused"
+        made = export_pipeline(concept, pipe, folder, given.dtype, given.strength)
+    else:
+        path = Path(given.output or f"{stem}-{given.to}.safetensors")
+        if path.suffix != ".safetensors":
+            raise ValueError(f"{path} must end in .safetensors, by which other programs find it.")
+        image = _preview(given, pipe, concept)
+        made = export_lora(concept, pipe, path, given.to, given.dtype, given.strength, image)
+    for file in made.files:
+        print(shown(file))
+    if made.words.strip():
+        print(f"call it by: {shown(made.words)}")
+    return 0
+
+
+def _preview(given: argparse.Namespace, pipe: Any, concept: Any) -> Any:
+    """The picture to show: a file's, a drawn one, or none."""
+    if given.preview == "none":
+        return None
+    if given.preview:
+        from PIL import Image
+
+        return Image.open(given.preview).convert("RGB")
+    from ..generation.sampling import generate
+    from ..pipeline.loading import load_concept, remove_concept
+
+    name = load_concept(pipe, concept, given.strength)
+    image, _ = next(generate(pipe, f"a photo of {concept.trigger}"))
+    remove_concept(pipe, name)
+    return image
+
+
+def _import(given: argparse.Namespace, quiet: Callable[[], None]) -> int:
+    quiet()
+    from ..concept.file import write_concept
+    from ..families import load_base
+    from ..sharing.lora_import import import_lora
+
+    made = import_lora(given.file, load_base(given.base), given.rank, given.trigger)
+    stem = Path(given.file).stem
+    path = write_concept(made.concept, given.output or f"{stem}-svfit.safetensors")
+    print(
+        f"{shown(path)}: {path.stat().st_size:,} bytes hold {made.share:.1%} of the LoRA's energy "
+        f"({made.used} of its modules are projections here, {made.others} are not)"
+    )
+    if made.share < 0.5:
+        print("that is too little to draw what the LoRA draws; use the LoRA itself.")
+    return 0
+
+
+def _merge(given: argparse.Namespace, quiet: Callable[[], None]) -> int:
+    from ..concept.file import read_concept, write_concept
+    from ..concept.hub import locate
+
+    named = [split_number(text) for text in given.files]
+    concepts = [(read_concept(locate(path)), weight) for path, weight in named]
+    quiet()
+    from ..sharing.combining import combine
+
+    pipe = None
+    if given.base:
+        from ..families import load_base
+
+        pipe = load_base(given.base)
+    made = combine(concepts, given.words, pipe)
+    path = write_concept(made, given.output)
+    print(f"{shown(path)}: {path.stat().st_size:,} bytes, called by {shown(made.trigger)}")
+    return 0
+
+
+def _push(given: argparse.Namespace) -> int:
+    from ..sharing.publishing import push_to_hub
+
+    print(shown(push_to_hub(given.file, given.repo_id, given.picture, given.private)))
+    return 0

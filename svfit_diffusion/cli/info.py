@@ -1,0 +1,82 @@
+"""`svfit info`: what a concept file is, or how large a concept of a base would be."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..settings import ATTENTION, RANK, TEXT_RANK, TrainConfig
+
+
+def add_command(commands: argparse._SubParsersAction) -> None:
+    """Add `info` to the commands."""
+    info = commands.add_parser(
+        "info",
+        help="say what a concept file is, or how large a base's concepts are",
+        description="Say what a concept file is, without its base; or, with --base, count the "
+        "projections, values and bytes of a concept of that base, without its weights.",
+    )
+    info.add_argument("file", nargs="?", help="a concept's .safetensors file")
+    info.add_argument("--base", help="'toybox', a diffusers folder or a Hub id; no weight is read")
+    info.add_argument("--rank", help=f"of --base: a number or full (default: {RANK})")
+    info.add_argument("--text_encoder_rank", help="of --base: of the text encoder's value and "
+                      f"output projections (default: {TEXT_RANK} beside rank {RANK}, else as the "
+                      "rank)")  # fmt: skip
+    info.add_argument("--attention", choices=ATTENTION, default="both",
+                      help="of --base: the denoiser's attention (default: both)")  # fmt: skip
+    info.add_argument("--train_text_encoder", action=argparse.BooleanOptionalAction, default=True,
+                      help="of --base: count its text encoders and a learned word too")  # fmt: skip
+    info.set_defaults(run=_info)
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    if bool(arguments.file) == bool(arguments.base):
+        raise ValueError("info needs one of two: a concept's file, or --base.")
+    return _concept(arguments) if arguments.file else _base(arguments)
+
+
+def _base(arguments: argparse.Namespace) -> int:
+    from ..pipeline.concept_size import count
+
+    names = ("rank", "text_encoder_rank", "attention", "train_text_encoder")
+    given = {name: getattr(arguments, name) for name in names}
+    given = {name: value for name, value in given.items() if value is not None}
+    found = count(arguments.base, TrainConfig(**given))
+    parts = ", ".join(f"{number} of {part}" for part, number in found.projections.items())
+    learned = f" and {found.trigger:,} of a learned word" if found.trigger else ""
+    lines = {
+        "base": f"{arguments.base} (family {found.family})",
+        "weights": ", ".join(f"{n:,} of {part}" for part, n in found.weights.items()),
+        "projections": f"{sum(found.projections.values())}: {parts}",
+        "values": f"{found.values:,} singular values{learned}",
+        "file": f"{found.bytes:,} bytes",
+        "basis": f"{found.basis:,} bytes, worked out once and cached",
+    }
+    for key, value in lines.items():
+        print(f"{key:<12} {value}")
+    return 0
+
+
+def _concept(arguments: argparse.Namespace) -> int:
+    from ..concept.file import printable, read_concept
+
+    concept = read_concept(arguments.file)
+    ranks = sorted(set(concept.ranks))
+    span = f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
+    learned = 0 if concept.trigger_rows is None else concept.trigger_rows.size
+    bits = " in 4 bits" if concept.packed else ""
+    lines = {
+        "file": f"{arguments.file} ({Path(arguments.file).stat().st_size:,} bytes)",
+        "trigger": f"{concept.trigger} ({'learned' if learned else 'not learned'})",
+        "base": f"{concept.base} (family {concept.family})",
+        "values": f"{concept.values:,}: {concept.deltas.size:,} singular values of "
+        f"{len(concept.ranks)} projections{bits}, {learned:,} of the trigger",
+        "rank": f"{concept.rank} ({span} per projection)",
+        "attention": ", ".join(f"{part}: {kind}" for part, kind in sorted(concept.targets.items())),
+        "training": ", ".join(f"{key} {value}" for key, value in sorted(concept.training.items())),
+        "licence": concept.license or "not stated",
+        "created": concept.created or "not stated",
+    }
+    for key, value in lines.items():
+        print(printable(f"{key:<10} {value}"))
+    return 0

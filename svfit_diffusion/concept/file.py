@@ -1,0 +1,229 @@
+"""The concept file: what was learned of a subject, in a few kilobytes, and nothing else.
+
+One safetensors file with the tensor `deltas` [values] (the deltas of all projections, in the
+order of their canonical names; float16, float32, or four bits each with `scales`, packing.py) and,
+where a trigger was trained, `trigger` [values] (the rows of each text encoder's embedding, one
+after the other). Everything else is text in the header: which base, which projections, how it was
+made. Projections are not named one by one; `layout` is a hash over (name, out, in, r) of all of
+them. docs/concept-format.md tells all of it.
+
+Reading checks everything (header.py) and needs neither torch nor the base.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import stat
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from .atomic import replace_file
+from .header import MAX_FILE, PACKED, TEXT_FIELDS, Refused, parse
+from .packing import pack
+
+KINDS = {"f": "F", "u": "U"}  # numpy's kinds of numbers -> safetensors'
+MAX_MARKS = 3  # accents on one letter that are shown
+
+
+@dataclass(frozen=True)
+class Trigger:
+    """A word that calls a subject, and how: text encoder -> learned rows [tokens, width], or {}.
+
+    strength: of the rows, when the concept is at full strength; 1 but in combined concepts.
+    """
+
+    word: str
+    class_word: str
+    rows: Mapping[str, np.ndarray]
+    strength: float = 1.0
+
+    def __str__(self) -> str:
+        return f"{self.word} {self.class_word}".strip()
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A subject as learned on one base.
+
+    deltas: [sum of ranks]. packed: they are written in four bits, which hold them exactly.
+    ranks: one per projection, by canonical name. targets: component -> "both", "self" or "cross"
+    attention. fingerprints: component -> hash (hex, 128 bits) of its
+    projections' published weights. trigger_rows: [sum of tokens x width] or None. trigger_shape:
+    text encoder -> (tokens, width). training: settings, for people to read. check: the self-check
+    (selfcheck.py), () in files of version 1. triggers: of a combined concept, word -> (class word,
+    tokens, strength), the rows of each encoder in the order of the words; token is the first.
+    """
+
+    deltas: np.ndarray
+    ranks: tuple[int, ...]
+    rank: str
+    layout: str
+    base: str
+    family: str
+    targets: Mapping[str, str]
+    fingerprints: Mapping[str, str]
+    token: str
+    class_word: str
+    trigger_rows: np.ndarray | None = None
+    trigger_shape: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    training: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
+    license: str = ""
+    created: str = ""
+    check: tuple[float, ...] = ()
+    triggers: Mapping[str, tuple[str, int, float]] = field(default_factory=dict)
+    packed: bool = False
+
+    @property
+    def trigger(self) -> str:
+        """The words that call the concept, such as "sks dog"; of a combined one, all of them."""
+        return ", ".join(str(call) for call in self.calls())
+
+    @property
+    def learned(self) -> bool:
+        """Whether a trigger's embedding was learned."""
+        return self.trigger_rows is not None
+
+    def calls(self) -> tuple[Trigger, ...]:
+        """The triggers, each with its rows."""
+        single = {self.token: (self.class_word, None, 1.0)}
+        found, start, rows = [], 0, self.rows()
+        for word, (noun, tokens, strength) in sorted((self.triggers or single).items()):
+            stop = None if tokens is None else start + tokens
+            held = {encoder: part[start:stop] for encoder, part in rows.items()}
+            found.append(Trigger(word, noun, held if tokens != 0 else {}, strength))
+            start = stop
+        return tuple(found)
+
+    @property
+    def values(self) -> int:
+        """How many numbers were trained."""
+        return self.deltas.size + (0 if self.trigger_rows is None else self.trigger_rows.size)
+
+    def rows(self) -> dict[str, np.ndarray]:
+        """Text encoder -> its rows of the trigger, [tokens, width]."""
+        rows, start = {}, 0
+        for name, (tokens, width) in sorted(self.trigger_shape.items()):
+            part = self.trigger_rows[start : start + tokens * width]
+            rows[name], start = part.reshape(tokens, width), start + tokens * width
+        return rows
+
+
+def printable(text: str, length: int = 400) -> str:
+    """A stranger's text as one line, at most `length` characters, none that steers a terminal.
+
+    Replaced are control characters, escapes, line ends, what turns the direction of writing, and
+    marks that pile up on the lines above. In HTML it is still to be escaped.
+    """
+    text = text if len(text) <= length else f"{text[: length - 1]}…"
+    marks, found = 0, []
+    for c in text:
+        marks = marks + 1 if unicodedata.combining(c) else 0
+        shown = c.isprintable() and marks <= MAX_MARKS
+        found.append(c if shown else "\N{REPLACEMENT CHARACTER}")
+    return "".join(found)
+
+
+def layout_hash(entries: Iterable[tuple[str, int, int, int]]) -> str:
+    """Hash (hex, 128 bits) over the sorted (canonical name, out, in, r) of all projections."""
+    text = "\n".join(f"{name} {out} {in_} {r}" for name, out, in_, r in sorted(entries))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def to_bytes(concept: Concept) -> bytes:
+    """The file's contents, the same bytes for the same concept (safetensors' own writer shuffles
+    the metadata). Raises ValueError for a concept that could not be read again.
+    """
+    settings = {
+        "targets": dict(concept.targets),
+        "fingerprints": dict(concept.fingerprints),
+        "trigger_shape": {k: list(v) for k, v in concept.trigger_shape.items()},
+        "triggers": {k: list(v) for k, v in concept.triggers.items()},
+        "training": dict(concept.training),
+    }
+    text = {
+        "format": "svfit",
+        "version": PACKED if concept.packed else "2" if concept.check else "1",
+        "ranks": _pack_ranks(concept.ranks),
+        "check": base64.b64encode(np.array(concept.check, "<f4").tobytes()).decode(),
+        **{key: getattr(concept, key) for key in TEXT_FIELDS},
+        **{
+            k: json.dumps(v, separators=(",", ":"), sort_keys=True)
+            for k, v in settings.items()
+            if v
+        },
+    }
+    header: dict = {"__metadata__": {key: value for key, value in text.items() if value}}
+    body, tensors = b"", {"deltas": concept.deltas, "trigger": concept.trigger_rows}
+    if concept.packed:
+        levels, scales = pack(concept.deltas, concept.ranks)
+        tensors = {"scales": scales, "trigger": concept.trigger_rows, "deltas": levels}
+    for name, tensor in tensors.items():
+        if tensor is not None:
+            kind = KINDS.get(tensor.dtype.kind, tensor.dtype.kind) + str(8 * tensor.itemsize)
+            span = [len(body), len(body) + tensor.nbytes]
+            header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": span}
+            body += tensor.astype(tensor.dtype.newbyteorder("<")).tobytes()
+    packed = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    packed += b" " * (-len(packed) % 8)
+    data = len(packed).to_bytes(8, "little") + packed + body
+    from_bytes(data, "this concept")
+    return data
+
+
+def write_concept(concept: Concept, path: str | Path) -> Path:
+    """Write the file all at once: it is whole or not there. Its mode follows the umask."""
+    return replace_file(Path(path), to_bytes(concept))
+
+
+def read_concept(path: str | Path) -> Concept:
+    """Read and check a concept file. Raises ValueError that names the file and what is wrong."""
+    path = Path(path)
+    shown = printable(str(path))
+    try:
+        with open(path, "rb", opener=_at_once) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ValueError(f"{shown} is not a file; name a concept's .safetensors file.")
+            if status.st_size > MAX_FILE:
+                raise ValueError(
+                    f"{shown} has {status.st_size:,} bytes, but a concept has at most "
+                    f"{MAX_FILE:,}; it is some other file."
+                )
+            return from_bytes(file.read(status.st_size + 1), shown)
+    except OSError as error:
+        raise ValueError(f"{shown} cannot be read: {error.strerror}.") from None
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open without waiting: a pipe that nobody writes to would hold the reader for ever."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def from_bytes(data: bytes, name: str) -> Concept:
+    """A checked Concept from a file's contents; ValueError with `name` and the reason if not."""
+    try:
+        fields, tensors = parse(data)
+    except Refused as reason:
+        raise ValueError(f"{name} is not a usable concept file: {reason}.") from None
+    shapes = {encoder: tuple(shape) for encoder, shape in fields.pop("trigger_shape").items()}
+    fields["triggers"] = {word: tuple(entry) for word, entry in fields["triggers"].items()}
+    rows = tensors.get("trigger")
+    return Concept(tensors["deltas"], trigger_rows=rows, trigger_shape=shapes, **fields)
+
+
+def _pack_ranks(ranks: tuple[int, ...]) -> str:
+    """Runs of equal ranks, such as "16x128 4 8x3"."""
+    runs: list[list[int]] = []
+    for rank in ranks:
+        if runs and runs[-1][0] == rank:
+            runs[-1][1] += 1
+        else:
+            runs.append([rank, 1])
+    return " ".join(f"{rank}x{count}" if count > 1 else str(rank) for rank, count in runs)

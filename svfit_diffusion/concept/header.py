@@ -1,0 +1,253 @@
+"""Checks of a concept file's bytes: everything that is refused before a Concept exists.
+
+Nothing of a stranger's file is trusted: sizes are capped before parsing, and keys, types, lengths
+and numbers are checked one by one. Metadata is text to show, never a path or a model to fetch.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+
+import numpy as np
+
+from ..settings import ATTENTION
+from .packing import unpack
+from .self_check import PROBES
+
+VERSIONS = ("1", "2", "3")  # 1 has no self-check and one trigger; in 3 deltas take four bits
+PACKED = "3"
+MAX_FILE = 16_000_000  # bytes; the whole spectrum of FLUX.2 takes 4,000,000 in float32
+MAX_HEADER = 200_000  # bytes
+MAX_PACKED = 4_000_000  # deltas in four bits
+MAX_TEXT = 2_000  # characters of one metadata field
+MAX_WORD = 100  # characters of one of several triggers
+MAX_STRENGTH = 1e6
+TENSORS = ("deltas", "scales", "trigger")
+MAX_NUMBER = 1 << 40  # of a size or an offset
+DTYPES = {"F16": 2, "F32": 4, "U8": 1}  # bytes of a number, little-endian
+TEXT_FIELDS = (*("rank", "layout", "base", "family", "token", "class_word", "license", "created"),)
+JSON_FIELDS = ("targets", "fingerprints", "trigger_shape", "triggers", "training")
+_REQUIRED = ("rank", "layout", "base", "family", "ranks", "targets", "fingerprints")
+
+
+class Refused(Exception):
+    """Why a file is refused, as the end of a sentence."""
+
+
+def parse(data: bytes) -> tuple[dict, dict[str, np.ndarray]]:
+    """Checked metadata fields and tensors of a file's bytes; Refused says why not."""
+    if len(data) > MAX_FILE:
+        raise Refused(f"it has {len(data):,} bytes, more than {MAX_FILE:,}")
+    header, start = read_header(data, len(data), MAX_HEADER)
+    text = header.pop("__metadata__", {})
+    if unknown := sorted(set(header) - set(TENSORS)):
+        raise Refused(f"it holds a tensor {unknown[0][:60]!r} that this version does not know")
+    if "deltas" not in header:
+        raise Refused("it has no tensor 'deltas'; a LoRA or another kind of file, perhaps")
+    check_tensors(header, len(data) - start, DTYPES, range(1, 2))
+    fields = _check_text(text)
+    fields["packed"] = text["version"] == PACKED
+    tensors = {}
+    for name, info in header.items():
+        if (info["dtype"] == "U8") != (fields["packed"] and name == "deltas"):
+            raise Refused(f"its tensor {name!r} is not of the type that its version has")
+        (count,), offset = info["shape"], start + info["data_offsets"][0]
+        kind = "u1" if info["dtype"] == "U8" else f"<f{DTYPES[info['dtype']]}"
+        tensor = np.frombuffer(data, kind, count, offset)
+        tensors[name] = tensor.astype(tensor.dtype.newbyteorder("="))  # a copy, aligned
+        if not np.isfinite(tensor).all():
+            raise Refused(f"its tensor {name!r} holds NaN or infinity; the training failed")
+    _unpack_deltas(fields, tensors)
+    _check_sizes(fields, tensors)
+    return fields, tensors
+
+
+def _unpack_deltas(fields: dict, tensors: dict[str, np.ndarray]) -> None:
+    """Put deltas of four bits in their numbers' place; refuse scales where there are none."""
+    scales, ranks = tensors.pop("scales", None), fields["ranks"]
+    if fields["packed"] != (scales is not None):
+        raise Refused("it has no scales for its deltas, or scales without use")
+    if fields["packed"]:
+        fit = (scales >= 0).all() and sum(ranks) <= MAX_PACKED
+        deltas = unpack(tensors["deltas"], scales, ranks) if fit else None
+        if deltas is None:
+            raise Refused("its deltas are not levels and scales as its ranks want them")
+        tensors["deltas"] = deltas
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise Refused("its header names a key twice")
+    return found
+
+
+def read_json(text: str, what: str) -> dict:
+    """A JSON object of a stranger's: no key twice, no NaN or infinity, no half characters."""
+    hooks = {"object_pairs_hook": _unique, "parse_constant": _constant, "parse_float": _float}
+    try:
+        value = json.loads(text, **hooks)
+        json.dumps(value, ensure_ascii=False).encode()  # escapes can make what is no text
+    except (ValueError, RecursionError):
+        raise Refused(f"its {what} is not valid JSON") from None
+    if not isinstance(value, dict):
+        raise Refused(f"its {what} is not a JSON object")
+    return value
+
+
+def _constant(text: str) -> float:
+    raise Refused(f"its header holds {text}, which is no number")
+
+
+def _float(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise Refused("its header holds a number out of range")
+    return value
+
+
+def read_header(data: bytes, size: int, most: int) -> tuple[dict, int]:
+    """The header of a safetensors file, and where its tensors start; Refused says why not.
+
+    data: the file's first bytes, all of the header if that has at most `most` bytes. size: bytes
+    of the whole file.
+    """
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or length > size - 8:
+        raise Refused("it is no safetensors file, or is cut off")
+    if length > most:
+        raise Refused(f"its header has {length:,} bytes, more than {most:,}")
+    try:
+        text = data[8 : 8 + length].decode()
+    except UnicodeDecodeError:
+        raise Refused("its header is not UTF-8") from None
+    return read_json(text, "header"), 8 + length
+
+
+def check_tensors(header: dict, size: int, dtypes: dict[str, int], dimensions: range) -> None:
+    """Refuse tensors that do not fill a file's `size` bytes after the header, each byte once.
+
+    dtypes: those allowed -> bytes of a number. dimensions: how many there may be.
+    """
+    spans = []
+    for name, info in header.items():
+        if not isinstance(info, dict) or set(info) != {"dtype", "shape", "data_offsets"}:
+            raise Refused(f"its tensor {name[:60]!r} is described wrongly")
+        dtype, shape, span = info["dtype"], info["shape"], info["data_offsets"]
+        if not isinstance(dtype, str) or dtype not in dtypes:
+            raise Refused(f"its tensor {name[:60]!r} is not of type {' or '.join(dtypes)}")
+        if not (_whole(shape, dimensions, 1) and _whole(span, range(2, 3))):
+            raise Refused(f"its tensor {name[:60]!r} is of impossible sizes")
+        if span[1] - span[0] != math.prod(shape) * dtypes[dtype]:
+            raise Refused(f"its tensor {name[:60]!r} does not fill its bytes")
+        spans.append(span)
+    spans.sort()
+    ends = [0, *(end for _, end in spans)]
+    if [start for start, _ in spans] != ends[:-1] or ends[-1] != size:
+        raise Refused("its tensors do not fill the file")
+
+
+def _whole(values: object, lengths: range, least: int = 0) -> bool:
+    """Whether it is a list of whole numbers from `least` on, of one of these lengths."""
+    return (
+        isinstance(values, list)
+        and len(values) in lengths
+        and all(type(v) is int and least <= v <= MAX_NUMBER for v in values)
+    )
+
+
+def _check_text(text: object) -> dict:
+    if not isinstance(text, dict) or not all(isinstance(v, str) for v in text.values()):
+        raise Refused("its metadata is not text")
+    if text.get("format") != "svfit":
+        raise Refused("it is not marked as a concept of SVFit")
+    if (version := text.get("version", "none")) not in VERSIONS:
+        raise Refused(
+            f"it is of version {version[:20]!r}, and this program reads up to version "
+            f"{VERSIONS[-1]}; update svfit-diffusion"
+        )
+    added = set() if version == "1" else {"check", "triggers"}
+    known = {*TEXT_FIELDS, *JSON_FIELDS, "ranks", "format", "version", "check"}
+    if unknown := sorted(set(text) - (known - {"check", "triggers"} | added)):
+        raise Refused(f"its metadata has a field {unknown[0][:60]!r} that is not known")
+    required = _REQUIRED if version == "1" else (*_REQUIRED, "check")
+    if missing := [key for key in required if not text.get(key)]:
+        raise Refused(f"its metadata lacks {missing[0]!r}")
+    for key in (*TEXT_FIELDS, *JSON_FIELDS):
+        if len(text.get(key, "")) > MAX_TEXT:
+            raise Refused(f"its metadata {key!r} is longer than {MAX_TEXT:,} characters")
+    fields = {key: text.get(key, "") for key in TEXT_FIELDS}
+    fields.update({key: read_json(text.get(key, "{}"), key) for key in JSON_FIELDS})
+    fields["ranks"] = _unpack_ranks(text["ranks"])
+    fields["check"] = _unpack_check(text["check"]) if "check" in text else ()
+    _check_objects(fields)
+    _check_triggers(fields["triggers"], fields["trigger_shape"])
+    return fields
+
+
+def _check_objects(fields: dict) -> None:
+    targets, prints = fields["targets"], fields["fingerprints"]
+    if not targets or any(not isinstance(v, str) or v not in ATTENTION for v in targets.values()):
+        raise Refused("its targets are none of both, self and cross")
+    if set(targets) != set(prints) or not all(
+        isinstance(v, str) and len(v) == 32 and set(v) <= set("0123456789abcdef")
+        for v in prints.values()
+    ):
+        raise Refused("its fingerprints are not a hash for each target")
+    if not all(_whole(v, range(2, 3), 1) for v in fields["trigger_shape"].values()):
+        raise Refused("its trigger's shape is not rows and width for each text encoder")
+    if not all(isinstance(v, str | int | float | None) for v in fields["training"].values()):
+        raise Refused("its training settings are not plain values")
+
+
+def _check_triggers(triggers: dict, shapes: dict) -> None:
+    """Several triggers: word -> [class word, rows, strength], with all rows between them."""
+    for word, entry in triggers.items():
+        if not word or len(word) > MAX_WORD or not isinstance(entry, list) or len(entry) != 3:
+            raise Refused("its triggers are not words with class word, rows and strength")
+        noun, rows, strength = entry
+        if not isinstance(noun, str) or not _whole([rows], range(1, 2)):
+            raise Refused("its triggers are not words with class word, rows and strength")
+        if type(strength) not in (int, float) or not abs(strength) <= MAX_STRENGTH:
+            raise Refused("a trigger's strength is no number in range")
+    total = sum(rows for _, rows, _ in triggers.values())
+    if triggers and any(total != tokens for tokens, _ in shapes.values()):
+        raise Refused("its triggers do not share out the rows that its metadata states")
+
+
+def _unpack_check(text: str) -> tuple[float, ...]:
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        data = b""
+    values = np.frombuffer(data, "<f4") if len(data) == 4 * PROBES else None
+    if values is None or not np.isfinite(values).all():
+        raise Refused(f"its self-check is not {PROBES} numbers")
+    return tuple(values.tolist())
+
+
+def _check_sizes(fields: dict, tensors: dict[str, np.ndarray]) -> None:
+    deltas, rows = tensors["deltas"], tensors.get("trigger")
+    if deltas.size != sum(fields["ranks"]):
+        raise Refused(f"it holds {deltas.size} deltas where its ranks want {sum(fields['ranks'])}")
+    wanted = sum(tokens * width for tokens, width in fields["trigger_shape"].values())
+    if (0 if rows is None else rows.size) != wanted:
+        raise Refused("its trigger tensor is not of the shape that its metadata states")
+    if rows is not None and not fields["token"]:
+        raise Refused("it holds a trigger without the token that it stands for")
+
+
+def _unpack_ranks(text: str) -> tuple[int, ...]:
+    ranks: list[int] = []
+    for run in text.split(" "):
+        rank, _, count = run.partition("x")
+        if not all(part.isascii() and part.isdecimal() for part in (rank, count or "1")):
+            raise Refused("its ranks are not whole numbers")
+        if len(run) > 16 or not 1 <= int(rank) <= 1 << 20 or not 1 <= int(count or 1) <= 1 << 14:
+            raise Refused("its ranks are out of range")
+        ranks += [int(rank)] * int(count or 1)
+        if len(ranks) > 1 << 14:
+            raise Refused("it names more projections than any base has")
+    return tuple(ranks)

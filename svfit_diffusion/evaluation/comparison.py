@@ -1,0 +1,236 @@
+"""Evaluate concepts: draw a list of prompts with each, measure, and lay it out to look at.
+
+What is drawn lies in the output folder, a PNG each with its parameters, so an evaluation that was
+stopped goes on where it was, and several processes share the drawing (`accelerate launch`). The
+measures are those of measures.py; `base` is the base alone, asked for the subject's class.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from PIL import Image
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..concept.file import Concept, read_concept
+from ..data.reading import Photo, read_folder
+from ..families import load_base
+from ..generation.pictures import grid, read_parameters, save_png
+from ..generation.sampling import generate, parameters, pick_dtype
+from ..pipeline.loading import load_concept, loaded_concepts, remove_concept
+from . import measures
+from .features import Clip, Extractor, load_extractor
+
+PROMPTS = (
+    "a photo of {}",
+    "a photo of {} on the beach",
+    "a photo of {} in the snow",
+    "a photo of {} at night",
+    "a photo of {} on the grass",
+    "a photo of {} on a red background",
+)
+OTHERS = ("a photo of a house", "a photo of a car on the beach", "a photo of an apple")
+BASE = "base"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to draw and how.
+
+    prompts: with `{}` where the subject stands. others: prompts that do not name it, for drift.
+    num: pictures a prompt, at the seeds seed, seed + 1, ... steps, guidance: None for the base's
+    own. features: extractors by name (features.py); the first one measures copies, drift and
+    diversity, and `clip` among them measures alignment.
+    """
+
+    prompts: tuple[str, ...] = PROMPTS
+    others: tuple[str, ...] = OTHERS
+    num: int = 4
+    seed: int = 0
+    steps: int | None = None
+    guidance: float | None = None
+    features: tuple[str, ...] = ("dino", "clip")
+
+    def __post_init__(self) -> None:
+        if not self.prompts or any("{}" not in prompt for prompt in self.prompts):
+            raise ValueError(
+                "each prompt must hold {} where the subject is to stand, as in "
+                f"'a photo of {{}} on the beach'; got {list(self.prompts)[:3]}."
+            )
+        if self.num < 2:
+            raise ValueError(f"num is {self.num}, but diversity needs 2 pictures a prompt or more.")
+        if not self.features:
+            raise ValueError("no feature extractor is named; name one, such as dino.")
+
+
+@dataclass
+class Row:
+    """The measures of one concept, or of the base; feature name -> its likeness."""
+
+    name: str
+    bytes: int = 0
+    values: int = 0
+    likeness: dict[str, measures.Likeness] = field(default_factory=dict)
+    alignment: float | None = None
+    drift: float = 0.0
+    diversity: float = 0.0
+
+
+def read_references(folder: str | Path, masks: str | Path | None = None) -> list[Image.Image]:
+    """The subject's pictures of a folder, cut to the subject where `masks` has a mask of that name.
+
+    Raises ValueError when there are fewer than two, or no mask fits a picture.
+    """
+    photos, _ = read_folder(folder)
+    if len(photos) < 2:
+        raise ValueError(f"{folder} holds one picture of the subject, but two or more are needed.")
+    if masks is None:
+        return [photo.image for photo in photos]
+    held = {path.stem: path for path in sorted(Path(masks).iterdir())}
+    if not any(photo.path.stem in held for photo in photos):
+        raise ValueError(f"{masks} holds no mask that is named like a picture of {folder}.")
+    return [_cut(photo, held.get(photo.path.stem)) for photo in photos]
+
+
+def _cut(photo: Photo, mask: Path | None) -> Image.Image:
+    if mask is None:
+        return photo.image
+    with Image.open(mask) as opened:
+        return measures.masked(photo.image, opened)
+
+
+def evaluate(
+    base: str,
+    concepts: Sequence[str | Path],
+    references: Sequence[Image.Image],
+    training: Sequence[Image.Image],
+    output_dir: str | Path,
+    plan: Plan | None = None,
+    device: str = "cpu",
+    progress: bool = True,
+) -> list[Row]:
+    """Draw and measure the base and each concept file; writes scores.json and sheet.png as well.
+
+    references: pictures of the subject to compare with; training: those it was learned from.
+    Concepts of one call share their subject. Raises ValueError for what cannot be used.
+    """
+    plan, folder = plan or Plan(), Path(output_dir)
+    if not concepts:
+        raise ValueError("no concept is given; name at least one concept file.")
+    files = [(Path(path), read_concept(path)) for path in concepts]
+    extractors = {name.partition("=")[0]: load_extractor(name, device) for name in plan.features}
+    pipe = load_base(base, pick_dtype(device)).to(device)
+    pipe.set_progress_bar_config(disable=True)
+    word = files[0][1].class_word or "thing"
+    drawn = {BASE: _draw_all(pipe, plan, word, None, folder, progress)}
+    for path, concept in files:
+        drawn[_label(path)] = _draw_all(pipe, plan, concept.trigger, path, folder, progress)
+    state = PartialState()
+    state.wait_for_everyone()
+    if not state.is_main_process:
+        return []
+    pictures = {name: [_open(path) for path in paths] for name, paths in drawn.items()}
+    rows = _score(plan, extractors, pictures, files, list(references), list(training), word)
+    scores = {"base": base, "plan": asdict(plan), "rows": [asdict(row) for row in rows]}
+    (folder / "scores.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+    save_png(_sheet(plan, pictures), folder / "sheet.png")
+    return rows
+
+
+def _label(path: Path) -> str:
+    """A folder's name that changes with the file's contents."""
+    return f"{path.stem}-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
+
+
+def _draw_all(
+    pipe: Any, plan: Plan, words: str, concept: Path | None, folder: Path, progress: bool
+) -> list[Path]:
+    """All pictures of the plan, this process's share drawn; prompts first, then the others."""
+    name = _label(concept) if concept else BASE
+    prompts = [*(prompt.format(words) for prompt in plan.prompts), *plan.others]
+    jobs = [(i, k) for i in range(len(prompts)) for k in range(plan.num)]
+    paths = [folder / name / f"{i:03d}-{plan.seed + k}.png" for i, k in jobs]
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    state = PartialState()
+    mine = list(zip(jobs, paths, strict=True))[state.process_index :: state.num_processes]
+    given = {"steps": plan.steps, "guidance": plan.guidance}
+    with _loaded(pipe, concept), tqdm(mine, desc=name, disable=not progress) as bar:
+        for (i, k), path in bar:
+            wanted = parameters(pipe, prompts[i], plan.seed + k, **given)
+            if not (path.is_file() and _parameters(path) == wanted):
+                image, made = next(generate(pipe, prompts[i], 1, plan.seed + k, **given))
+                save_png(image, path, made)
+    return paths
+
+
+@contextlib.contextmanager
+def _loaded(pipe: Any, concept: Path | None):
+    """The concept on the pipeline for a while."""
+    name = load_concept(pipe, concept) if concept else None
+    try:
+        yield
+    finally:
+        if name in loaded_concepts(pipe):
+            remove_concept(pipe, name)
+
+
+def _parameters(path: Path) -> Any:
+    try:
+        return read_parameters(path)
+    except (OSError, ValueError):
+        return None  # half a picture, or another's: it is drawn anew
+
+
+def _open(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        return image.convert("RGB")
+
+
+def _score(
+    plan: Plan,
+    extractors: dict[str, Extractor],
+    pictures: dict[str, list[Image.Image]],
+    files: list[tuple[Path, Concept]],
+    references: list[Image.Image],
+    training: list[Image.Image],
+    word: str,
+) -> list[Row]:
+    """A row for the base and for each concept."""
+    count, first = len(plan.prompts) * plan.num, next(iter(extractors))
+    words = {BASE: word} | {_label(path): concept.class_word or word for path, concept in files}
+    rows = {name: Row(name) for name in pictures}
+    for path, concept in files:
+        row = rows[_label(path)]
+        row.bytes, row.values = path.stat().st_size, concept.values
+    for kind, extractor in extractors.items():
+        seen = {name: extractor.features(images) for name, images in pictures.items()}
+        real, photos = extractor.features(references), extractor.features(training)
+        for name, row in rows.items():
+            subject = seen[name][:count]
+            row.likeness[kind] = measures.likeness(subject, seen[BASE][:count], real, photos)
+            if kind == first:
+                row.drift = measures.drift(seen[name][count:], seen[BASE][count:])
+                row.diversity = measures.diversity(subject, plan.num)
+            if isinstance(extractor, Clip):
+                row.alignment = measures.alignment(subject, _texts(extractor, plan, words[name]))
+    return list(rows.values())
+
+
+def _texts(extractor: Clip, plan: Plan, word: str) -> Tensor:
+    """The prompts' features with the class word for the subject, as CLIP knows no trigger."""
+    return extractor.texts([p.format(word) for p in plan.prompts]).repeat_interleave(plan.num, 0)
+
+
+def _sheet(plan: Plan, pictures: dict[str, list[Image.Image]]) -> Image.Image:
+    """The first seed of every prompt, a line for the base and for each concept."""
+    lines = [images[: len(plan.prompts) * plan.num : plan.num] for images in pictures.values()]
+    captions = [f"{name}: {p.format('…')}" for name in pictures for p in plan.prompts]
+    return grid([image for line in lines for image in line], len(plan.prompts), captions)

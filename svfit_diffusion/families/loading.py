@@ -1,0 +1,155 @@
+"""Where bases come from: Toybox, a diffusers folder, a single checkpoint file, or the Hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import toybox
+from .base import Family
+from .quantization import quantization
+from .registry import named, of_original
+
+TOYBOX = "toybox"
+PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
+
+
+def load_base(
+    base: str,
+    dtype: torch.dtype | None = torch.float32,
+    checked: bool = False,
+    quantize: str | None = None,
+    **options: Any,
+) -> Any:
+    """The pipeline of a base: "toybox", a diffusers folder, a .safetensors file, or a Hub id.
+
+    dtype: None is the precision that the base is published in; what was made in bfloat16 often
+    overflows in float16. checked: keep the safety checker of its pictures, where the base has one.
+    quantize: "4bit" or "int8" (quantized.py). options go to diffusers (variant, revision ...). Only
+    safetensors files are read.
+    Raises ValueError when the base cannot be had.
+    """
+    if quantize and (base == TOYBOX or Path(base).is_file()):
+        raise ValueError(
+            f"quantize reads a diffusers folder or a Hub id, and {base!r} is neither; leave it out."
+        )
+    if base == TOYBOX:
+        return toybox.load(dtype or torch.float16)
+    _refuse_pickles(Path(base))
+    from diffusers import DiffusionPipeline
+    from diffusers.loaders.single_file_utils import SingleFileComponentError
+
+    try:
+        family = _family(base, **options)
+        dtype = dtype or getattr(torch, family.dtype)
+        if Path(base).is_file():
+            return _from_file(Path(base), family, dtype=dtype, **options)
+        if quantize:
+            options["quantization_config"] = quantization(quantize, family, dtype)
+        return DiffusionPipeline.from_pretrained(
+            base, dtype=dtype, use_safetensors=True, **({} if checked else _UNCHECKED), **options
+        )
+    except (OSError, ValueError, RuntimeError, SingleFileComponentError) as error:
+        raise _not_loaded(base, error) from error
+
+
+def family_of(base: str) -> Family:
+    """The family of a base, seen without its weights. Raises ValueError when it cannot be had."""
+    try:
+        return named("StableDiffusionPipeline") if base == TOYBOX else _family(base)
+    except (OSError, ValueError) as error:
+        raise _not_loaded(base, error) from error
+
+
+def _family(base: str, **options: Any) -> Family:
+    """By a folder's or a Hub id's index, or by the names in a checkpoint's header."""
+    from diffusers import DiffusionPipeline
+    from safetensors import SafetensorError
+
+    path = Path(base)
+    if not path.is_file():
+        return named(str(DiffusionPipeline.load_config(base, **options)["_class_name"]))
+    try:
+        return of_original(original_kind(path))
+    except SafetensorError as error:
+        raise ValueError(f"{path.name} is no safetensors file: {error}") from None
+
+
+def _not_loaded(base: str, error: Exception) -> ValueError:
+    reason = str(error).strip().partition("\n")[0].rstrip(".")
+    return ValueError(
+        f"the base {base!r} could not be loaded ({reason}); pass 'toybox', a diffusers folder, "
+        "a .safetensors checkpoint, or a Hub id that this machine can download."
+    )
+
+
+def _refuse_pickles(path: Path) -> None:
+    """ValueError for a file, or a component of a folder, that is there in a form that runs code."""
+    if path.is_file() and path.suffix != ".safetensors":
+        raise ValueError(
+            f"{path.name} is no .safetensors file, and other kinds of checkpoints can carry code, "
+            "so they are not read; get the base as safetensors."
+        )
+    for part in sorted(path.iterdir()) if path.is_dir() else ():
+        held = sorted(file.name for file in part.iterdir()) if part.is_dir() else []
+        pickles = [name for name in held if name.lower().endswith(PICKLES)]
+        if pickles and not any(name.endswith(".safetensors") for name in held):
+            raise ValueError(
+                f"{part.name}/{pickles[0]} of the base {path.name!r} is a pickle, which can carry "
+                "code, and is not read; get the base with safetensors files."
+            )
+
+
+_UNCHECKED = {"safety_checker": None, "requires_safety_checker": False}
+
+
+def _from_file(path: Path, family: Family, **options: Any) -> Any:
+    """The pipeline of a checkpoint file."""
+    import diffusers
+
+    kind = getattr(diffusers, family.pipelines[0])
+    more = _UNCHECKED if family.name == "sd" else {}
+    return kind.from_single_file(str(path), **more, **options)
+
+
+def original_kind(path: Path) -> str:
+    """diffusers' name for the kind of model in a checkpoint file; only its header is read."""
+    from diffusers.loaders.single_file_utils import infer_diffusers_model_type
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
+    return infer_diffusers_model_type(
+        {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+    )
+
+
+def base_folder(base: str, parts: tuple[str, ...]) -> Path:
+    """The diffusers folder of a base; of a Hub id, the named components are downloaded."""
+    if base == TOYBOX:
+        return toybox.path()
+    if Path(base).is_dir():
+        return Path(base)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(snapshot_download(base, allow_patterns=[f"{p}/*.safetensors" for p in parts]))
+    except (OSError, HfHubHTTPError, HFValidationError) as error:
+        raise ValueError(
+            f"the base {base!r} is no diffusers folder and could not be downloaded from the Hub; "
+            "pass the base that the concept was trained on."
+        ) from error
+
+
+def base_name(base: str) -> str:
+    """What a concept file calls a base: a Hub id as it is, else the name of its folder or file.
+
+    A path on somebody's machine is nobody else's business.
+    """
+    path = Path(base)
+    if not base or not path.exists():
+        return base or "unnamed"
+    return TOYBOX if path.resolve() == toybox.path().resolve() else path.resolve().stem

@@ -1,0 +1,168 @@
+"""How large a concept of a base will be, from the base's configuration alone.
+
+The models are built on PyTorch's meta device, where a tensor has a shape and no values, so FLUX
+takes as little memory as Toybox; no weight is read or downloaded. The file's bytes are those of a
+real concept file with zeros in it, with the trigger `sks dog` of one row.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from .. import toybox
+from ..adapter.attention import Projection, layout, values_and_outputs
+from ..adapter.basis import parse_rank
+from ..concept.file import Concept, to_bytes
+from ..concept.self_check import PROBES
+from ..families import TOYBOX, Family, base_name, named
+from ..settings import TrainConfig
+
+
+@dataclass(frozen=True)
+class Census:
+    """projections: component -> how many. values: singular values trained. trigger: numbers of the
+    learned word. bytes: of the file. basis: bytes of the cached basis. weights: component ->
+    numbers in it.
+    """
+
+    family: str
+    projections: dict[str, int]
+    values: int
+    trigger: int
+    bytes: int
+    basis: int
+    weights: dict[str, int]
+
+
+def count(base: str, config: TrainConfig | None = None) -> Census:
+    """Count a concept of a base, trained as `config` says, or as the default.
+
+    base: "toybox", a diffusers folder (its weights may be missing) or a Hub id, of which only the
+    configuration is downloaded. Raises ValueError for a rank that needs the weights' values.
+    """
+    config = config or TrainConfig()
+    rule, text_rule = parse_rank(config.rank), parse_rank(config.text_rank)
+    for given in (rule, text_rule):
+        if str(given).startswith("energy"):
+            raise ValueError(
+                f"rank {given} depends on the weights' values, and here only their shapes are "
+                "read; pass a number or full."
+            )
+    folder = _folder(base)
+    family, models = skeleton(folder)
+    targets, text = {family.denoiser: config.attention}, config.train_text_encoder
+    if text:
+        targets |= {part: "self" for _, part in family.encoders if part in models}
+    plan = layout(models, targets)
+    own = {
+        (part, name): r
+        for part in targets
+        if part != family.denoiser
+        for name, r in values_and_outputs(models[part], text_rule).items()
+    }
+    rules = (own.get((p.part, p.local), rule) for p in plan)
+    most = (min(p.out_features, p.in_features) for p in plan)
+    ranks = tuple(m if r == "full" else min(r, m) for r, m in zip(rules, most, strict=True))
+    rows = {
+        part: models[part].get_input_embeddings().weight.shape[1]
+        for _, part in family.encoders
+        if text and part in models
+    }
+    return Census(
+        family=family.name,
+        projections={part: sum(p.part == part for p in plan) for part in targets},
+        values=sum(ranks),
+        trigger=sum(rows.values()),
+        bytes=len(to_bytes(_empty(base, config, family, targets, ranks, rows))),
+        basis=_basis_bytes(plan, ranks),
+        weights={part: sum(w.numel() for w in m.parameters()) for part, m in models.items()},
+    )
+
+
+def _basis_bytes(plan: list[Projection], ranks: tuple[int, ...]) -> int:
+    """U [out, r] and V [in, r] of each projection in float32."""
+    sizes = zip(plan, ranks, strict=True)
+    return 4 * sum(r * (p.out_features + p.in_features) for p, r in sizes)
+
+
+def skeleton(folder: Path) -> tuple[Family, dict[str, nn.Module]]:
+    """The family of a diffusers folder, and its components that a concept may edit, on meta."""
+    index = _json(folder / "model_index.json")
+    family = named(str(index.get("_class_name")))
+    models = {}
+    for part in (family.denoiser, *(part for _, part in family.encoders)):
+        library, kind = index.get(part) or (None, None)
+        if kind is None:
+            continue
+        if library not in ("diffusers", "transformers"):
+            raise ValueError(f"{part} of this base is of {library!r}; expected diffusers' own.")
+        made = getattr(importlib.import_module(library), kind)
+        settings = _json(folder / part / "config.json")
+        with torch.device("meta"):
+            if library == "diffusers":
+                models[part] = made.from_config(settings)
+            else:
+                models[part] = made(made.config_class.from_dict(settings))
+    return family, models
+
+
+def _folder(base: str) -> Path:
+    if base == TOYBOX:
+        return toybox.path()
+    if Path(base).is_dir():
+        return Path(base)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(snapshot_download(base, allow_patterns=["model_index.json", "*/config.json"]))
+    except (OSError, HfHubHTTPError, HFValidationError):
+        raise ValueError(
+            f"{base!r} is no diffusers folder, and its configuration could not be downloaded; pass "
+            "'toybox', a folder with model_index.json, or a Hub id."
+        ) from None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        raise ValueError(f"{path} is missing or no JSON; pass a diffusers folder.") from None
+
+
+def _empty(
+    base: str,
+    config: TrainConfig,
+    family: Family,
+    targets: dict,
+    ranks: tuple[int, ...],
+    rows: dict[str, int],
+) -> Concept:
+    """A concept of that layout, all zeros, with the header that a training writes."""
+    chosen = {"batch": config.train_batch_size, "lr": config.learning_rate, "seed": config.seed}
+    return Concept(
+        deltas=np.zeros(sum(ranks), np.float32),
+        packed=True,
+        ranks=ranks,
+        rank=str(ranks[0]),
+        layout="0" * 32,
+        base=base_name(base),
+        family=family.name,
+        targets=targets,
+        fingerprints=dict.fromkeys(targets, "0" * 32),
+        token="sks",
+        class_word="dog",
+        trigger_rows=np.zeros(sum(rows.values()), np.float16) if rows else None,
+        trigger_shape={part: (1, width) for part, width in rows.items()},
+        training={"steps": 200, "photos": 5, "px": 512} | chosen,
+        created="2026-01-01T00:00:00Z",
+        check=(0.0,) * PROBES,
+    )

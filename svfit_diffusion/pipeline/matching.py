@@ -1,0 +1,235 @@
+"""Whether a concept fits a pipeline: base, projections, names; and how its deltas are laid out."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..adapter.attention import Projection, find_projections, layout, patch_attention
+from ..adapter.cache import find_source, fingerprint
+from ..adapter.tuner import SVFitConfig, get_deltas, set_deltas
+from ..concept.file import Concept, Trigger, layout_hash, printable
+from ..families import Family, base_folder, base_name
+from . import trigger
+from .verification import basis_of, check_basis, check_table, known_basis, measure
+
+log = logging.getLogger(__name__)
+SHOWN = 60  # characters of a file's text in a sentence
+
+
+def collect(
+    models: Mapping[str, nn.Module], targets: Mapping[str, str], family: Family, adapter: str
+) -> dict[str, Any]:
+    """The fields of a Concept that an adapter on these models gives, deltas in float32."""
+    plan = layout(models, targets)
+    deltas = {part: get_deltas(models[part], adapter) for part in targets}
+    ordered = [deltas[p.part][p.local].numpy() for p in plan]
+    ranks = tuple(len(delta) for delta in ordered)
+    return {
+        "deltas": np.concatenate(ordered),
+        **identify(models, targets, family, plan, ranks),
+    }
+
+
+def identify(
+    models: Mapping[str, nn.Module],
+    targets: Mapping[str, str],
+    family: Family,
+    plan: list[Projection],
+    ranks: tuple[int, ...],
+) -> dict[str, Any]:
+    """The fields of a Concept that tell which base and which projections it is of."""
+    return {
+        "ranks": ranks,
+        "layout": _hash(plan, ranks),
+        "targets": dict(targets),
+        "fingerprints": {part: _fingerprint(models[part], family) for part in targets},
+        "family": family.name,
+    }
+
+
+def split(concept: Concept, plan: list[Projection]) -> dict[str, dict[str, torch.Tensor]]:
+    """Component -> projection (local name) -> delta [r], float32."""
+    deltas = torch.from_numpy(concept.deltas.astype("float32")).split(list(concept.ranks))
+    found: dict[str, dict[str, torch.Tensor]] = {part: {} for part in sorted(concept.targets)}
+    for projection, delta in zip(plan, deltas, strict=True):
+        found[projection.part][projection.local] = delta
+    return found
+
+
+def seal(concept: Concept, models: Mapping[str, nn.Module], family: Family) -> Concept:
+    """The concept with its self-check, by the models that it was made on."""
+    plan = check_layout(concept, models)
+    models = {part: models[part] for part in concept.targets}
+    table = check_table(plan, basis_of(plan, concept.ranks, models, family, {}))
+    return replace(concept, check=measure(concept.deltas, table))
+
+
+def put_on(
+    models: Mapping[str, nn.Module],
+    concept: Concept,
+    plan: list[Projection],
+    name: str,
+    family: Family,
+    folders: Mapping[str, str],
+) -> None:
+    """Patch the models and write a concept's deltas, under the name of its adapter."""
+    for part, deltas in split(concept, plan).items():
+        config = SVFitConfig(
+            rank_pattern={local: len(delta) for local, delta in deltas.items()},
+            base_dtype=family.dtype,
+            basis_from=folders.get(part),
+            inference_mode=True,
+        )
+        with known_basis():
+            patch_attention(models[part], config, name, concept.targets[part])
+        set_deltas(models[part], name, deltas)
+
+
+def check_base(
+    pipe: Any,
+    family: Family,
+    concept: Concept,
+    basis_from: str | None,
+    table: np.ndarray | None = None,
+) -> tuple[dict[str, nn.Module], dict[str, str], list[Projection], np.ndarray]:
+    """The components to edit, where their basis lies if not with the pipeline itself, the
+    projections in the file's order, and the table of their self-check; ValueError where concept
+    and pipeline do not belong together. table: that table, where it is known.
+
+    Weights that are only there as a bfloat16 cast have no fingerprint to compare: there the
+    self-check decides, and its error is told in a warning.
+    """
+    got = printable(base_name(str(getattr(pipe.config, "_name_or_path", ""))), SHOWN)
+    own = printable(concept.base, SHOWN)
+    if concept.family != family.name:
+        raise ValueError(
+            f"this concept was trained on {own!r} of family "
+            f"{printable(concept.family, SHOWN)!r}, but the "
+            f"pipeline is {got!r} of family {family.name!r}; load its own base."
+        )
+    models = family.components(pipe)
+    if missing := sorted(set(concept.targets) - set(models)):
+        raise ValueError(
+            f"this concept edits {missing[0][:SHOWN]!r}, which the pipeline {got!r} was loaded "
+            "without; load the whole pipeline."
+        )
+    models = {part: models[part] for part in concept.targets}
+    folders, coarse = _basis_folders(basis_from, models), []
+    for part, model in models.items():
+        if concept.fingerprints[part] != _fingerprint(model, family, folders.get(part)):
+            source = find_source(model, find_projections(model), family.dtype, folders.get(part))
+            if not (source.coarse and concept.check):
+                raise ValueError(_wrong_base(concept, part, got, basis_from))
+            coarse.append(part)
+    trigger.check(pipe, family.encoders, concept)  # not before: a wrong base is what is wrong
+    plan = check_layout(concept, models)
+    if table is None:
+        table = check_table(plan, basis_of(plan, concept.ranks, models, family, folders))
+    check_basis(concept, table, coarse)
+    if basis_from:
+        called = printable(concept.trigger, SHOWN)
+        log.warning("%s is applied to %s with the basis of %s.", called, got, basis_from)
+    return models, folders, plan, table
+
+
+def _wrong_base(concept: Concept, part: str, got: str, basis_from: str | None) -> str:
+    own = printable(concept.base, SHOWN)
+    if basis_from:
+        return (
+            f"this concept was trained on {own!r}, and the {part} of {basis_from!r} is "
+            "not that base's; pass the base it was trained on as basis_from."
+        )
+    return (
+        f"this concept was trained on {own!r}, but the {part} of the pipeline {got!r} has "
+        f"other weights; load that base, or, if {got!r} is a fine-tuned version of it, pass "
+        f"basis_from={own!r}."
+    )
+
+
+def _basis_folders(basis_from: str | None, models: Mapping[str, nn.Module]) -> dict[str, str]:
+    """Component -> the folder of its published weights in the base `basis_from`."""
+    if not basis_from:
+        return {}
+    root = base_folder(basis_from, tuple(models))
+    return {part: str(root / part) for part in models}
+
+
+def check_layout(concept: Concept, models: Mapping[str, nn.Module]) -> list[Projection]:
+    """The projections in the file's order; ValueError when they are not those of the file."""
+    plan = layout(models, concept.targets)
+    if len(plan) != len(concept.ranks) or concept.layout != _hash(plan, concept.ranks):
+        raise ValueError(
+            f"this concept's {len(concept.ranks)} projections are not those of the pipeline, which "
+            f"has {len(plan)}; it was trained on {printable(concept.base, SHOWN)!r}."
+        )
+    return plan
+
+
+def _hash(plan: list[Projection], ranks: tuple[int, ...]) -> str:
+    sizes = zip(plan, ranks, strict=True)
+    return layout_hash((p.name, p.out_features, p.in_features, r) for p, r in sizes)
+
+
+def _fingerprint(model: nn.Module, family: Family, folder: str | None = None) -> str:
+    return fingerprint(model, find_projections(model), family.dtype, folder)
+
+
+def adapter_name(name: str) -> str:
+    """A name that peft and PyTorch take: no dots, and no attribute of the modules it goes into."""
+    name = re.sub(r"\W+", "_", name)
+    return f"{name}_" if hasattr(nn.ParameterDict, name) or name == "training" else name
+
+
+def check_strength(strength: float) -> None:
+    """Refuse what is no finite number."""
+    if not isinstance(strength, int | float) or not math.isfinite(strength):
+        raise ValueError(
+            f"the strength is {strength!r}, but must be a number: 0 is the base, 1 as trained."
+        )
+
+
+def calls(concept: Concept, token: str | None = None) -> tuple[Trigger, ...]:
+    """The concept's triggers, the only one under the word `token` if that is given."""
+    found = concept.calls()
+    if token is None:
+        return found
+    if len(found) > 1:
+        raise ValueError(
+            f"this concept is called by {printable(concept.trigger)}, so token={token!r} cannot "
+            "stand for it; load it under its own words."
+        )
+    return (replace(found[0], word=token),)
+
+
+def check_names(held: Mapping[str, Any], name: str, triggers: tuple[Trigger, ...]) -> None:
+    """Refuse a name that is taken, or a learned word that two concepts would share."""
+    if name in held:
+        raise ValueError(
+            f"a concept named {name!r} is already loaded; use swap_concept to replace it, or pass "
+            "another name."
+        )
+    for other, entry in held.items():
+        if word := clash(triggers, entry.triggers):
+            raise ValueError(
+                f"{name!r} and {other!r} are both called by {printable(word, SHOWN)!r}; "
+                "load one of them with another word, such as token='zwx'."
+            )
+
+
+def clash(one: tuple[Trigger, ...], other: tuple[Trigger, ...]) -> str | None:
+    """A word that calls both, in any case, and was learned by at least one of them."""
+    words = {call.word.lower(): call for call in other if call.word}
+    for call in one:
+        twin = words.get(call.word.lower())
+        if twin and (call.rows or twin.rows):
+            return call.word
+    return None

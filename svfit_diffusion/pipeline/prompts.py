@@ -1,0 +1,73 @@
+"""What a base's tokenizers make of words: prompts that are too long, triggers in many pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..families import recognise
+from ..settings import RARE_WORDS
+from .trigger import put_tokens
+
+QUOTED = 200  # characters of what was cut
+
+
+def unread(pipe: Any, prompt: str, tokens: Mapping[str, str] | None = None) -> str:
+    """The end of a prompt that the base does not read, "" where it reads all of it.
+
+    tokens: word -> its learned tokens, which stand for it in the text encoders (trigger.py). Of
+    several tokenizers, the one that reads most counts; the words that a chat template adds to a
+    prompt do not.
+    """
+    family, ends = recognise(pipe), []
+    for name, length, learned in family.listeners(pipe):
+        text = put_tokens(prompt, tokens or {}) if learned else prompt
+        tokenizer = getattr(pipe, name)
+        read = tokenizer(
+            text, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False
+        )
+        marks = zip(read.offset_mapping, read.special_tokens_mask, strict=True)
+        starts = [start for (start, _), special in marks if not special]
+        room = length - (len(read.input_ids) - len(starts))
+        end = text[starts[room] :].rstrip() if len(starts) > room else ""
+        for word, names in (tokens or {}).items():
+            end = end.replace(names, word)
+        ends.append(end)
+    return min(ends, key=len, default="")
+
+
+def about_length(
+    pipe: Any, prompt: str, what: str = "prompt", tokens: Mapping[str, str] | None = None
+) -> str:
+    """A sentence on what of a prompt is not read, "" where all of it is."""
+    end = unread(pipe, prompt, tokens)
+    if not end:
+        return ""
+    quoted = end if len(end) <= QUOTED else f"{end[: QUOTED - 1]}…"
+    return f"the {what} is too long: this base does not read its end {quoted!r}; shorten it."
+
+
+def about_trigger(pipe: Any, word: str, learned: bool) -> str:
+    """A sentence on a trigger that the base reads in many pieces, "" where none reads better.
+
+    learned: the text encoders that can be taught a word have one of their own for it; then only
+    those count that read it as typed.
+    """
+    family = recognise(pipe)
+    names = [name for name, _ in (*family.readers, *(() if learned else family.encoders))]
+    tokenizers = [found for name in names if (found := getattr(pipe, name, None))]
+    if not tokenizers:
+        return ""
+
+    def pieces(text: str) -> list[str]:
+        return max((tokenizer.tokenize(text) for tokenizer in tokenizers), key=len)
+
+    held = pieces(word)
+    better = [rare for rare in RARE_WORDS if len(pieces(rare)) < len(held)]
+    if not better:
+        return ""
+    return (
+        f"the trigger {word!r} is read in {len(held)} pieces ({' '.join(held)}), each with a "
+        f"meaning of its own; a rarer word of fewer pieces is learned better: "
+        f"--placeholder_token {' or '.join(better)}."
+    )

@@ -1,0 +1,82 @@
+"""Whether the basis found here is the one that a concept was made in, by its self-check."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from torch import nn
+
+from ..adapter.attention import Projection
+from ..adapter.basis import Basis
+from ..adapter.cache import load_bases
+from ..concept.file import Concept, printable
+from ..concept.self_check import COARSE, TOLERANCE, deviation, rows
+from ..families import Family
+
+
+def basis_of(
+    plan: list[Projection],
+    ranks: tuple[int, ...],
+    models: Mapping[str, nn.Module],
+    family: Family,
+    folders: Mapping[str, str],
+) -> Iterator[Basis]:
+    """The basis of each projection of the plan, at its rank, in the plan's order."""
+    rules: dict[str, dict[str, int]] = {part: {} for part in models}
+    for projection, rank in zip(plan, ranks, strict=True):
+        rules[projection.part][projection.local] = rank
+    with known_basis():
+        found = {
+            part: load_bases(models[part], rule, family.dtype, folders.get(part))
+            for part, rule in rules.items()
+            if rule
+        }
+    return (found[p.part][p.local] for p in plan)
+
+
+@contextlib.contextmanager
+def known_basis() -> Iterator[None]:
+    """Where the self-check tells how good the basis is, the general warning is one too many."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="the basis is taken from")
+        yield
+
+
+def check_table(plan: list[Projection], bases: Iterator[Basis]) -> np.ndarray:
+    """What each delta of a concept of this plan adds to its self-check: [8, values], float64."""
+    edits = zip(plan, bases, strict=True)
+    return np.concatenate([rows(p.name, b.U.numpy(), b.V.numpy()) for p, b in edits], axis=1)
+
+
+def measure(deltas: np.ndarray, table: np.ndarray) -> tuple[float, ...]:
+    """The self-check of deltas [values] in the bases of the table [8, values]."""
+    return tuple((table @ deltas.astype(np.float64)).astype(np.float32).tolist())
+
+
+def check_basis(concept: Concept, table: np.ndarray, coarse: Sequence[str] = ()) -> None:
+    """Refuse a basis that would paint something else; `coarse`: components cast to bfloat16."""
+    if not concept.check:
+        return
+    error = deviation(measure(concept.deltas, table), concept.check, concept.deltas)
+    if error <= TOLERANCE:
+        return
+    base = printable(concept.base, 60)
+    if not coarse:
+        raise ValueError(
+            f"the file's self-check fails: in the basis found here its edit is off by {error:.1%} "
+            f"though the weights are those of {base!r}; the file is damaged, or another program "
+            "wrote it wrongly."
+        )
+    if error > COARSE:
+        raise ValueError(
+            f"the {coarse[0]} was loaded in bfloat16 without its files, and this concept of "
+            f"{base!r} would be off by {error:.1%} on it; load {base!r} from its folder or the Hub."
+        )
+    warnings.warn(
+        f"the {coarse[0]} was loaded in bfloat16 without its files: this concept's edit is off by "
+        f"{error:.2%}, as measured by its self-check. Load {base!r} from its folder to be exact.",
+        stacklevel=4,
+    )

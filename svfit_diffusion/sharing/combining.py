@@ -1,0 +1,167 @@
+"""Several concepts of one base as one file: their deltas, weighed, add up.
+
+    sum of w_j U diag(delta_j) V^T = U diag(sum of w_j delta_j) V^T
+
+so the combined concept is what all of them give when loaded together at those strengths. The sums
+are kept in float32. Learned triggers are carried side by side, each with its weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from ..adapter.attention import layout
+from ..concept.file import Concept, Trigger, printable
+from ..families import recognise
+from ..pipeline.matching import check_layout, check_strength, clash, identify, seal
+
+
+def combine(
+    concepts: Sequence[tuple[Concept, float]],
+    words: Sequence[str] | None = None,
+    pipe: Any | None = None,
+) -> Concept:
+    """One concept out of (concept, weight) pairs of one base.
+
+    words: the trigger of each, if not its own, where two are called by one word. pipe: the base,
+    needed where the concepts adapt different projections or ranks, or are files of version 1.
+    Raises ValueError where they cannot be one.
+    """
+    if len(concepts) < 2:
+        raise ValueError("to combine takes at least two concepts; name another file.")
+    for _, weight in concepts:
+        check_strength(weight)
+    _check_bases([concept for concept, _ in concepts])
+    calls = _calls(concepts, words)
+    first = concepts[0][0]
+    alike = {(c.layout, c.ranks, tuple(sorted(c.targets.items()))) for c, _ in concepts}
+    if pipe is None and (len(alike) > 1 or not all(c.check for c, _ in concepts)):
+        what = (
+            "adapt different projections or ranks"
+            if len(alike) > 1
+            else "are of version 1, without a self-check"
+        )
+        raise ValueError(
+            f"these concepts {what}, so the base is needed to combine them; pass it as --base "
+            f"(pipe=...): {printable(first.base, 60)!r}."
+        )
+    if pipe is None:
+        deltas = sum(weight * concept.deltas.astype(np.float64) for concept, weight in concepts)
+        check = sum(weight * np.array(concept.check) for concept, weight in concepts)
+        known = {
+            "deltas": deltas.astype(np.float32),
+            "packed": False,
+            "check": tuple(check.tolist()),
+        }
+        return replace(first, **known, **_text(concepts), **_rows(calls))
+    return _on_base(concepts, calls, pipe)
+
+
+def _on_base(concepts: Sequence[tuple[Concept, float]], calls: list[Trigger], pipe: Any) -> Concept:
+    """Combine by projection names: all that any concept adapts, at its largest rank."""
+    family, first = recognise(pipe), concepts[0][0]
+    models = family.components(pipe)
+    deltas: dict[str, np.ndarray] = {}
+    targets: dict[str, str] = {}
+    for concept, weight in concepts:
+        if missing := sorted(set(concept.targets) - set(models)):
+            raise ValueError(f"the base has no {missing[0]!r}, which a concept edits.")
+        plan = check_layout(concept, models)
+        parts = np.split(concept.deltas.astype(np.float64), np.cumsum(concept.ranks)[:-1])
+        for projection, delta in zip(plan, parts, strict=True):
+            old = deltas.get(projection.name, np.zeros(0))
+            total = np.zeros(max(len(old), len(delta)))
+            total[: len(old)] += old
+            total[: len(delta)] += weight * delta
+            deltas[projection.name] = total
+        for part, kind in concept.targets.items():
+            kinds = frozenset({kind, targets.get(part, kind)})
+            targets[part] = kind if len(kinds) == 1 else "both"
+    plan = layout(models, targets)
+    found = [deltas.get(p.name, np.zeros(1)) for p in plan]
+    ranks = tuple(len(delta) for delta in found)
+    own = identify({part: models[part] for part in targets}, targets, family, plan, ranks)
+    stated = {part: c.fingerprints[part] for c, _ in concepts for part in c.targets}
+    if own["fingerprints"] != stated:
+        raise ValueError(
+            f"the base given is not {printable(first.base, 60)!r}, of which the concepts are."
+        )
+    text = _text(concepts) | {"rank": str(max(ranks))}
+    values = np.concatenate(found).astype(np.float32)
+    return seal(
+        replace(first, deltas=values, packed=False, **own, **text, **_rows(calls)), models, family
+    )
+
+
+def _check_bases(concepts: Sequence[Concept]) -> None:
+    prints: dict[str, str] = {}
+    for concept in concepts:
+        for part, value in concept.fingerprints.items():
+            if concept.family != concepts[0].family or prints.setdefault(part, value) != value:
+                one, two = (printable(c.base, 60) for c in (concepts[0], concept))
+                raise ValueError(
+                    f"these concepts are of different bases, {one!r} and {two!r} (the {part}'s "
+                    "weights differ); only deltas of one base add."
+                )
+
+
+def _calls(concepts: Sequence[tuple[Concept, float]], words: Sequence[str] | None) -> list[Trigger]:
+    """All triggers, with their weight put into their strength."""
+    if words is not None and len(words) != len(concepts):
+        raise ValueError(f"{len(words)} words for {len(concepts)} concepts; pass one for each.")
+    found: list[Trigger] = []
+    for i, (concept, weight) in enumerate(concepts):
+        own = concept.calls()
+        if words is not None and len(own) == 1:
+            own = (replace(own[0], word=words[i]),)
+        if word := clash(own, tuple(found)):
+            raise ValueError(
+                f"two of these concepts are called by {printable(word, 60)!r} and at least one "
+                "learned it; give each another word with --words, such as --words sks zwx."
+            )
+        held = {call.word.lower() for call in found}
+        found += [
+            replace(call, strength=weight * call.strength)
+            for call in own
+            if call.word and call.word.lower() not in held
+        ]
+    return sorted(found, key=lambda call: call.word)
+
+
+def _rows(calls: list[Trigger]) -> dict[str, Any]:
+    """The fields of a Concept that hold the triggers."""
+    learned = [call for call in calls if call.rows]
+    encoders = {frozenset(call.rows) for call in learned}
+    if len(encoders) > 1:
+        raise ValueError(
+            "these concepts learned their triggers in different text encoders, which one file "
+            "cannot hold; load them side by side instead."
+        )
+    parts = sorted(next(iter(encoders), ()))
+    rows = {part: np.concatenate([call.rows[part] for call in learned]) for part in parts}
+    tokens = {call.word: len(next(iter(call.rows.values()), ())) for call in calls}
+    plain = len(calls) == 1 and not learned
+    return {
+        "token": calls[0].word if calls else "",
+        "class_word": calls[0].class_word if calls else "",
+        "triggers": {}
+        if plain
+        else {call.word: (call.class_word, tokens[call.word], call.strength) for call in calls},
+        "trigger_shape": {part: value.shape for part, value in rows.items()},
+        "trigger_rows": np.concatenate([rows[p].ravel() for p in parts]) if parts else None,
+    }
+
+
+def _text(concepts: Sequence[tuple[Concept, float]]) -> Mapping[str, Any]:
+    listed = ", ".join(f"{concept.trigger}:{weight:g}" for concept, weight in concepts)
+    licences = dict.fromkeys(concept.license for concept, _ in concepts)
+    return {
+        "license": " and ".join(licences) if all(licences) else "",
+        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "training": {"combined": listed[:500]},
+    }

@@ -1,0 +1,216 @@
+"""A concept for other programs: a LoRA file (kohya or diffusers), or the whole base with it in.
+
+Beside `rex.safetensors` lie `rex.json` and `rex.png`, which AUTOMATIC1111, Forge and InvokeAI
+show, and for a learned trigger `rex-sks.safetensors`, a textual-inversion embedding. There the
+subject is called by that file's name: "a photo of rex-sks dog". (With diffusers on SDXL, set
+`eos_token_id` of the second text encoder to its tokenizer's first: its file says 2, by which
+transformers pools at the largest token id, and an added token's is larger than the end's.)
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors.torch import save
+from torch import nn
+
+from ..adapter.attention import unpatch_attention
+from ..concept.atomic import replace_file
+from ..concept.file import Concept, Trigger, printable
+from ..families import Family, recognise
+from ..pipeline import trigger
+from ..pipeline.loading import fuse_concepts, load_concept, loaded_concepts
+from ..pipeline.matching import check_base, check_strength
+from ..pipeline.verification import basis_of
+from .lora import lora_tensors
+
+DTYPES = ("float32", "float16", "bfloat16")
+COVER = 256  # px, of the preview inside the file
+VERSIONS = {  # ss_base_model_version, modelspec.architecture, AUTOMATIC1111's "sd version"
+    "sd1": ("sd_v1", "stable-diffusion-v1", "SD1"),
+    "sd2": ("sd_v2", "stable-diffusion-v2-768-v", "SD2"),
+    "sdxl": ("sdxl_base_v1-0", "stable-diffusion-xl-v1-base", "SDXL"),
+    "sd3": ("sd3", "stable-diffusion-3", "SD3"),
+    "flux": ("flux1", "flux-1", "Flux"),
+    "flux2-klein": ("flux2", "flux-2-klein", "Flux2"),
+    "flux2": ("flux2", "flux-2-dev", "Flux2"),
+    "z-image": ("zimage", "z-image", "Z-Image"),
+}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written, the main file first, and the words that call the subject there."""
+
+    files: tuple[Path, ...]
+    words: str
+
+
+def export_lora(
+    concept: Concept,
+    pipe: Any,
+    path: str | Path,
+    kind: str = "kohya",
+    dtype: str = "float32",
+    strength: float = 1.0,
+    preview: Image.Image | None = None,
+) -> Exported:
+    """Write a concept of the base `pipe` as a LoRA, with its sidecars.
+
+    kind: "kohya" or "diffusers". dtype: of the LoRA; float32 loses nothing but rounding. strength:
+    put into the values. Raises ValueError when concept and base do not belong together.
+    """
+    path, family = Path(path), recognise(pipe)
+    check_strength(strength)
+    models, folders, plan, _ = check_base(pipe, family, concept, None)
+    bases = basis_of(plan, concept.ranks, models, family, folders)
+    tensors = lora_tensors(concept, plan, bases, kind, strength, _dtype(dtype))
+    version = VERSIONS[_version(pipe, family)]
+    words, embeddings = _embeddings(concept, pipe, family, path, strength)
+    metadata = _metadata(concept, path.stem, words, version, max(concept.ranks), preview)
+    files = [replace_file(path, _with_hash(tensors, metadata))]
+    for file, rows in embeddings.items():
+        files.append(replace_file(file, save(rows, {"format": "pt"})))
+    card = {
+        "description": f"{printable(concept.trigger)}, by svfit-diffusion",
+        "sd version": version[2],
+        "activation text": words,
+        "preferred weight": 1.0,
+    }
+    text = json.dumps(card, indent=1, ensure_ascii=False)
+    files.append(replace_file(path.with_suffix(".json"), text.encode()))
+    if preview is not None:
+        files.append(replace_file(path.with_suffix(".png"), _png(preview)))
+    return Exported(tuple(files), words)
+
+
+def export_pipeline(
+    concept: Concept, pipe: Any, folder: str | Path, dtype: str = "float32", strength: float = 1.0
+) -> Exported:
+    """Write the base `pipe` with the concept merged into its weights, as a diffusers folder.
+
+    The pipeline is used up by this. A learned trigger takes the place of its word's embedding, so
+    that any program understands it; a trigger of several tokens is added as `<word>`.
+    """
+    family = recognise(pipe)
+    if loaded_concepts(pipe):
+        raise ValueError("the pipeline has concepts loaded; export onto a freshly loaded base.")
+    plain = replace(concept, trigger_rows=None, trigger_shape={}, triggers={})
+    name = load_concept(pipe, plain, strength, name="fused")
+    fuse_concepts(pipe)
+    for model in family.components(pipe).values():
+        unpatch_attention(model, name)
+    del loaded_concepts(pipe)[name]
+    words = ", ".join(_settle(call, pipe, family, strength) for call in concept.calls())
+    pipe.to(_dtype(dtype)).save_pretrained(folder)
+    return Exported((Path(folder),), printable(words))
+
+
+def _dtype(name: str) -> torch.dtype:
+    if name not in DTYPES:
+        raise ValueError(f"dtype is {name!r}, but must be one of {', '.join(DTYPES)}.")
+    return getattr(torch, name)
+
+
+def _version(pipe: Any, family: Family) -> str:
+    if family.name != "sd":
+        return family.name
+    return "sd2" if pipe.unet.config.cross_attention_dim == 1024 else "sd1"
+
+
+def _embeddings(
+    concept: Concept, pipe: Any, family: Family, path: Path, strength: float
+) -> tuple[str, dict[Path, dict[str, torch.Tensor]]]:
+    """The words that call the subject, and the embedding file of each learned trigger."""
+    words, files = [], {}
+    keys = ("emb_params",) if family.name == "sd" else ("clip_l", "clip_g")
+    for call in concept.calls():
+        if not call.rows:
+            words.append(printable(str(call)))
+            continue
+        word = re.sub(r"\W+", "_", call.word)[:40]
+        file = path.with_name(f"{path.stem}-{word}.safetensors")
+        rows = {}
+        for key, (tokenizer, part) in zip(keys, family.encoders, strict=False):
+            if part in call.rows:
+                reader, encoder = getattr(pipe, tokenizer), getattr(pipe, part)
+                rows[key] = trigger.weighed([call], part, strength, reader, encoder)
+        files[file] = rows
+        words.append(printable(f"{file.stem} {call.class_word}".strip()))
+    return ", ".join(words), files
+
+
+def _metadata(
+    concept: Concept,
+    title: str,
+    words: str,
+    version: tuple[str, str, str],
+    rank: int,
+    preview: Image.Image | None,
+) -> dict[str, str]:
+    found = {
+        "ss_base_model_version": version[0],
+        "ss_v2": str(version[0] == "sd_v2"),
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(rank),
+        "ss_network_alpha": str(float(rank)),
+        "ss_output_name": title,
+        "ss_sd_model_name": concept.base,
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": f"{version[1]}/lora",
+        "modelspec.implementation": "diffusers",
+        "modelspec.title": title,
+        "modelspec.trigger_phrase": words,
+        "modelspec.license": concept.license,
+        "modelspec.date": concept.created,
+    }
+    if preview is not None:
+        small = preview.copy()
+        small.thumbnail((COVER, COVER))
+        found["ssmd_cover_images"] = json.dumps([base64.b64encode(_png(small)).decode()])
+    return {"format": "pt"} | {key: value for key, value in found.items() if value}
+
+
+def _with_hash(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> bytes:
+    """The file's bytes, its metadata naming the SHA-256 of all that follows the header."""
+    data = save(tensors)
+    digest = hashlib.sha256(data[8 + int.from_bytes(data[:8], "little") :]).hexdigest()
+    more = {"sshs_model_hash": digest, "modelspec.hash_sha256": f"0x{digest}"}
+    return save(tensors, metadata | more)
+
+
+def _png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.convert("RGB").save(file, "PNG")
+    return file.getvalue()
+
+
+@torch.no_grad()
+def _settle(call: Trigger, pipe: Any, family: Family, strength: float) -> str:
+    """Put a learned trigger into the text encoders for good; returns the words that call it."""
+    parts = [(getattr(pipe, t), getattr(pipe, p), p) for t, p in family.encoders if p in call.rows]
+    found = [tokenizer(call.word, add_special_tokens=False).input_ids for tokenizer, _, _ in parts]
+    count = max((len(rows) for rows in call.rows.values()), default=0)
+    one = count == 1 and all(len(ids) == 1 for ids in found)
+    for tokenizer, encoder, part in parts:
+        rows = trigger.weighed([call], part, strength, tokenizer, encoder)
+        if one:
+            ids = tokenizer(call.word, add_special_tokens=False).input_ids
+        else:  # diffusers reads `<word>` as `<word> <word>_1 ...`
+            names = [f"<{call.word}>", *(f"<{call.word}>_{i}" for i in range(1, count))]
+            ids = trigger.add_tokens(tokenizer, names)
+            encoder.resize_token_embeddings(len(tokenizer))
+            trigger.pool_at_end(encoder, tokenizer)
+            encoder.config.eos_token_id = tokenizer.eos_token_id
+        table: nn.Embedding = encoder.get_input_embeddings()
+        table.weight[ids] = rows.to(table.weight)
+    return str(call) if one or not count else f"<{call.word}> {call.class_word}".strip()

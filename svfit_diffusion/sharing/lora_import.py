@@ -1,0 +1,210 @@
+"""A LoRA of the same base as a concept: what of it the singular basis can hold.
+
+A LoRA may turn directions into one another, which a change of singular values cannot; so most
+foreign LoRAs lose nearly all of their energy here, and the figure says so. What this program
+exported comes back whole. The file is a stranger's: capped, safetensors only, checked.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ..adapter.attention import layout
+from ..adapter.basis import parse_rank, resolve_rank
+from ..adapter.cache import loaded_weight
+from ..concept.file import Concept, printable
+from ..concept.header import Refused, check_tensors, read_header, read_json
+from ..families import base_name, recognise
+from ..pipeline.matching import identify, seal
+from ..pipeline.verification import basis_of
+from .lora import PREFIXES, known_names, project
+
+MAX_FILE = 4_000_000_000  # bytes
+MAX_HEADER = 4_000_000  # bytes; trainers put their tags into it
+MAX_TENSORS = 20_000
+MAX_RANK = 1_024
+MAX_ALPHA = 1e6
+ENDS = (
+    (".lora_down.weight", ".lora_up.weight"),
+    (".lora_A.weight", ".lora_B.weight"),
+    (".lora.down.weight", ".lora.up.weight"),
+)
+DTYPES = {"F16": 2, "BF16": 2, "F32": 4}  # bytes of a number
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A concept and what it holds of its LoRA: the share of its energy (squared norm), 0 to 1.
+
+    used, others: modules of the LoRA that are projections of the concept, and that are not.
+    """
+
+    concept: Concept
+    share: float
+    used: int
+    others: int
+
+
+def import_lora(
+    path: str | Path, pipe: Any, rank: int | str = 16, trigger: str | None = None
+) -> Imported:
+    """Project a LoRA file (kohya's or diffusers' names) of the base `pipe` onto its basis.
+
+    rank: as for a training. trigger: words such as "sks dog"; default: what the file states.
+    Raises ValueError that names the file and what is wrong with it, or that it is of another base.
+    """
+    pairs, metadata = read_lora(Path(path))
+    path = printable(str(path))
+    family = recognise(pipe)
+    if family.name not in PREFIXES:
+        raise ValueError(f"LoRA import knows the families {', '.join(PREFIXES)}.")
+    models = family.components(pipe)
+    targets = {part: "both" if part == family.denoiser else "self" for part in models}
+    plan = layout(models, targets)
+    known = known_names(plan, family.name, pairs, pipe.unet)
+    parts = {projection.part for projection in known.values()}
+    targets = {part: kind for part, kind in targets.items() if part in parts}
+    _check_shapes(path, pairs, known)
+    plan = [projection for projection in plan if projection.part in parts]
+    ranks = _ranks(plan, models, rank)
+    models = {part: models[part] for part in targets}
+    bases = basis_of(plan, ranks, models, family, folders={})
+    deltas, kept, total = project(pairs, known, plan, bases)
+    if not 0 < total < math.inf:
+        raise ValueError(f"{path} is a LoRA of no finite, non-zero edit; there is nothing to keep.")
+    words = (trigger or metadata.get("modelspec.trigger_phrase", ""))[:200]
+    token, _, noun = printable(words).strip().partition(" ")
+    with np.errstate(over="ignore"):
+        found = np.concatenate(deltas).astype(np.float16)
+    if not np.isfinite(found).all():
+        raise ValueError(f"{path} changes the base by more than a concept's float16 holds.")
+    concept = Concept(
+        deltas=found,
+        rank=str(parse_rank(rank)),
+        base=base_name(str(getattr(pipe.config, "_name_or_path", ""))),
+        token=token,
+        class_word=noun,
+        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        training={"imported": "LoRA", "energy": round(kept / total, 6)},
+        **identify(models, targets, family, plan, ranks),
+    )
+    concept = seal(concept, models, family)
+    return Imported(concept, kept / total, len(known), len(pairs) - len(known))
+
+
+def read_lora(path: Path) -> tuple[dict[str, tuple[Tensor, Tensor, float]], dict[str, str]]:
+    """Module -> (down [q, in], up [out, q], scale), and the file's metadata.
+
+    Raises ValueError for what is no LoRA of the plain kind.
+    """
+    shown = printable(str(path))
+    if not path.is_file():
+        raise ValueError(f"{shown} is not a file; name a LoRA's .safetensors file.")
+    try:
+        metadata, names = _header(path)
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in names}
+        settings = read_json(metadata.get("lora_adapter_metadata", "{}"), "lora_adapter_metadata")
+    except Refused as reason:
+        raise ValueError(f"{shown} is not a usable LoRA: {reason}.") from None
+    except (OSError, SafetensorError) as error:
+        reason = printable(str(error), 200).rstrip(".")
+        raise ValueError(f"{shown} cannot be read as a safetensors file: {reason}.") from None
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{shown}: {printable(name, 80)} holds no finite numbers.")
+    for key, value in settings.items():
+        if value and key.endswith((".use_rslora", ".use_dora")):
+            raise ValueError(f"{shown} is a LoRA with {printable(key, 60)}, which is not read.")
+    return _pairs(shown, tensors, settings), metadata
+
+
+def _header(path: Path) -> tuple[dict[str, str], list[str]]:
+    """Metadata and sorted tensor names of a file whose header is in order; Refused if not."""
+    size = path.stat().st_size
+    if size > MAX_FILE:
+        raise Refused(f"it has {size:,} bytes, more than {MAX_FILE:,}")
+    with path.open("rb") as file:
+        header, start = read_header(file.read(8 + MAX_HEADER), size, MAX_HEADER)
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise Refused("its metadata is not text")
+    if len(header) > MAX_TENSORS:
+        raise Refused(f"it holds {len(header):,} tensors, more than {MAX_TENSORS:,}")
+    check_tensors(header, size - start, DTYPES, range(5))
+    return metadata, sorted(header)
+
+
+def _pairs(path: str, tensors: dict[str, Tensor], settings: dict) -> dict:
+    """Module -> (down [q, in], up [out, q], scale); convolutions are flattened.
+
+    settings: diffusers' own, `unet.lora_alpha`, `unet.alpha_pattern` and the like.
+    """
+    pairs = {}
+    for name in [n for n in tensors if n.endswith(tuple(down for down, _ in ENDS))]:
+        end, other = next(ends for ends in ENDS if name.endswith(ends[0]))
+        module = name.removesuffix(end)
+        down, up = tensors.pop(name), tensors.pop(module + other, None)
+        alpha = tensors.pop(f"{module}.alpha", None)
+        fits = up is not None and min(up.ndim, down.ndim) >= 2 and up[:1].numel() == len(down) > 0
+        if not fits or not down.numel() or (alpha is not None and alpha.numel() != 1):
+            raise ValueError(f"{path}: {printable(module, 100)} lacks a half, or they do not fit.")
+        if len(down) > MAX_RANK:
+            raise ValueError(f"{path} has a rank of {len(down):,}; at most {MAX_RANK:,} is read.")
+        part, _, local = module.partition(".")
+        stated = settings.get(f"{part}.lora_alpha")
+        pattern = settings.get(f"{part}.alpha_pattern")
+        if isinstance(pattern, dict) and local in pattern:
+            stated = pattern[local]
+        value = float(alpha) if alpha is not None else stated
+        value = len(down) if value is None else value
+        if type(value) not in (int, float) or not abs(value) <= MAX_ALPHA:
+            raise ValueError(
+                f"{path}: the alpha of {printable(module, 100)} is no number in range."
+            )
+        pairs[module] = (down.flatten(1), up.flatten(1), value / len(down))
+    if tensors or not pairs:
+        odd = f" such as {printable(next(iter(tensors)), 80)!r}" if tensors else ""
+        raise ValueError(
+            f"{path} is no plain LoRA: it has tensors{odd} that are not pairs of lora_down and "
+            "lora_up (kohya) or lora_A and lora_B (diffusers); LoHa, LoKr and DoRA are not read."
+        )
+    return pairs
+
+
+def _check_shapes(path: str, pairs: dict, known: dict) -> None:
+    if not known:
+        raise ValueError(
+            f"{path} names no attention projection of this base, as "
+            f"{printable(next(iter(pairs)), 80)!r} is none; it is a LoRA of another kind of base."
+        )
+    if len(set(known.values())) != len(known):
+        raise ValueError(f"{path} names a projection twice, in two ways.")
+    for module, projection in known.items():
+        down, up, _ = pairs[module]
+        got = (len(up), down.shape[1])
+        if got != (projection.out_features, projection.in_features):
+            raise ValueError(
+                f"{path}: {printable(module, 100)} is for a weight of {got[0]} x {got[1]}, but "
+                f"this base has {projection.out_features} x {projection.in_features} there; "
+                "it is a LoRA of another base."
+            )
+
+
+def _ranks(plan: list, models: dict, rank: int | str) -> tuple[int, ...]:
+    """The rank of each projection. A rule by energy needs its weight; the others only its size."""
+    rule = parse_rank(rank)
+    if isinstance(rule, str) and rule != "full":
+        weights = (loaded_weight(models[p.part].get_submodule(p.local)) for p in plan)
+        return tuple(resolve_rank(weight.float(), rule) for weight in weights)
+    sizes = (min(p.out_features, p.in_features) for p in plan)
+    return tuple(size if rule == "full" else min(rule, size) for size in sizes)

@@ -1,0 +1,108 @@
+"""How long to train, where nobody says: `--max_train_steps auto`.
+
+A photo is held out (of fewer than four photos none: there fixed crops and noise of all of them
+stand in), and the training's own loss on it, with fixed noise and time steps, is looked at as the
+training goes on. The best state is kept. The training ends when the last PATIENCE looks lowered the
+loss, smoothed over SMOOTHED looks, by no more than SETTLED of what all before them did, or at
+`settings.MOST_AUTO_STEPS`.
+
+The looks are EVERY steps apart, later a GROWTH-th of the steps done: patience grows with what it
+waits for. All of it follows from the losses seen so far, so that a resumed training ends where an
+unbroken one does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..data.examples import hold_out
+from .objective import Objective
+from .runtime import copied, restore
+
+SAMPLES = 16
+EVERY, GROWTH = 25, 10
+PATIENCE, SMOOTHED, SETTLED = 5, 3, 0.01
+BEST = "best."  # and a parameter's name: a tensor of a checkpoint
+
+
+def settled(losses: Sequence[float]) -> bool:
+    """Whether the losses, the first of them the base's, have stopped falling."""
+    seen = losses[1:]
+    windows = (seen[max(0, i + 1 - SMOOTHED) : i + 1] for i in range(len(seen)))
+    smooth = [sum(window) / len(window) for window in windows]
+    if len(smooth) <= PATIENCE:
+        return False
+    before, now = min(smooth[:-PATIENCE]), min(smooth[-PATIENCE:])
+    return not before - now > SETTLED * max(0.0, losses[0] - before)
+
+
+class Length:
+    """Looks at the loss that decides, keeps the best state, and knows when the training ends.
+
+    Takes the photo that is held out from the objective's subject. named: the parameters. curve:
+    step and loss of each look, the first of them the base's. best: the parameters of the lowest.
+    """
+
+    def __init__(self, objective: Objective, named: dict[str, Tensor]) -> None:
+        subject, seed = objective.subject, objective.config.seed
+        subject.examples, judge = hold_out(subject.examples, seed)
+        all_judge = judge is subject.examples
+        self.what = "fixed noise on the photos" if all_judge else "a photo held out"
+        self.objective, self.named = objective, named
+        self.parts = objective.fixed(judge, SAMPLES)
+        self.curve: list[tuple[int, float]] = []
+        self.best: dict[str, Tensor] = {}
+
+    @property
+    def ended(self) -> bool:
+        """Whether the loss has settled."""
+        return settled([loss for _, loss in self.curve])
+
+    @property
+    def lowest(self) -> tuple[int, float]:
+        """Step and loss of the best state; the base's where nothing was looked at since."""
+        return min(self.curve[1:] or self.curve, key=lambda look: look[1])
+
+    def due(self, step: int) -> bool:
+        """Whether it is time to look again."""
+        last = self.curve[-1][0]
+        return step >= last + max(EVERY, last // GROWTH)
+
+    def look(self, model: nn.Module, step: int) -> float:
+        """Measure the state after `step` steps, and keep it if it is the best."""
+        loss = self.objective.fixed_loss(model, self.parts)
+        self.curve.append((step, loss if math.isfinite(loss) else math.inf))
+        if self.lowest[0] == step:
+            self.best = copied(self.named)
+        return loss
+
+    def take_best(self) -> int:
+        """Go back to the best state; returns its step."""
+        restore(self.named, self.best)
+        return self.lowest[0]
+
+    def said(self, last: int) -> str:
+        """A sentence on how a training of `last` steps went."""
+        (step, loss), (_, base) = self.lowest, self.curve[0]
+        said = (
+            f"The loss on {self.what} was lowest at step {step:,} of {last:,} ({base:.4f} -> "
+            f"{loss:.4f}), and the file holds that state."
+        )
+        if len(self.curve) > 2 and step == self.curve[1][0]:
+            said += " So early, it may not look like the subject yet: try a number of steps then."
+        return said
+
+    def packed(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """It as a checkpoint keeps it: tensors and settings."""
+        return {BEST + name: value for name, value in self.best.items()}, {"curve": self.curve}
+
+    def unpack(self, tensors: dict[str, Tensor], settings: dict[str, Any]) -> None:
+        """Go on from what a checkpoint kept."""
+        self.curve = [(step, loss) for step, loss in settings["curve"]]
+        device = next(iter(self.named.values())).device
+        kept = {n.removeprefix(BEST): t for n, t in tensors.items() if n.startswith(BEST)}
+        self.best = {name: tensor.to(device) for name, tensor in kept.items()}

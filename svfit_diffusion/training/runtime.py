@@ -1,0 +1,138 @@
+"""What a training runs in: accelerate, optimizer, signals."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
+from diffusers.optimization import get_scheduler
+from torch import Tensor
+
+from ..settings import TrainConfig
+
+
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """Devices, processes, precision and logs, as configured. ValueError for fp16 on a CPU."""
+    if config.allow_tf32 and torch.cuda.is_available():
+        torch.backends.cuda.matmul.allow_tf32 = True
+    project = ProjectConfiguration(
+        config.output_dir, str(Path(config.output_dir, config.logging_dir))
+    )
+    AcceleratorState._reset_state()  # a process may train again with another precision
+    accelerator = Accelerator(
+        mixed_precision=config.mixed_precision,
+        gradient_accumulation_steps=1,  # the loop adds up itself: its batches are numbered
+        log_with=config.report_to,
+        project_config=project,
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=True)
+        ],
+    )
+    if config.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise ValueError(  # accelerate would leave out autocast and scaling without a word
+            "mixed_precision fp16 needs a GPU, and none was found; pass bf16 or no."
+        )
+    if config.report_to:
+        accelerator.init_trackers("train_dreambooth_svfit")
+    return accelerator
+
+
+def make_optimizer(
+    config: TrainConfig, groups: dict[str, dict], scales: dict[str, float]
+) -> tuple[torch.optim.Optimizer, Any]:
+    """AdamW with a rate for each group of parameters, times the group's scale, and its schedule."""
+    rates = {
+        "denoiser": config.learning_rate,
+        "text": config.text_encoder_lr or config.learning_rate,
+        "token": config.token_lr,
+    }
+    rates = {kind: rate * scales.get(kind, 1.0) for kind, rate in rates.items()}
+    optimizer = torch.optim.AdamW(
+        [{"params": list(g.values()), "lr": rates[k]} for k, g in groups.items() if g],
+        betas=(config.adam_beta1, config.adam_beta2),
+        weight_decay=config.adam_weight_decay,
+        eps=config.adam_epsilon,
+    )
+    schedule = get_scheduler(
+        config.lr_scheduler,
+        optimizer,
+        num_warmup_steps=config.lr_warmup_steps,
+        num_training_steps=config.most_steps,
+        num_cycles=config.lr_num_cycles,
+        power=config.lr_power,
+    )
+    return optimizer, schedule
+
+
+def resume_schedule(schedule: Any, optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Put a schedule, and the optimizer's rates, where they stand after `step` steps."""
+    schedule.last_epoch = step
+    rates = [f(step) * rate for f, rate in zip(schedule.lr_lambdas, schedule.base_lrs, strict=True)]
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    schedule._last_lr = rates
+
+
+@contextlib.contextmanager
+def own_stream(device: torch.device) -> Iterator[None]:
+    """Leave PyTorch's global random numbers, of the CPU and of `device`, to the caller."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        yield
+
+
+@contextlib.contextmanager
+def sound_attention() -> Iterator[None]:
+    """Attention by PyTorch's other kernels than cuDNN's.
+
+    On Hopper GPUs the gradients of that one are NaN for some numbers of tokens
+    (issues 196678 of pytorch/pytorch and 160 of NVIDIA/cudnn-frontend).
+    """
+    was = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(was)
+
+
+def copied(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A copy of named parameters."""
+    return {name: p.detach().clone() for name, p in parameters.items()}
+
+
+@torch.no_grad()
+def restore(parameters: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+    """Write values into named parameters."""
+    for name, parameter in parameters.items():
+        parameter.copy_(values[name])
+
+
+@contextlib.contextmanager
+def interruptible(training: Any) -> Iterator[None]:
+    """Ctrl-C and SIGTERM ask the training to stop; a second one ends it at once."""
+
+    def ask(number: int, _: Any) -> None:
+        training.stopped = "interrupted"
+        training.exit_status = 130 if number == signal.SIGINT else 0
+        signal.signal(number, old[number])
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    old = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in old:
+        signal.signal(number, ask)
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

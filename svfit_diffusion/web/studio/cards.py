@@ -1,0 +1,66 @@
+"""A concept file as the app sees it: read, checked, and told in plain text."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...concept.file import Concept, printable, read_concept, to_bytes
+from ...pipeline.matching import adapter_name
+
+MAX_LABEL = 60  # characters of a stranger's text in one place
+
+
+@dataclass(frozen=True)
+class Card:
+    """A concept file that was read and checked. digest: SHA-256 (hex) of what it holds."""
+
+    concept: Concept
+    name: str
+    size: int
+    digest: str
+
+    @property
+    def trigger(self) -> str:
+        """The words that call it, as text that is safe to print; its name where it has none."""
+        return printable(self.concept.trigger, MAX_LABEL) or self.name
+
+    @property
+    def base(self) -> str:
+        """The base it was learned on, in its own words."""
+        return printable(self.concept.base, MAX_LABEL)
+
+    def facts(self) -> dict[str, str]:
+        """What there is to know about the file, as text."""
+        concept, learned = self.concept, self.concept.trigger_rows
+        facts = {
+            "trigger": f"{self.trigger} ({'not ' if learned is None else ''}learned)",
+            "base": f"{self.base}, family {printable(concept.family, MAX_LABEL)}",
+            "size": f"{self.size:,} bytes: {concept.values:,} values",
+            "rank": printable(concept.rank, MAX_LABEL),
+            "training": ", ".join(f"{k} {v}" for k, v in sorted(concept.training.items())),
+            "licence": concept.license or "not stated",
+            "created": concept.created or "not stated",
+        }
+        return {key: printable(value, 4 * MAX_LABEL) for key, value in facts.items() if value}
+
+
+def read_card(path: str | Path) -> Card:
+    """Read a concept file; ValueError names it, without the folder it lies in, and the reason."""
+    path = Path(path)
+    try:
+        status = path.stat()
+        return _read(path, status.st_mtime_ns, status.st_size)
+    except (ValueError, OSError) as error:
+        raise ValueError(printable(str(error).replace(printable(str(path)), path.name))) from None
+
+
+@functools.lru_cache(maxsize=256)
+def _read(path: Path, _changed: int, size: int) -> Card:
+    """A card is read anew only where its file has changed."""
+    concept = read_concept(path)
+    return Card(
+        concept, adapter_name(path.stem), size, hashlib.sha256(to_bytes(concept)).hexdigest()
+    )

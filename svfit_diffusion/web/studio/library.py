@@ -1,0 +1,169 @@
+"""The user's concepts: a folder each in the user's data folder, safe with several windows open.
+
+    concepts/<name>/<name>.safetensors   the file, as it is shared
+    concepts/<name>/preview.png          what it draws, if anything was drawn yet
+    bin/<time>-<name>/                   what was deleted, for a while
+
+Changes happen under a lock between processes; a concept appears and goes by one rename, so a
+reader sees all of it or nothing. Names are ours: letters, digits and "_".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+import time
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+from PIL import Image
+from platformdirs import user_data_path
+
+from ...concept.atomic import replace_file
+from ...concept.header import MAX_FILE
+from ...generation.pictures import save_png
+from ...pipeline.matching import adapter_name
+from .cards import Card, read_card
+
+PREVIEW = 256  # px
+KEPT_DELETED = 20  # concepts in the bin
+MAX_NAME = 40  # characters
+MAX_CONCEPTS = 500
+
+
+def data_folder() -> Path:
+    """Where the app keeps things: $SVFIT_HOME, else the user's data folder."""
+    return Path(os.environ.get("SVFIT_HOME") or user_data_path("svfit-diffusion"))
+
+
+def slug(text: str) -> str:
+    """A name made of any text: letters, digits and "_", never empty."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    name = re.sub(r"[^a-z0-9]+", "_", plain).strip("_")[:MAX_NAME].rstrip("_")
+    return adapter_name(name or "concept")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A concept of the library. preview: its picture, None where there is none yet."""
+
+    name: str
+    path: Path
+    card: Card
+    preview: Path | None
+
+
+class Library:
+    """The concepts of one data folder; any number of these may look at it at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.concepts, self.bin = folder / "concepts", folder / "bin"
+        for path in (self.concepts, self.bin):
+            path.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(folder / ".library.lock", timeout=30)
+
+    def entries(self) -> list[Entry]:
+        """All concepts that can be read, the newest first."""
+        found = []
+        for folder in sorted(self.concepts.iterdir(), key=_changed, reverse=True):
+            with contextlib.suppress(ValueError):  # damaged or going away: nothing to show
+                found.append(self._entry(folder.name))
+        return found
+
+    def names(self) -> list[str]:
+        """The names of all entries."""
+        return [entry.name for entry in self.entries()]
+
+    def get(self, name: str) -> Entry:
+        """The concept of this name; ValueError where there is none."""
+        if name not in os.listdir(self.concepts):
+            raise ValueError(f"The library holds no concept named {name[:MAX_NAME]!r}.")
+        return self._entry(name)
+
+    def version(self) -> str:
+        """Changes whenever the library does."""
+        stamps = [f"{path.name} {_changed(path)}" for path in sorted(self.concepts.iterdir())]
+        return str(hash("\n".join(stamps)))
+
+    def add(self, path: str | Path, name: str = "", preview: Image.Image | None = None) -> str:
+        """Copy a concept file in and return its name; one that is here already stays as it is.
+
+        name: what to call it, by default after its file. Raises ValueError when it is no concept.
+        """
+        card = read_card(path)
+        with self._lock:
+            entries = self.entries()
+            for entry in entries:
+                if entry.card.digest == card.digest:
+                    return entry.name
+            if len(entries) >= MAX_CONCEPTS:
+                raise ValueError(f"The library is full: it holds {MAX_CONCEPTS} concepts.")
+            name = self._free(slug(name or Path(path).stem))
+            fresh = self.concepts.parent / f".new-{secrets.token_hex(4)}"
+            try:
+                fresh.mkdir()
+                with open(path, "rb") as file:
+                    replace_file(fresh / f"{name}.safetensors", file.read(MAX_FILE))
+                read_card(fresh / f"{name}.safetensors")  # what was copied is what was checked
+                if preview:
+                    _write_preview(fresh, preview)
+                os.replace(fresh, self.concepts / name)
+            finally:
+                shutil.rmtree(fresh, ignore_errors=True)
+        return name
+
+    def set_preview(self, name: str, image: Image.Image) -> None:
+        """Give a concept its picture."""
+        with self._lock:
+            _write_preview(self.get(name).path.parent, image)
+
+    def delete(self, name: str) -> None:
+        """Move a concept into the bin."""
+        with self._lock:
+            folder = self.get(name).path.parent
+            os.replace(folder, self.bin / f"{time.time_ns():020d}-{name}")
+            for old in sorted(self.bin.iterdir())[:-KEPT_DELETED]:
+                shutil.rmtree(old, ignore_errors=True)
+
+    def undo(self) -> str:
+        """Bring back what was deleted last, and return its name; ValueError for an empty bin."""
+        with self._lock:
+            deleted = sorted(self.bin.iterdir())
+            if not deleted:
+                raise ValueError("Nothing was deleted that could be brought back.")
+            was = deleted[-1].name.partition("-")[2]
+            name = self._free(was)
+            if name != was:  # its place was taken meanwhile
+                os.replace(deleted[-1] / f"{was}.safetensors", deleted[-1] / f"{name}.safetensors")
+            os.replace(deleted[-1], self.concepts / name)
+        return name
+
+    def _entry(self, name: str) -> Entry:
+        folder = self.concepts / name
+        path, preview = folder / f"{name}.safetensors", folder / "preview.png"
+        return Entry(name, path, read_card(path), preview if preview.is_file() else None)
+
+    def _free(self, name: str) -> str:
+        taken, number, found = set(os.listdir(self.concepts)), 1, name
+        while found in taken:
+            number += 1
+            found = f"{name}_{number}"
+        return found
+
+
+def _write_preview(folder: Path, image: Image.Image) -> None:
+    image = image.convert("RGB")
+    image.thumbnail((PREVIEW, PREVIEW))
+    save_png(image, folder / "preview.png")
+
+
+def _changed(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:  # deleted by another window just now
+        return 0

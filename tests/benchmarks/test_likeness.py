@@ -1,0 +1,69 @@
+"""benchmarks/likeness: how rates are chosen, what an interval is, and the README's own figures."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.likeness.__main__ import best, choose
+from benchmarks.likeness.report import interval
+from svfit_diffusion.settings import PRESETS, TrainConfig
+
+ROOT = Path(__file__).parents[2]
+
+
+def seen(fidelity, aligned, loss):
+    return {"fidelity": fidelity, "aligned": aligned, "loss": loss}
+
+
+def test_a_rate_that_draws_the_subject_whatever_the_prompt_does_not_win():
+    rates = {0.1: seen(0.2, 0.96, 0.3), 0.2: seen(0.4, 0.9, 0.2)}
+    assert choose(rates) == 0.1
+    assert choose(rates | {0.3: seen(0.1, 0.97, 0.1)}) == 0.1, "enough is enough"
+    assert choose({0.1: seen(0.2, 0.6, 0.3), 0.2: seen(0.4, 0.5, 0.2)}) == 0.1
+
+
+def test_of_rates_that_look_alike_the_loss_decides():
+    rates = {0.1: seen(0.215, 1, 0.3), 0.2: seen(0.22, 1, 0.4), 0.3: seen(0.2, 1, 0.1)}
+    assert choose(rates) == 0.1
+
+
+@pytest.mark.parametrize("method, preset", [("svfit-text", "tiny"), ("paper", "paper")])
+def test_presets_have_the_best_rates_of_the_sweep(method, preset):
+    """Ours are relative to the singular values, whose root mean square on Toybox is 2.4 and 2.7."""
+    rate = TrainConfig(**PRESETS[preset]).learning_rate
+    assert rate * 2.5 == pytest.approx(best([method])[method]["rate"])
+
+
+def test_an_interval_holds_the_mean_as_often_as_it_says():
+    """Of means of normal numbers: half the width is 1.96 deviations of the mean."""
+    values = np.random.default_rng(3).normal(2, 1, (400, 1, 1, 1))
+    mean, low, high = interval(values)
+    assert mean == pytest.approx(values.mean())
+    width = 1.96 * values.std() / 20
+    assert (low - mean, high - mean) == pytest.approx((-width, width), rel=0.08)
+    assert interval(np.full((8, 2, 10, 4), 0.25)) == (0.25, 0.25, 0.25)
+
+
+def test_subjects_count_as_wholes():
+    """Two subjects that differ and whose cells agree: all cells alike would give a narrow one."""
+    values = np.repeat([0.0, 1.0], 80).reshape(2, 2, 10, 4)
+    assert interval(values) == (0.5, 0.0, 1.0)
+
+
+def test_the_readmes_rows_are_those_of_the_whole_table():
+    def rows(path, width, fidelity):
+        lines = (ROOT / path).read_text("utf-8").splitlines()
+        cells = ([cell.strip(" *") for cell in line.split("|")[1:-1]] for line in lines)
+        return [row for row in cells if len(row) == width and " to " in row[fidelity]]
+
+    whole = rows("benchmarks/likeness/results/sealed.md", 11, fidelity=5)
+    told = rows("README.md", 6, fidelity=2)
+    assert len(told) >= 20
+    for name, size, fidelity, against, *others in told:
+        seen = [re.sub("^0 ", "-0.000 ", fidelity), against, *others]
+        if against == "0":
+            seen[1] = "+0.000 (+0.000 to +0.000)"
+        sizes = [row[3] for row in whole if row[5:9] == seen]
+        assert size in sizes or (sizes and not size[0].isdigit()), name

@@ -1,0 +1,133 @@
+"""docs/concept-format.md, by a reader written from it: numpy and safetensors, nothing of ours."""
+
+import base64
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.loras import XL
+from helpers.tiny_pipelines import load, make_concept, make_xl_pipeline
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+from svfit_diffusion.adapter.tuner import layers
+from svfit_diffusion.concept.file import write_concept
+from svfit_diffusion.pipeline.loading import load_concept
+
+ENDS = ("to_q", "to_k", "to_v", "to_out.0", "q_proj", "k_proj", "v_proj", "out_proj")
+DOC = Path(__file__).parents[2] / "docs" / "concept-format.md"
+
+
+def published(folder, part):
+    """Module path without text_model. -> weight in float16, of all attention projections."""
+    weights = {}
+    for file in (Path(folder) / part).glob("*.safetensors"):
+        for key, weight in load_file(file).items():
+            path = key.removesuffix(".weight").removeprefix("text_model.")
+            inside = ".attn" in path or ".self_attn" in path
+            if inside and key.endswith(".weight") and path.endswith(ENDS):
+                weights[path] = weight.astype("<f2")
+    return dict(sorted(weights.items()))
+
+
+def fingerprint(weights):
+    digest = hashlib.sha256()
+    for path, weight in weights.items():
+        digest.update(f"{path}|({weight.shape[0]}, {weight.shape[1]})|torch.float16".encode())
+        digest.update(weight.tobytes())
+    return digest.hexdigest()[:32]
+
+
+def signs(text, length):
+    data = hashlib.shake_256(text.encode()).digest(length)
+    return np.unpackbits(np.frombuffer(data, np.uint8)).reshape(8, length) * 2.0 - 1
+
+
+def unpack(ranks):
+    for run in ranks.split():
+        rank, _, count = run.partition("x")
+        yield from [int(rank)] * int(count or 1)
+
+
+def read(path, folder):
+    """Canonical name -> edit [out, in] of a concept file on a base's folder, all checked."""
+    with safe_open(path, framework="np") as file:
+        text = file.metadata()
+    tensors = load_file(path)
+    assert text["format"] == "svfit" and text["version"] in ("2", "3")
+    found = {}
+    for part, kind in json.loads(text["targets"]).items():
+        weights = published(folder, part)
+        assert fingerprint(weights) == json.loads(text["fingerprints"])[part]
+        middle = "text_model." if part.startswith("text_encoder") else ""
+        wanted = {"both": ".", "self": ".attn1." if part == "unet" else ".", "cross": ".attn2."}
+        for name, weight in weights.items():
+            if wanted[kind] in name:
+                found[f"{part}.{middle}{name}"] = weight.astype(np.float64)
+    names, ranks = sorted(found), list(unpack(text["ranks"]))
+    pairs = zip(names, ranks, strict=True)
+    lines = [f"{n} {found[n].shape[0]} {found[n].shape[1]} {rank}" for n, rank in pairs]
+    assert hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32] == text["layout"]
+    deltas = tensors["deltas"].astype(np.float64)
+    if text["version"] == "3":
+        halves = np.stack([tensors["deltas"] % 16, tensors["deltas"] // 16], 1).reshape(-1)
+        scales = np.repeat(tensors["scales"].astype(np.float64), ranks)
+        deltas = (halves[: sum(ranks)].astype(np.float64) - 8) * scales
+    edits, check, start = {}, np.zeros(8), 0
+    for name, rank in zip(names, ranks, strict=True):
+        delta = deltas[start : start + rank]
+        start += rank
+        u, _, vt = np.linalg.svd(found[name], full_matrices=False)
+        edits[name] = (u[:, :rank] * delta) @ vt[:rank]
+        out, in_ = edits[name].shape
+        left, right = signs(f"{name}|U", out), signs(f"{name}|V", in_)
+        check += ((left @ edits[name]) * right).sum(1)
+    stated = np.frombuffer(base64.b64decode(text["check"]), "<f4")
+    assert np.sqrt(np.mean((check - stated) ** 2)) <= 1e-4 * np.linalg.norm(deltas)
+    return edits
+
+
+def ours(pipe, concept, name="made"):
+    """Canonical name -> edit, as our layers apply it."""
+    load_concept(pipe, concept, name=name)
+    for part in concept.targets:
+        middle = "text_model." if part.startswith("text_encoder") else ""
+        for path, layer in layers(getattr(pipe, part)).items():
+            full = f"{part}.{middle}{path.removeprefix('text_model.')}"
+            yield full, layer.get_delta_weight(name).numpy()
+
+
+@pytest.mark.parametrize("targets", [None, {"unet": "cross"}, {"unet": "self"}])
+@pytest.mark.parametrize(
+    ("rank", "packed"), [(4, False), (5, True), ("full", False), ("full", True)]
+)
+def test_an_independent_reader_finds_the_same_edits(
+    pipe, base_folder, tmp_path, targets, rank, packed
+):
+    concept = make_concept(pipe, rank=rank, targets=targets, packed=packed)
+    edits = read(write_concept(concept, tmp_path / "a.safetensors"), base_folder)
+    held = dict(ours(pipe, concept))
+    assert held.keys() == edits.keys()
+    for name, edit in held.items():
+        assert np.linalg.norm(edit - edits[name]) < 1e-6 * np.linalg.norm(edits[name]), name
+
+
+def test_it_reads_sdxl_too(tmp_path):
+    make_xl_pipeline().to(torch.float16).save_pretrained(tmp_path / "xl")
+    pipe = load(tmp_path / "xl")
+    concept = make_concept(pipe, targets=XL, trigger=False)
+    edits = read(write_concept(concept, tmp_path / "a.safetensors"), tmp_path / "xl")
+    for name, edit in ours(pipe, concept):
+        assert np.linalg.norm(edit - edits[name]) < 1e-6 * np.linalg.norm(edits[name]), name
+
+
+@pytest.mark.slow
+def test_the_table_of_bytes_is_what_the_script_prints():
+    script = DOC.parents[1] / "benchmarks" / "file_sizes.py"
+    run = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    assert len(run.stdout.splitlines()) == 14 and run.stdout in DOC.read_text()

@@ -1,0 +1,67 @@
+"""examples.py: every random number depends on the seed and the sample's number alone."""
+
+import torch
+from PIL import Image
+
+from svfit_diffusion.data.examples import draw, encode, held_out, photo_order, views
+from svfit_diffusion.data.reading import Photo
+
+
+def photo(width=40, height=40, caption=None, colour=(255, 0, 0)):
+    return Photo("p.png", Image.new("RGB", (width, height), colour), caption)
+
+
+def examples(count=3):
+    photos = [photo(60, 40, caption="b" if i == 1 else None) for i in range(count)]
+
+    def encoder(pixels):
+        return pixels[:, :, ::8, ::8], torch.full_like(pixels[:, :, ::8, ::8], 0.1)
+
+    return encode(photos, "a", lambda p: views(p.image, 16, False, True), encoder)
+
+
+def test_long_photos_have_three_places_square_ones_one():
+    assert views(photo(60, 40).image, 16, False, False).shape == (3, 3, 16, 16)
+    assert views(photo(60, 40).image, 16, True, False).shape == (1, 3, 16, 16)
+    assert views(photo(44, 40).image, 16, False, True).shape == (2, 3, 16, 16)
+
+
+def test_flips_are_mirror_images():
+    image = Image.new("RGB", (32, 32))
+    image.paste((255, 255, 255), (0, 0, 16, 32))
+    plain, mirrored = views(image, 16, True, True)
+    assert torch.equal(plain.flip(-1), mirrored) and not torch.equal(plain, mirrored)
+
+
+def test_captions_default_to_the_prompt():
+    assert examples().captions == ("a", "b", "a")
+    assert [len(v) for v in examples().variants] == [6, 6, 6]
+
+
+def test_each_photo_comes_once_an_epoch_in_changing_order():
+    orders = [[photo_order(0, 5 * e + i, 5) for i in range(5)] for e in range(20)]
+    assert all(sorted(order) == list(range(5)) for order in orders)
+    assert len({tuple(order) for order in orders}) > 10
+
+
+def test_a_sample_does_not_depend_on_its_batch():
+    held = examples()
+    whole = draw(held, 7, range(8), 1000, 0.1)
+    parts = [draw(held, 7, range(i, i + 2), 1000, 0.1) for i in range(0, 8, 2)]
+    for name in ("latents", "noise", "steps"):
+        assert torch.equal(getattr(whole, name), torch.cat([getattr(p, name) for p in parts]))
+    assert whole.photos == sum((p.photos for p in parts), ())
+    other = draw(held, 8, range(8), 1000)
+    assert not torch.equal(whole.noise, other.noise)
+
+
+def test_noise_is_standard_normal_and_steps_uniform():
+    batch = draw(examples(), 0, range(400), 1000)
+    assert abs(batch.noise.mean()) < 0.05 and abs(batch.noise.std() - 1) < 0.05
+    assert batch.steps.min() < 50 and batch.steps.max() > 950
+
+
+def test_held_out_noise_is_fixed_and_covers_all_steps():
+    (one,), (two,) = held_out(examples(), 1000), held_out(examples(), 1000)
+    assert torch.equal(one.noise, two.noise) and len(one.photos) == 12
+    assert one.steps[:4].tolist() == [125, 375, 625, 875]

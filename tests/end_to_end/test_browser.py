@@ -1,0 +1,192 @@
+"""web: a stranger's walk through the real app in a real browser (Debian's Chromium).
+
+`make test-browser`; skipped where there is no playwright or no Chromium.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+
+from svfit_diffusion.concept.file import read_concept, write_concept
+from svfit_diffusion.training.subject import sample_folder
+
+playwright = pytest.importorskip("playwright.sync_api")
+CHROMIUM = shutil.which("chromium")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium"),
+]
+
+PHOTOS = sorted(sample_folder().glob("*.png"))
+SAMPLE = sample_folder().parent / "robot.safetensors"
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync", "--no-first-run"),
+)
+PATIENCE = 240_000  # ms; a busy machine
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    """The app as its command serves it, with nothing in its library."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    home = str(tmp_path_factory.mktemp("home"))
+    environment = os.environ | {"SVFIT_HOME": home, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "svfit_diffusion.cli", "app", "--port", str(port)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as app:
+        assert "Open http://127.0.0.1" in app.stdout.readline()
+        yield f"http://127.0.0.1:{port}/"
+        app.terminate()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as player:
+        browser = player.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, request):
+    """A window that fails the test where the page's own code fails."""
+    width = getattr(request, "param", 1_280)
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.set_default_timeout(60_000)
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    yield page
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.close()
+    assert not errors
+
+
+def enter(page, url, tab):
+    page.goto(url)
+    page.get_by_role("tab", name=tab).click()
+    page.wait_for_timeout(1_500)
+
+
+def upload(page, where, *files):
+    page.locator(f"{where} input[type=file]").set_input_files([str(file) for file in files])
+
+
+def go(page):
+    page.locator("button.go:visible").click()
+
+
+def test_from_an_empty_app_to_a_downloaded_file_in_four_actions(page, url):
+    page.goto(url)
+    page.get_by_text("Nothing was trained yet").wait_for()
+    upload(page, "#photos", *PHOTOS)  # 1
+    page.locator("#views img").nth(4).wait_for()
+    page.locator("#what textarea, #what input").first.fill("a toy")  # 2
+    go(page)  # 3
+    page.locator(".run.training .strip img").first.wait_for(timeout=PATIENCE)
+    page.reload()
+    page.locator(".run.training").wait_for()
+    page.locator(".run.done").wait_for(timeout=PATIENCE)
+    page.locator("#sheet img").wait_for()
+    with page.expect_download() as got:
+        page.locator("#download").click()  # 4
+    assert got.value.suggested_filename == "toy.safetensors"
+    assert Path(got.value.path()).stat().st_size < 5_000
+
+    page.locator("#use").click()
+    page.locator("#prompt textarea:visible").press("Control+Enter")
+    page.locator("#live img").wait_for()
+    page.wait_for_function("document.querySelectorAll('#pictures img').length >= 2")
+    page.locator("#pictures img").first.click()
+    page.locator("#text textarea:visible").wait_for()
+    assert '"toy:1.0"' in page.locator("#text textarea").input_value()
+    page.get_by_role("tab", name="Compare").click()
+    page.locator("#compared").get_by_text("sks toy").wait_for()
+    go(page)
+    page.locator("#comparison img").wait_for(timeout=PATIENCE)
+    page.get_by_role("tab", name="Share").click()
+    page.get_by_role("button", name="As LoRA").click()
+    with page.expect_download() as got:
+        page.locator("a[download='toy-lora.zip']").first.click()
+    with zipfile.ZipFile(got.value.path()) as archive:
+        assert {"toy.safetensors", "toy.json", "toy.png"} <= set(archive.namelist())
+
+
+@pytest.mark.parametrize("page", [390], indirect=True)
+def test_on_a_phone_strange_files_two_concepts_reuse_and_stop(page, url, tmp_path):
+    enter(page, url, "Share")
+    hostile = tmp_path / "hostile.safetensors"
+    hostile.write_bytes(b"no concept")
+    upload(page, "#strange", hostile)
+    page.get_by_text("hostile.safetensors is not a usable concept file").wait_for()
+    page.locator("#strange button[aria-label=Clear]").click()
+    second = replace(read_concept(SAMPLE), token="zwx")
+    for file in (SAMPLE, write_concept(second, tmp_path / "second.safetensors")):
+        upload(page, "#strange", file)
+        page.get_by_text("fits the base in use").wait_for()
+        page.get_by_role("button", name="Add to my library").click()
+        page.get_by_text(f"{file.stem} is in your library").first.wait_for()
+
+    enter(page, url, "Generate")
+    cards = page.locator(".card:visible")
+    for name in ("robot", "second"):
+        cards.filter(has_text=f"Strength of {name}").get_by_label("Use").check()
+        page.wait_for_timeout(1_000)
+    page.locator("#prompt textarea").fill("a photo of sks toy")
+    go(page)
+    page.wait_for_function("document.querySelectorAll('#pictures img').length >= 2")
+    page.wait_for_timeout(1_000)
+    picture = tmp_path / "made.png"
+    picture.write_bytes(httpx.get(page.locator("#pictures img").first.get_attribute("src")).content)
+    page.locator("#prompt textarea").fill("something else")
+    upload(page, "#reuse-drop", picture)
+    page.wait_for_function(
+        "document.querySelector('#prompt textarea').value == 'a photo of sks toy'"
+    )
+
+    text = page.locator("#text textarea").input_value()
+    assert "robot:1.0" in text and "second:1.0" in text
+    cards.filter(has_text="Strength of second").get_by_label("Use").uncheck()
+    page.wait_for_timeout(1_000)
+    go(page)
+    page.locator("#live img").wait_for()
+    page.get_by_role("button", name="Stop").locator("visible=true").first.click()
+    page.locator("#live").get_by_text("Stopped.").wait_for()
+
+
+def test_stop_ends_a_training_and_a_second_must_wait(page, url):
+    enter(page, url, "Train")
+    upload(page, "#photos", *PHOTOS[:2])
+    page.locator("#what textarea, #what input").first.fill("a robot")
+    page.get_by_label("Thorough").check()
+    go(page)
+    page.locator(".run.training .strip img").first.wait_for(timeout=PATIENCE)
+    assert page.locator("button.go:visible").is_disabled()
+    page.locator("#stop").click()
+    page.locator(".run.stopped").wait_for(timeout=PATIENCE)
+    page.locator("#use").wait_for()
+    page.locator("#resume").click()
+    page.locator(".run.training").wait_for(timeout=PATIENCE)
+    assert page.locator("button.go:visible").is_disabled()
+    page.locator("#stop").click()
+    page.locator(".run.stopped").wait_for(timeout=PATIENCE)
+
+
+def test_a_full_queue_is_said_on_the_page(page, url):
+    enter(page, url, "Generate")
+    data = ["a photo of a toy", "", {}, 8, 0, 100, None, None, None]
+    calls = [httpx.post(f"{url}gradio_api/call/generate", json={"data": data}) for _ in range(20)]
+    told = [call for call in calls if call.status_code == 503]
+    assert told and "jobs wait already. Try again" in told[0].json()["detail"]
+    page.locator("#prompt textarea").fill("a photo of a toy")
+    go(page)
+    page.get_by_text("This application is currently busy. Please try again.").wait_for()

@@ -1,0 +1,169 @@
+"""One suite for every family: training, files, pictures, with diffusers as the judge of each."""
+
+import shutil
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from helpers.tiny_families import TINY, save_tiny, tiny_config
+from helpers.tiny_pipelines import load, make_concept, picture
+
+from svfit_diffusion.adapter.attention import layout
+from svfit_diffusion.concept.file import read_concept
+from svfit_diffusion.data.examples import draw
+from svfit_diffusion.families import recognise
+from svfit_diffusion.generation.sampling import generate
+from svfit_diffusion.pipeline.loading import (
+    load_concept,
+    loaded_concepts,
+    remove_concept,
+    set_concepts,
+)
+from svfit_diffusion.sharing.lora_export import export_lora
+from svfit_diffusion.training.loop import Training, train
+from svfit_diffusion.training.runtime import make_accelerator
+
+PROMPT = "sks dog and zwx mug"
+
+
+@pytest.fixture(scope="module", params=TINY)
+def family(request, tmp_path_factory):
+    """A family's base in a folder, as it is published, and a concept trained on it: everything on,
+    with prior preservation and a checkpoint after each of three steps.
+    """
+    root = tmp_path_factory.mktemp(request.param)
+    save_tiny(request.param, root)
+    config = tiny_config(
+        root,
+        max_train_steps=3,
+        with_prior_preservation=True,
+        class_data_dir=str(root / "class"),
+        num_class_images=1,
+        checkpointing_steps=1,
+    )
+    training = Training(config, make_accelerator(config), progress=False)
+    plain = drawn(training.subject.pipe, "a dog")  # before a step: patched, and all deltas 0
+    result = training.run()
+    return SimpleNamespace(
+        base=root / "base", config=config, training=training, result=result, plain=plain
+    )
+
+
+@torch.no_grad()
+def drawn(pipe, prompt=PROMPT, **more):
+    return picture(pipe, prompt, width=32, height=32, **more)
+
+
+def test_three_steps_lower_the_loss_on_fixed_noise(family):
+    result, ours = family.result, family.training.subject.family
+    assert result.loss_after < result.loss_before and not result.stopped
+    concept, encoders = read_concept(result.path), {part for _, part in ours.encoders}
+    assert concept.family == ours.name and concept.deltas.any()
+    assert set(concept.targets) == {ours.denoiser, *encoders}
+    assert set(concept.rows()) == encoders  # a word is taught to those, and to no reader
+    assert len(list((family.base.parent / "class").iterdir())) == 1
+
+
+def test_delta_zero_is_the_base(family):
+    assert torch.equal(family.plain, drawn(load(family.base), "a dog"))
+
+
+def test_save_load_generate_and_remove(family):
+    """A fresh pipeline draws what the trained one does, to the last bit."""
+    mine, fresh = drawn(family.training.subject.pipe), load(family.base)
+    before = drawn(fresh)
+    name = load_concept(fresh, family.result.path)
+    assert torch.equal(drawn(fresh), mine) and not torch.equal(before, mine)
+    seen = []
+    image, made = next(
+        generate(fresh, PROMPT, watch=lambda *s: seen.append(s), steps=1, width=32, height=32)
+    )
+    assert image.size == (32, 32) and made.concepts == ((name, 1.0),)
+    with torch.no_grad():  # what is shown meanwhile is, after the last step, the picture
+        last = fresh.image_processor.postprocess(fresh.vae.decode(seen[-1][1]).sample)[0]
+    assert len(seen) == 1 and np.array_equal(np.array(last), np.array(image))
+    set_concepts(fresh, {name: 0.0})
+    assert torch.equal(drawn(fresh), before)
+    remove_concept(fresh, name)
+    assert torch.equal(drawn(fresh), before)
+
+
+def test_text_encoders_off_and_two_concepts(family, tmp_path):
+    """Two at once are neither of them alone; taken off again, they leave the base."""
+    config = replace(
+        family.config,
+        train_text_encoder=False,
+        train_token=False,
+        with_prior_preservation=False,
+        instance_prompt="a photo of zwx mug",
+        output_dir=str(tmp_path / "max"),
+    )
+    second = train(config, progress=False)
+    assert set(second.concept.targets) == {family.training.subject.family.denoiser}
+    assert second.concept.trigger_rows is None and second.loss_after < second.loss_before
+    pipe = load(family.base)
+    base = drawn(pipe)
+    load_concept(pipe, family.result.path)
+    one = drawn(pipe)
+    load_concept(pipe, second.path)
+    assert not torch.equal(drawn(pipe), one)
+    set_concepts(pipe, {"rex": 1.0})
+    assert torch.equal(drawn(pipe), one) and not torch.equal(one, base)
+    for name in list(loaded_concepts(pipe)):
+        remove_concept(pipe, name)
+    assert torch.equal(drawn(pipe), base)
+
+
+def test_stop_and_resume_is_as_if_never_stopped(family, tmp_path):
+    shutil.copytree(f"{family.config.output_dir}/checkpoint-2", tmp_path / "rex" / "checkpoint-2")
+    config = replace(
+        family.config, output_dir=str(tmp_path / "rex"), resume_from_checkpoint="latest"
+    )
+    resumed = train(config, progress=False)
+    assert np.array_equal(family.result.concept.deltas, resumed.concept.deltas)
+    assert resumed.loss_after == family.result.loss_after
+
+
+def test_diffusers_loads_the_exported_lora(family, tmp_path):
+    """By its own loader, onto every projection; it draws what the concept draws."""
+    concept = replace(family.result.concept, trigger_rows=None, trigger_shape={})
+    ours, lora = load(family.base), load(family.base)
+    base = drawn(ours, "a dog")
+    export_lora(concept, ours, tmp_path / "lora.safetensors", "diffusers")
+    lora.load_lora_weights(tmp_path / "lora.safetensors")
+    load_concept(ours, concept)
+    kind = recognise(lora)
+    places = [
+        name
+        for part in concept.targets
+        for name, _ in getattr(lora, part).named_modules()
+        if name.endswith("lora_A.default_0")
+    ]
+    assert len(places) == len(layout(kind.components(ours), concept.targets))
+    want, got = drawn(ours, "a dog"), drawn(lora, "a dog")
+    change = (want - base).abs().max()
+    assert (want - got).abs().max() < 0.01 * change and change > 0
+
+
+def test_another_familys_concept_is_refused(family, base_folder):
+    pipe, concept = load(family.base), make_concept(load(base_folder))
+    own = recognise(pipe).name
+    concept = replace(concept, family="flux") if own == "sd" else concept
+    with pytest.raises(ValueError, match=f"of family '{concept.family}', .* of family '{own}'"):
+        load_concept(pipe, concept)
+    assert not loaded_concepts(pipe)
+
+
+def test_time_steps_repeat_and_reach_from_first_to_last(family):
+    kind, examples = family.training.subject.family, family.training.subject.examples
+
+    def steps():
+        def time(random):
+            return kind.draw_step(random, 1000, family.config)
+
+        return draw(examples, 0, range(0, 200, 2), 1000, time=time).steps
+
+    assert torch.equal(steps(), steps())
+    assert 0 <= steps().min() < 200 and 800 < steps().max() < 1000

@@ -1,0 +1,1 @@
+"""Tiny pipelines, hostile files and other material that tests share."""

@@ -1,0 +1,95 @@
+"""census.py: counted from a configuration alone, against real trainings and published sizes."""
+
+import importlib.util
+import resource
+from pathlib import Path
+
+import pytest
+from helpers.tiny_families import TINY, all_targets, save_tiny
+from helpers.tiny_pipelines import load, make_concept
+
+from svfit_diffusion.cli.main import main
+from svfit_diffusion.concept.file import to_bytes
+from svfit_diffusion.families import recognise
+from svfit_diffusion.pipeline.concept_size import count
+from svfit_diffusion.settings import TrainConfig
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "families" / "table.py"
+
+
+@pytest.fixture(scope="module")
+def bases():
+    spec = importlib.util.spec_from_file_location("families_benchmark", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_it_counts_what_a_concept_has(name, tmp_path):
+    """The same projections and values as a concept made on the base itself, and its bytes."""
+    save_tiny(name, tmp_path)
+    found, pipe = count(str(tmp_path / "base"), TrainConfig(rank="4")), load(tmp_path / "base")
+    family, targets = recognise(pipe), all_targets(pipe)
+    concept = make_concept(pipe, targets=targets, trigger=False, packed=True)
+    assert found.family == family.name and set(found.projections) == set(targets)
+    assert (sum(found.projections.values()), found.values) == (len(concept.ranks), concept.values)
+    assert found.trigger == sum(
+        getattr(pipe, part).get_input_embeddings().weight.shape[1] for _, part in family.encoders
+    )
+    data = len(to_bytes(concept)) + 2 * found.trigger
+    assert data < found.bytes < data + 400  # the word's tensor and a training's settings
+    for part, weights in found.weights.items():
+        assert weights == sum(w.numel() for w in getattr(pipe, part).parameters())
+
+
+def test_the_text_encoders_own_rank(tmp_path):
+    save_tiny("sd", tmp_path)
+    base = str(tmp_path / "base")
+    plain = count(base, TrainConfig(rank="4"))
+    wide = count(base, TrainConfig(rank="4", text_encoder_rank="6"))
+    layers = load(tmp_path / "base").text_encoder.config.num_hidden_layers
+    assert wide.values - plain.values == 2 * 2 * layers  # two more of each value and output
+    assert wide.projections == plain.projections and wide.bytes > plain.bytes
+
+
+# Numbers of weights as published by their makers; of FLUX.1, that of its checkpoint file.
+PUBLISHED = {
+    "Stable Diffusion 1.5": ("unet", 859_520_964, 176, 2816),
+    "SDXL 1.0": ("unet", 2_567_463_684, 736, 11776),
+    "FLUX.1 dev": ("transformer", 11_901_408_320, 314, 5024),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_true_configurations(bases, name, tmp_path):
+    """A base of 12 billion weights is counted in the memory of none."""
+    part, weights, projections, values = PUBLISHED[name]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    plan = TrainConfig(text_encoder_rank="16")
+    found = count(str(bases.write(name, tmp_path)), plan)
+    assert found.weights[part] == weights
+    assert (sum(found.projections.values()), found.values) == (projections, values)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KB
+
+
+def test_the_command(bases, tmp_path, capsys):
+    folder = str(bases.write("FLUX.2 klein 4B", tmp_path))
+    assert main(["info", "--base", folder, "--rank", "16"]) == 0
+    out = capsys.readouterr().out
+    assert "family flux2-klein" in out and "80: 80 of transformer" in out and "1,280" in out
+    assert main(["info", "--base", folder, "--rank", "full", "--no-train_text_encoder"]) == 0
+    for wrong, word in (
+        (["info"], "one of two"),
+        (["info", "--base", folder, "--rank", "energy=0.9"], "depends on the weights"),
+        (["info", "--base", str(tmp_path / "none")], "no diffusers folder"),
+    ):
+        assert main(wrong) == 2
+        assert word in capsys.readouterr().err
+
+
+def test_the_readmes_table_is_what_a_count_gives(bases, tmp_path):
+    table = (SCRIPT.parents[2] / "README.md").read_text()
+    for name in bases.BASES:
+        found = count(str(bases.write(name, tmp_path / name.lower().replace(" ", "-"))))
+        assert bases.row(name, found) in table

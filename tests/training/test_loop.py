@@ -1,0 +1,336 @@
+"""training.py and what it stands on, on a tiny pipeline; every part is the real one."""
+
+import logging
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from helpers.tiny_pipelines import in_two_processes, load, picture, run, same
+from PIL import Image
+
+from svfit_diffusion.adapter.attention import layout
+from svfit_diffusion.concept.file import read_concept
+from svfit_diffusion.pipeline.loading import load_concept
+from svfit_diffusion.training.loop import Training
+from svfit_diffusion.training.objective import Denoiser, Objective
+from svfit_diffusion.training.runtime import make_accelerator
+
+
+@pytest.mark.parametrize("bits", [4, 16])
+def test_the_loss_on_held_out_noise_falls_and_the_file_is_what_is_returned(config, bits):
+    result = run(config, max_train_steps=30, train_batch_size=4, delta_bits=bits)
+    assert result.loss_after < result.loss_before and not result.stopped
+    concept = read_concept(result.path)
+    assert result.path.name == "rex.safetensors" and same(concept, result.concept)
+    assert (concept.trigger, concept.base, concept.rank) == ("sks dog", "tiny", "4")
+    assert concept.training["steps"] == 30 and concept.packed == (bits == 4)
+    if bits == 16:
+        assert np.abs(concept.deltas).min() > 0
+    else:  # small ones round to zero
+        assert np.mean(concept.deltas != 0) > 0.5
+
+
+def test_directions_of_equal_singular_values_are_trained_as_one(config, base_folder, tmp_path):
+    """Else another factorisation of the same base would draw something else from the file."""
+    pipe = load(base_folder)
+    name = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+    weight = pipe.unet.get_submodule(name).weight
+    values = torch.linspace(1, 0.5, len(weight))
+    values[1] = values[0]
+    weight.data = torch.diag(values)
+    pipe.to(torch.float16).save_pretrained(tmp_path / "base")
+    result = run(config, pretrained_model_name_or_path=str(tmp_path / "base"))
+    plan = layout({"unet": pipe.unet, "text_encoder": pipe.text_encoder}, result.concept.targets)
+    deltas = np.split(result.concept.deltas, np.cumsum(result.concept.ranks)[:-1])
+    delta = next(d for p, d in zip(plan, deltas, strict=True) if p.local == name)
+    assert delta[0] == delta[1] != 0 and len(set(delta.tolist())) == 3
+    load_concept(load(tmp_path / "base"), result.path)
+
+
+@pytest.mark.parametrize("train_token", [True, False])
+def test_a_fresh_pipeline_draws_the_same_to_the_last_bit(config, base_folder, train_token):
+    config = replace(config, train_token=train_token)
+    training = Training(config, make_accelerator(config), progress=False)
+    result = training.run()
+    trained = training.subject
+    prompt = "a photo of sks dog"
+    with torch.no_grad():
+        mine = picture(trained.pipe, trained.put_tokens(prompt))
+    fresh = load(base_folder)
+    before = picture(fresh, prompt)
+    load_concept(fresh, result.path)
+    assert torch.equal(picture(fresh, prompt), mine) and not torch.equal(before, mine)
+
+
+def test_the_loss_is_the_published_one(config, base_folder):
+    """With deltas at zero: |noise - unet(sqrt(a) x + sqrt(1 - a) noise)|^2, by hand."""
+    config = replace(config, train_token=False)
+    training = Training(config, make_accelerator(config), progress=False)
+    objective = training.objective
+    loss = objective.loss(training.model, 3).item()
+    from svfit_diffusion.data.examples import draw
+
+    batch = draw(training.subject.examples, 0, range(6, 8), 1000)
+    pipe = load(base_folder)
+    betas = torch.linspace(0.0001**0.5, 0.02**0.5, 1000, dtype=torch.float64) ** 2
+    kept = torch.cumprod(1 - betas, 0)[batch.steps].view(-1, 1, 1, 1)
+    noisy = (kept.sqrt() * batch.latents + (1 - kept).sqrt() * batch.noise).float()
+    ids = pipe.tokenizer(
+        ["a photo of sks dog"] * 2, padding="max_length", max_length=16, return_tensors="pt"
+    ).input_ids
+    with torch.no_grad():
+        text = pipe.text_encoder(ids)[0]
+        predicted = pipe.unet(noisy, batch.steps, text).sample
+    by_hand = (predicted - batch.noise).square().mean().item()
+    assert loss == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_latents_are_the_vaes(config, base_folder):
+    training = Training(config, make_accelerator(config), progress=False)
+    examples, pipe = training.subject.examples, load(base_folder)
+    image = Image.open(os.path.join(config.instance_data_dir, "1.png")).crop((4, 0, 36, 32))
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 127.5 - 1
+    with torch.no_grad():
+        mean = pipe.vae.encode(pixels).latent_dist.mean * pipe.vae.config.scaling_factor
+    middle = examples.variants[1][1]  # of three places along the longer side
+    assert torch.allclose(examples.mean[middle], mean[0], atol=1e-4)
+
+
+def test_accumulation_is_a_larger_batch(config):
+    large = run(config, train_batch_size=4)
+    small = run(config, train_batch_size=2, gradient_accumulation_steps=2)
+    assert np.allclose(large.concept.deltas, small.concept.deltas, atol=1e-3)
+
+
+def test_two_processes_are_one_with_twice_the_batch(config, tmp_path):
+    one = run(config, train_batch_size=4, max_train_steps=3)
+    two = replace(config, output_dir=str(tmp_path / "two" / "rex"), max_train_steps=3)
+    in_two_processes(two)
+    concept = read_concept(two.concept_path)
+    assert concept.training["batch"] == 4
+    assert np.allclose(concept.deltas, one.concept.deltas, atol=1e-3)
+    assert np.allclose(concept.trigger_rows, one.concept.trigger_rows, atol=1e-3)
+
+
+def test_a_loss_that_is_no_number_keeps_the_last_good_state(config, monkeypatch):
+    good = run(config, max_train_steps=2)
+    loss = Objective.loss
+
+    def broken(self, model, number):
+        value = loss(self, model, number)
+        return value * float("nan") if number == 3 else value
+
+    monkeypatch.setattr(Objective, "loss", broken)
+    result = run(config, max_train_steps=9)
+    assert result.steps == 3 and result.exit_status == 1
+    assert "step 4, or its gradient, was not a finite number" in result.stopped
+    assert same(result.concept, good.concept)  # the parameters of the last finite loss
+
+
+def test_a_gradient_that_is_no_number_changes_nothing(config):
+    """As attention's backward may give it, though the loss is in order."""
+    good = run(config, max_train_steps=2)
+
+    def break_next(training, _):
+        if training.step == 2:
+            next(iter(training.named.values())).register_hook(lambda grad: grad * float("nan"))
+
+    result = run(config, break_next, max_train_steps=9)
+    assert result.steps == 2 and result.exit_status == 1
+    assert "step 3, or its gradient, was not a finite number" in result.stopped
+    assert same(result.concept, good.concept)
+
+
+def test_gradients_that_overflow_are_skipped_and_not_for_ever(config, tmp_path):
+    """fp16's way, whose scaler is here for a CPU. Once is nothing; always is no training."""
+
+    def with_scaler(breaks):
+        accelerator = make_accelerator(config)
+        accelerator.scaler = torch.amp.GradScaler("cpu")
+        training = Training(config_of(breaks), accelerator, progress=False)
+        first = next(iter(training.named.values()))
+        first.register_hook(lambda g: g * float("inf") if breaks(training.step) else g)
+        return training.run()
+
+    def config_of(breaks):
+        name = f"rex-{breaks.__name__}"
+        return replace(config, output_dir=str(tmp_path / name), max_train_steps=40)
+
+    def once(step):
+        return step == 1
+
+    def always(step):
+        return True
+
+    well, ill = with_scaler(once), with_scaler(always)
+    assert well.steps == 40 and not well.stopped and well.concept.deltas.any()
+    assert ill.steps == 20 and ill.exit_status == 1 and not ill.concept.deltas.any()
+
+
+def test_what_is_seen_at_once_takes_no_more_memory_than_a_step(config, photos, monkeypatch):
+    """A GPU that can train must be able to look: views one by one, twice a batch for a loss."""
+    encoded, foretold = [], []
+    encode, forward = AutoencoderKL.encode, Denoiser.forward
+
+    def looked(self, pixels, *rest):
+        encoded.append(len(pixels))
+        return encode(self, pixels, *rest)
+
+    def told(self, noisy, *rest):
+        foretold.append((torch.is_grad_enabled(), len(noisy)))
+        return forward(self, noisy, *rest)
+
+    monkeypatch.setattr(AutoencoderKL, "encode", looked)
+    monkeypatch.setattr(Denoiser, "forward", told)
+    run(config, train_batch_size=1, random_flip=True, caption_backgrounds=True, max_train_steps=2)
+    assert set(encoded) == {1} and len(encoded) >= 2 * len(list(photos.iterdir()))
+    assert set(foretold) == {(True, 1), (False, 2)}
+
+
+def test_cudnns_attention_rests_while_a_training_runs(config):
+    """Its gradients are NaN on some GPUs; who calls us has it back."""
+    seen = []
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    run(config, lambda *_: seen.append(torch.backends.cuda.cudnn_sdp_enabled()))
+    assert set(seen) == {False} and torch.backends.cuda.cudnn_sdp_enabled()
+
+
+def test_prior_preservation_draws_what_is_missing(config, tmp_path):
+    folder = tmp_path / "class"
+    prior = {"with_prior_preservation": True, "class_data_dir": str(folder)}
+    with_prior = run(config, **prior, num_class_images=3, sample_batch_size=2)
+    assert len(list(folder.glob("*.png"))) == 3
+    times = {p: p.stat().st_mtime_ns for p in folder.glob("*.png")}
+    gone = folder / "class-00001.png"
+    gone.unlink()
+    run(config, **prior, num_class_images=4)
+    assert len(list(folder.glob("*.png"))) == 4
+    assert all(p.stat().st_mtime_ns == t for p, t in times.items() if p != gone)
+    assert not same(with_prior.concept, run(config).concept)
+
+
+def test_what_is_frozen_is_not_in_the_file_and_text_is_encoded_once(config, monkeypatch):
+    calls = []
+    from svfit_diffusion.families import StableDiffusion
+
+    inner = StableDiffusion.encode_text
+
+    def counted(self, pipe, ids, read):
+        calls.append(1)
+        return inner(self, pipe, ids, read)
+
+    monkeypatch.setattr(StableDiffusion, "encode_text", counted)
+    result = run(config, train_text_encoder=False, train_token=False, attention="cross")
+    assert result.concept.targets == {"unet": "cross"} and result.concept.trigger_rows is None
+    assert len(calls) == 1  # one caption
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"gradient_checkpointing": True},
+        {"mixed_precision": "bf16"},
+        {"snr_gamma": 5.0, "noise_offset": 0.1, "random_flip": True},
+        {"rank": "energy=0.5", "num_vectors": 2},
+        {"rank": "full", "train_text_encoder": False},
+    ],
+)
+def test_options_train(config, changes, base_folder):
+    result = run(config, **changes, max_train_steps=8)
+    assert result.loss_after < result.loss_before
+    load_concept(load(base_folder), result.path)
+
+
+def test_values_and_outputs_of_the_text_encoder_have_a_rank_of_their_own(config, base_folder):
+    result = run(config, text_encoder_rank="6", max_train_steps=8)
+    pipe = load(base_folder)
+    plan = layout({"unet": pipe.unet, "text_encoder": pipe.text_encoder}, result.concept.targets)
+    wide = [p.name for p, rank in zip(plan, result.concept.ranks, strict=True) if rank == 6]
+    layers = pipe.text_encoder.config.num_hidden_layers
+    assert wide == [
+        f"text_encoder.text_model.encoder.layers.{i}.self_attn.{name}"
+        for i in range(layers)
+        for name in ("out_proj", "v_proj")
+    ]
+    assert set(result.concept.ranks) == {4, 6}
+    load_concept(pipe, result.path)
+
+
+def test_rates_are_relative_to_the_bases_singular_values(config, base_folder):
+    config = replace(config, learning_rate=0.1, text_encoder_lr=0.2, token_lr=0.3)
+    training = Training(config, make_accelerator(config), progress=False)
+    pipe, expected = load(base_folder), []
+    for rate, part in ((0.1, "unet"), (0.2, "text_encoder")):
+        names = training.subject.parameters()["denoiser" if part == "unet" else "text"]
+        names = [name.removeprefix(f"{part}.") for name in names]
+        weights = [getattr(pipe, part).get_submodule(name).weight for name in names]
+        values = torch.cat([torch.linalg.svdvals(weight.detach()) for weight in weights])
+        expected.append(rate * values.square().mean().sqrt().item())
+    rates = [group["lr"] for group in training.optimizer.param_groups]
+    assert rates == pytest.approx([*expected, 0.3], rel=1e-5)
+
+
+def test_gradient_checkpointing_changes_nothing(config):
+    plain = run(config)
+    assert np.allclose(
+        plain.concept.deltas, run(config, gradient_checkpointing=True).concept.deltas, atol=1e-3
+    )
+
+
+def test_captions_and_skipped_files(config, photos, tmp_path, caplog):
+    folder = tmp_path / "captioned"
+    folder.mkdir()
+    for i in range(2):
+        (folder / f"{i}.png").write_bytes((photos / f"{i}.png").read_bytes())
+    (folder / "1.txt").write_text("sks dog on the beach")
+    (folder / "notes.pdf").write_bytes(b"%PDF")
+    with caplog.at_level(logging.WARNING):
+        given = replace(config, instance_data_dir=str(folder))
+        training = Training(given, make_accelerator(given), progress=False)
+    assert training.subject.examples.captions == ("a photo of sks dog", "sks dog on the beach")
+    assert "skipped" in caplog.text and "notes.pdf" in caplog.text
+
+
+def test_validation_pictures_and_log(config):
+    run(config, validation_prompt="sks dog", validation_steps=2, num_validation_images=2,
+        report_to="tensorboard", max_train_steps=3)  # fmt: skip
+    folder = config.concept_path.parent
+    drawn = sorted(p.name for p in (folder / "validation").iterdir())
+    assert drawn == ["000002.png", "000003.png"]
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (events,) = (folder / "logs").rglob("events*")
+    log = EventAccumulator(str(events.parent))
+    log.Reload()
+    assert [e.step for e in log.Scalars("loss")] == [1, 2, 3]
+    assert log.Tags()["images"]
+
+
+def test_checkpoints_are_kept_as_told(config):
+    run(config, max_train_steps=5, checkpointing_steps=1, checkpoints_total_limit=2)
+    kept = sorted(p.name for p in config.concept_path.parent.glob("checkpoint-*"))
+    assert kept == ["checkpoint-4", "checkpoint-5"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"rank": "many"}, "rank is 'many'"),
+        ({"text_encoder_rank": "few"}, "rank is 'few'"),
+        ({"instance_data_dir": "/no/such/folder"}, "/no/such/folder"),
+        ({"pretrained_model_name_or_path": "nobody/nothing"}, "could not be loaded"),
+        ({"instance_data_dir": None}, "no photos"),
+        pytest.param(
+            {"mixed_precision": "fp16"},
+            "fp16 needs a GPU",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="of a CPU"),
+        ),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence(config, changes, reason):
+    with pytest.raises(ValueError, match=reason) as error:
+        run(config, **changes)
+    assert "\n" not in str(error.value)
