@@ -1,46 +1,25 @@
 """SVFit for diffusion models: a subject learned from a few photos, in a file of a few kilobytes."""
 
-from importlib import import_module
-from typing import Any
+from ._lazy import lazy_names
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "Basis": "adapter.basis",
-    "Concept": "concept.file",
-    "SVFitConfig": "adapter.tuner",
-    "SVFitModel": "adapter.tuner",
-    "TrainConfig": "settings",
-    "Trained": "training.loop",
-    "combine": "sharing.combining",
-    "export_lora": "sharing.lora_export",
-    "export_pipeline": "sharing.lora_export",
-    "fuse_concepts": "pipeline.loading",
-    "generate": "generation.sampling",
-    "import_lora": "sharing.lora_import",
-    "load_base": "families",
-    "load_concept": "pipeline.loading",
-    "loaded_concepts": "pipeline.loading",
-    "patch_attention": "adapter.attention",
-    "push_to_hub": "sharing.publishing",
-    "read_concept": "concept.file",
-    "remove_concept": "pipeline.loading",
-    "set_concepts": "pipeline.loading",
-    "swap_concept": "pipeline.loading",
-    "train": "training.loop",
-    "unfuse_concepts": "pipeline.loading",
-    "unpatch_attention": "adapter.attention",
-    "write_concept": "concept.file",
-}
-__all__ = sorted([*_HOMES, "__version__"])
-
-
-def __getattr__(name: str) -> Any:
-    """Public names are imported when they are first used: torch takes seconds."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "adapter": [
+            "Basis", "SVFitConfig", "SVFitModel", "patch_attention", "unpatch_attention",
+        ],
+        "concept": ["Concept", "read_concept", "write_concept"],
+        "families": ["load_base"],
+        "generation": ["generate"],
+        "pipeline": [
+            "fuse_concepts", "load_concept", "loaded_concepts", "remove_concept", "set_concepts",
+            "swap_concept", "unfuse_concepts",
+        ],
+        "settings": ["TrainConfig"],
+        "sharing": ["combine", "export_lora", "export_pipeline", "import_lora", "push_to_hub"],
+        "training": ["Trained", "train"],
+    },
+)  # fmt: skip
+__all__ += ["__version__"]

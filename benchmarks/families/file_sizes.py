@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.families.table import BASES, write
-from svfit_diffusion.pipeline.concept_size import count
+from svfit_diffusion.pipeline.concept_size import estimate_size
 from svfit_diffusion.settings import TrainConfig
 
 COLUMNS = {"default": TrainConfig()} | {
@@ -28,7 +28,7 @@ def main() -> None:
     folders = {name: str(write(name, root / name.lower().replace(" ", "-"))) for name in BASES}
     for name, folder in {"Toybox": "toybox", **folders}.items():
         plans = COLUMNS.values()
-        found = [count(folder, plan) for plan in plans]
+        found = [estimate_size(folder, plan) for plan in plans]
         projections = sum(found[0].projections.values())
         print(f"| {name} | {projections} | " + " | ".join(f"{f.bytes:,}" for f in found) + " |")
 

@@ -14,7 +14,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from svfit_diffusion.pipeline.concept_size import Census, count
+from svfit_diffusion.pipeline.concept_size import ConceptSize, estimate_size
 from svfit_diffusion.settings import RANK, TrainConfig
 
 CLIP_L = {
@@ -111,7 +111,7 @@ def write(name: str, folder: Path) -> Path:
     return folder
 
 
-def row(name: str, found: Census) -> str:
+def row(name: str, found: ConceptSize) -> str:
     """What the README's table and the one printed here begin a base's row with."""
     denoiser, *text = found.projections.values()
     projections = f"{denoiser} + {sum(text)}" if text else denoiser
@@ -134,7 +134,7 @@ def main() -> None:
     plan = TrainConfig(rank=given.rank)
     for name, (_, _, source) in BASES.items():
         folder = str(write(name, root / name.lower().replace(" ", "-")))
-        found = count(folder, plan)
+        found = estimate_size(folder, plan)
         print(f"{row(name, found)} {found.basis / 1e6:.0f} MB | {source} |")
 
 

@@ -17,7 +17,7 @@ from transformers import CLIPTextConfig, CLIPTokenizer, T5Config, T5EncoderModel
 
 from benchmarks.families.table import BASES
 from svfit_diffusion.adapter.attention import find_projections
-from svfit_diffusion.families import named
+from svfit_diffusion.families import family_named
 
 VAE = {
     "block_out_channels": (128, 256, 512, 512),
@@ -81,7 +81,7 @@ def build(name: str, folder: Path, device: str = "cpu") -> None:
     """
     torch.manual_seed(0)
     kind, parts, _ = BASES[name]
-    dtype, flux = getattr(torch, named(kind).dtype), name.startswith("FLUX")
+    dtype, flux = getattr(torch, family_named(kind).dtype), name.startswith("FLUX")
     vae = FLUX_VAE if flux else XL_VAE if name.startswith("SDXL") else VAE
     made: dict[str, Any] = {"scheduler": scheduler_of(name)}
     with torch.device(device):

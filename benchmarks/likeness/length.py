@@ -13,7 +13,7 @@ from benchmarks.likeness.methods import BY_NAME, Method
 from benchmarks.likeness.run import SWEEP_SEEDS, WORDS, Run, glimpse
 from svfit_diffusion.training.length import Length
 from svfit_diffusion.training.objective import Denoiser, Objective
-from svfit_diffusion.training.runtime import copied, restore
+from svfit_diffusion.training.runtime import restore, snapshot
 
 STEPS = (200, 400, 800)
 SEEN = ("fidelity", "aligned", "copy", "loss")
@@ -56,7 +56,7 @@ def _named(run: Run) -> dict[str, nn.Parameter]:
 
 def _seen(run: Run) -> dict[str, Any]:
     """What the training so far gives, rounded as in its file; the training can go on after it."""
-    kept = copied(_named(run))
+    kept = snapshot(_named(run))
     run.round_values()
     seen = {"steps": run.steps, "loss": round(run.loss(), 6)} | glimpse(run)
     restore(_named(run), kept)

@@ -17,9 +17,9 @@ from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from torch import Tensor, nn
 
 from svfit_diffusion.adapter.attention import find_projections, patch_attention, values_and_outputs
-from svfit_diffusion.adapter.basis import Basis, factor
+from svfit_diffusion.adapter.basis import Basis, factorize
 from svfit_diffusion.adapter.tuner import SVFitConfig, layers
-from svfit_diffusion.concept.packing import rounded
+from svfit_diffusion.concept.packing import round_to_four_bits
 
 NAME = "subject"
 SD15_TOKEN = 768  # numbers of one trigger row on Stable Diffusion 1.5
@@ -79,7 +79,7 @@ def _core(model: nn.Module, options: dict[str, Any]) -> Iterator[nn.Parameter]:
     for name in find_projections(model):
         parent, _, child = name.rpartition(".")
         base = model.get_submodule(name)
-        module = Core(base, factor(base.weight.detach(), options["r"]))
+        module = Core(base, factorize(base.weight.detach(), options["r"]))
         setattr(model.get_submodule(parent), child, module)
         yield module.core
 
@@ -251,5 +251,5 @@ def tensor_bytes(sizes: list[int], bits: int) -> int:
 def round_values(parameter: nn.Parameter) -> None:
     """Round an adapter's tensor to four bits, block by block."""
     blocks = parameter.detach().flatten().split(BLOCK)
-    held = [torch.from_numpy(rounded(block.numpy())) for block in blocks]
+    held = [torch.from_numpy(round_to_four_bits(block.numpy())) for block in blocks]
     parameter.copy_(torch.cat(held).view_as(parameter))

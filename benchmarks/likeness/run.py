@@ -18,8 +18,8 @@ from torch import Tensor
 from benchmarks.likeness.methods import BY_NAME, NAME, Method, attach, round_values, tensor_bytes
 from benchmarks.likeness.subjects import OTHERS, PROMPTS, Judge, compositions, photos
 from svfit_diffusion.adapter.tuner import tie_deltas
-from svfit_diffusion.data.encoding import encoder
-from svfit_diffusion.data.reading import edges, read_folder
+from svfit_diffusion.data.encoding import photo_encoder
+from svfit_diffusion.data.reading import edge_colours, read_folder
 from svfit_diffusion.evaluation.measures import denoising_loss, diversity, drift
 from svfit_diffusion.families import TOYBOX, load_base, recognise
 from svfit_diffusion.generation.pictures import save_png
@@ -83,7 +83,7 @@ class Run:
         taken, _ = read_folder(folder)
         token, noun, prompt = self.config.words()
         size = self.family.size(self.pipe)
-        examples = encoder(self.config, self.pipe, self.family, size)(taken, prompt)
+        examples = photo_encoder(self.config, self.pipe, self.family, size)(taken, prompt)
         targets = {self.family.denoiser: "both"} | ({"text_encoder": "self"} if text else {})
         subject = Subject(
             self.pipe, self.family, targets, token, noun, examples, None, resolution=size
@@ -217,7 +217,7 @@ def captions(item: ToyObject, work: Path) -> tuple[str, ...]:
     path = work / "captions" / f"{item.slug}.json"
     if not path.is_file():
         run = Run(BY_NAME["ti"], item, 0, 0.0, work)
-        run.subject.unnamed = {i: edges(photo) for i, photo in enumerate(photos(item))}
+        run.subject.unnamed = {i: edge_colours(photo) for i, photo in enumerate(photos(item))}
         objective = Objective(run.config, run.accelerator, run.subject)
         name_backgrounds(objective, Denoiser(run.subject), progress=False)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -31,7 +31,7 @@ from svfit_diffusion.adapter.tuner import PROJECTIONS, SVFitConfig
 from svfit_diffusion.concept.file import Concept
 from svfit_diffusion.families import recognise
 from svfit_diffusion.generation.sampling import pick_device
-from svfit_diffusion.pipeline.matching import collect, seal
+from svfit_diffusion.pipeline.matching import concept_fields, with_self_check
 
 SD15, TOYBOX = "Stable Diffusion 1.5", "Toybox"
 TARGETS = {"unet": "both", "text_encoder": "self"}
@@ -96,7 +96,7 @@ def concept(pipe: Any, rank: int | str = 16, seed: int = 0, text: int | None = N
         pattern = values_and_outputs(models[part], text) if text and part != "unet" else {}
         config = SVFitConfig(r=rank, rank_pattern=pattern, base_dtype=family.dtype)
         patch_attention(models[part], config, "m", attention)
-    fields = collect(models, TARGETS, family, "m")
+    fields = concept_fields(models, TARGETS, family, "m")
     for model in models.values():
         unpatch_attention(model, "m")
     fields["deltas"] = (0.05 * random.standard_normal(fields["deltas"].size)).astype(np.float16)
@@ -110,7 +110,7 @@ def concept(pipe: Any, rank: int | str = 16, seed: int = 0, text: int | None = N
         trigger_shape={"text_encoder": (1, width)},
         **fields,
     )
-    write_concept(seal(made, models, family), path)
+    write_concept(with_self_check(made, models, family), path)
     return path
 
 

@@ -1,1 +1,36 @@
-"""adapter."""
+"""The method: the SVD of each weight, its cache, the PEFT layer and tuner, the attention patch.
+
+    W' = W + U_r diag(delta) V_r^T
+
+basis.py computes the canonical U_r, s_r and V_r (by truncated_svd.py) and cache.py keeps them on
+disk; layer.py is the Linear with deltas, tuner.py makes it a method of peft, and attention.py
+puts it around the attention projections of a model.
+"""
+
+from .._lazy import lazy_names
+
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "attention": [
+            "Projection",
+            "find_projections",
+            "layout",
+            "patch_attention",
+            "unpatch_attention",
+            "values_and_outputs",
+        ],
+        "basis": ["Basis", "parse_rank", "resolve_rank"],
+        "cache": ["find_source", "fingerprint", "load_bases", "loaded_weight"],
+        "layer": ["SVFitLinear"],
+        "tuner": [
+            "SVFitConfig",
+            "SVFitModel",
+            "get_deltas",
+            "layers",
+            "rms_singular_value",
+            "set_deltas",
+            "tie_deltas",
+        ],
+    },
+)

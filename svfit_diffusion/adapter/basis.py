@@ -25,7 +25,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from .truncated_svd import gram, top
+from .truncated_svd import gram, truncated_svd
 
 GAP = 1e-7  # neighbouring singular values nearer than this share of the largest are a group
 
@@ -91,7 +91,7 @@ def resolve_rank(weight: Tensor, rank: Rank) -> int:
     return min(int(np.searchsorted(held, wanted * (1 - 1e-12))) + 1, most)
 
 
-def factor(weight: Tensor, rank: Rank) -> Basis:
+def factorize(weight: Tensor, rank: Rank) -> Basis:
     """The basis of weight [out, in], as float32 tensors on the CPU; r is at most min(out, in).
 
     Raises ValueError when the weight is not a finite matrix or cannot be factored accurately.
@@ -103,19 +103,19 @@ def factor(weight: Tensor, rank: Rank) -> Basis:
         )
     matrix, r = _as_float64(weight), resolve_rank(weight, rank)
     most = min(r + 1, *matrix.shape)  # one more, to see whether the rank cuts a group
-    triples = top(matrix, most)
+    triples = truncated_svd(matrix, most)
     groups = torch.from_numpy(_groups(triples[1], r))
     parts = (np.ascontiguousarray(a[..., :r], dtype=np.float32) for a in triples)
     return Basis(*(torch.from_numpy(a) for a in parts), groups)
 
 
-def factor_all(jobs: Iterable[tuple[Tensor, Rank]]) -> list[Basis]:
+def factorize_all(jobs: Iterable[tuple[Tensor, Rank]]) -> list[Basis]:
     """factor() of every (weight, rank), one matrix a thread: threaded LAPACK calls are slower.
 
     The first are at work while the last are still being read.
     """
     with threadpool_limits(limits=1), ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        return list(pool.map(lambda job: factor(*job), jobs))
+        return list(pool.map(lambda job: factorize(*job), jobs))
 
 
 def _groups(s: np.ndarray, r: int) -> np.ndarray:

@@ -24,8 +24,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..concept.atomic import replace_file, replacing, sweep
-from .basis import Basis, Rank, factor_all, parse_rank
+from ..concept import atomic_write, remove_leftovers, replace_file
+from .basis import Basis, Rank, factorize_all, parse_rank
 
 VERSION = 2
 DEFAULT_LIMIT = 2_000_000_000  # bytes of bases kept on disk, oldest used go first
@@ -207,7 +207,7 @@ def _entry(kind: str, suffix: str, *key: object) -> Path:
 
 def _factor(source: Source, rules: Mapping[str, Rank]) -> dict[str, Basis]:
     names = sorted(rules)
-    return dict(zip(names, factor_all((source.weight(n), rules[n]) for n in names), strict=True))
+    return dict(zip(names, factorize_all((source.weight(n), rules[n]) for n in names), strict=True))
 
 
 def _read(path: Path, names: Iterable[str]) -> dict[str, Basis] | None:
@@ -222,13 +222,13 @@ def _read(path: Path, names: Iterable[str]) -> dict[str, Basis] | None:
 
 def _write(path: Path, bases: Mapping[str, Basis]) -> None:
     tensors = {f"{n}.{part}": getattr(b, part) for n, b in bases.items() for part in PARTS}
-    with replacing(path) as fresh:
+    with atomic_write(path) as fresh:
         save_file(tensors, fresh)
 
 
 def _evict(folder: Path) -> None:
     """Delete the entries used longest ago until the folder keeps within its bound."""
-    sweep(folder)
+    remove_leftovers(folder)
     limit = int(os.environ.get("SVFIT_CACHE_LIMIT", DEFAULT_LIMIT))
     entries = sorted(folder.glob("basis-*.safetensors"), key=lambda p: p.stat().st_mtime)
     total = sum(p.stat().st_size for p in entries)

@@ -28,7 +28,7 @@ STEEP = 1.2  # e-folds a step: a rate that few weights exceed
 Triples = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-def top(matrix: np.ndarray, r: int) -> Triples:
+def truncated_svd(matrix: np.ndarray, r: int) -> Triples:
     """u [out, r], s [r] and v [in, r] of a finite float64 matrix, accurate to TOLERANCE.
 
     The same matrix gives the same bits. ValueError if no way is accurate.

@@ -1,1 +1,1 @@
-"""cli."""
+"""The `svfit` command: a file per group of commands; main.py assembles them."""

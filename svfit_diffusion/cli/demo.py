@@ -6,14 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..data.reading import read_folder
+from ..data import read_folder
 from ..families import load_base
-from ..generation.pictures import save_png, sheet, size_text
-from ..generation.sampling import generate
-from ..pipeline.loading import load_concept
+from ..generation import generate, save_png, sheet, size_text
+from ..pipeline import load_concept
 from ..settings import TrainConfig
-from ..training.loop import Trained, train
-from ..training.subject import SAMPLE, sample_folder
+from ..training import SAMPLE, Trained, sample_folder, train
 
 SCENES = (
     "a photo of {} on the beach",

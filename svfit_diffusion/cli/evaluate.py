@@ -48,10 +48,10 @@ def add_command(commands: argparse._SubParsersAction, quiet: Callable[[], None])
 def _run(arguments: argparse.Namespace, quiet: Callable[[], None]) -> int:
     """Evaluate and print the table."""
     quiet()
-    from ..evaluation.comparison import PROMPTS, Plan, evaluate, read_references
-    from ..generation.sampling import pick_device
+    from ..evaluation import PROMPTS, EvaluationPlan, evaluate, read_references
+    from ..generation import pick_device
 
-    plan = Plan(
+    plan = EvaluationPlan(
         prompts=_lines(arguments.prompts) if arguments.prompts else PROMPTS,
         num=arguments.num,
         seed=arguments.seed,
@@ -75,7 +75,7 @@ def _run(arguments: argparse.Namespace, quiet: Callable[[], None]) -> int:
 
 
 def _preset(arguments: argparse.Namespace, plan) -> int:
-    from ..evaluation.dreambooth import run_dreambooth
+    from ..evaluation import run_dreambooth
 
     if not arguments.dataset_dir:
         raise ValueError("the preset needs --dataset_dir, the folder of DreamBooth's subjects.")

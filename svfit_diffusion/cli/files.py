@@ -12,7 +12,7 @@ MAX_LINE = 1_000  # characters of a message
 
 def shown(text: object) -> str:
     """A message or a path as one line that cannot steer the terminal."""
-    from ..concept.file import printable
+    from ..concept import printable
 
     return printable(str(text), MAX_LINE)
 
@@ -78,13 +78,12 @@ def split_number(text: str) -> tuple[str, float]:
 def _export(given: argparse.Namespace, quiet: Callable[[], None]) -> int:
     if given.fuse and given.to != "diffusers":
         raise ValueError("--fuse writes a diffusers folder; pass --to diffusers with it.")
-    from ..concept.file import read_concept
-    from ..concept.hub import locate
+    from ..concept import locate, read_concept
 
     concept, stem = read_concept(locate(given.file)), Path(given.file).stem
     quiet()
     from ..families import load_base
-    from ..sharing.lora_export import export_lora, export_pipeline
+    from ..sharing import export_lora, export_pipeline
 
     pipe = load_base(given.base)
     if given.fuse:
@@ -111,8 +110,8 @@ def _preview(given: argparse.Namespace, pipe: Any, concept: Any) -> Any:
         from PIL import Image
 
         return Image.open(given.preview).convert("RGB")
-    from ..generation.sampling import generate
-    from ..pipeline.loading import load_concept, remove_concept
+    from ..generation import generate
+    from ..pipeline import load_concept, remove_concept
 
     name = load_concept(pipe, concept, given.strength)
     image, _ = next(generate(pipe, f"a photo of {concept.trigger}"))
@@ -122,9 +121,9 @@ def _preview(given: argparse.Namespace, pipe: Any, concept: Any) -> Any:
 
 def _import(given: argparse.Namespace, quiet: Callable[[], None]) -> int:
     quiet()
-    from ..concept.file import write_concept
+    from ..concept import write_concept
     from ..families import load_base
-    from ..sharing.lora_import import import_lora
+    from ..sharing import import_lora
 
     made = import_lora(given.file, load_base(given.base), given.rank, given.trigger)
     stem = Path(given.file).stem
@@ -139,13 +138,12 @@ def _import(given: argparse.Namespace, quiet: Callable[[], None]) -> int:
 
 
 def _merge(given: argparse.Namespace, quiet: Callable[[], None]) -> int:
-    from ..concept.file import read_concept, write_concept
-    from ..concept.hub import locate
+    from ..concept import locate, read_concept, write_concept
 
     named = [split_number(text) for text in given.files]
     concepts = [(read_concept(locate(path)), weight) for path, weight in named]
     quiet()
-    from ..sharing.combining import combine
+    from ..sharing import combine
 
     pipe = None
     if given.base:
@@ -159,7 +157,7 @@ def _merge(given: argparse.Namespace, quiet: Callable[[], None]) -> int:
 
 
 def _push(given: argparse.Namespace) -> int:
-    from ..sharing.publishing import push_to_hub
+    from ..sharing import push_to_hub
 
     print(shown(push_to_hub(given.file, given.repo_id, given.picture, given.private)))
     return 0

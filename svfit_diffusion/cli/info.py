@@ -36,12 +36,12 @@ def _info(arguments: argparse.Namespace) -> int:
 
 
 def _base(arguments: argparse.Namespace) -> int:
-    from ..pipeline.concept_size import count
+    from ..pipeline import estimate_size
 
     names = ("rank", "text_encoder_rank", "attention", "train_text_encoder")
     given = {name: getattr(arguments, name) for name in names}
     given = {name: value for name, value in given.items() if value is not None}
-    found = count(arguments.base, TrainConfig(**given))
+    found = estimate_size(arguments.base, TrainConfig(**given))
     parts = ", ".join(f"{number} of {part}" for part, number in found.projections.items())
     learned = f" and {found.trigger:,} of a learned word" if found.trigger else ""
     lines = {
@@ -58,7 +58,7 @@ def _base(arguments: argparse.Namespace) -> int:
 
 
 def _concept(arguments: argparse.Namespace) -> int:
-    from ..concept.file import printable, read_concept
+    from ..concept import printable, read_concept
 
     concept = read_concept(arguments.file)
     ranks = sorted(set(concept.ranks))

@@ -144,14 +144,14 @@ def _demo(arguments: argparse.Namespace) -> int:
 def _train(arguments: argparse.Namespace) -> int:
     config = from_arguments(arguments)
     _quiet()
-    from ..training.loop import train
+    from ..training import train
 
     return _report(train(config))
 
 
 def _report(trained) -> int:
     """Say how a training went; returns 130 where Ctrl-C ended it."""
-    from ..generation.pictures import size_text
+    from ..generation import size_text
 
     if int(os.environ.get("RANK", "0")) == 0:
         size = size_text(trained.path.stat().st_size)
@@ -169,8 +169,7 @@ def _report(trained) -> int:
 
 def _generate(arguments: argparse.Namespace) -> int:
     concepts = [cli_files.split_number(text) for text in arguments.concept]
-    from ..concept.file import read_concept
-    from ..concept.hub import locate
+    from ..concept import locate, read_concept
 
     for path, _ in concepts:
         read_concept(locate(path))  # refuse a bad file before minutes of loading
@@ -178,10 +177,8 @@ def _generate(arguments: argparse.Namespace) -> int:
     import torch
 
     from ..families import load_base
-    from ..generation.pictures import grid, save_png
-    from ..generation.sampling import generate, pick_device, pick_dtype
-    from ..pipeline.loading import load_concept
-    from ..pipeline.offloading import offload
+    from ..generation import generate, grid, pick_device, pick_dtype, save_png
+    from ..pipeline import load_concept, offload
 
     device = pick_device()
     dtype = getattr(torch, arguments.dtype) if arguments.dtype else pick_dtype(device)
@@ -209,7 +206,7 @@ def _generate(arguments: argparse.Namespace) -> int:
 
 def _app(arguments: argparse.Namespace) -> int:
     _quiet()
-    from ..web.service.server import run_app
+    from ..web.service import run_app
 
     run_app(arguments.base, arguments.host, arguments.port, arguments.concept, arguments.auth)
     return 0

@@ -1,1 +1,35 @@
-"""concept."""
+"""The concept file: format, checks, four-bit packing, self-check, and where a name leads.
+
+file.py holds `Concept`, and reads and writes it; header.py refuses what is no such file before
+anything of it is used; packing.py turns deltas into four bits and back; self_check.py computes
+eight numbers that only the right basis gives; atomic.py writes files whole or not at all; hub.py
+fetches a concept from the Hugging Face Hub. Nothing here needs torch.
+"""
+
+from .._lazy import lazy_names
+
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "atomic": ["atomic_write", "fsync_folder", "remove_leftovers", "replace_file"],
+        "file": [
+            "Concept",
+            "Trigger",
+            "layout_hash",
+            "printable",
+            "read_concept",
+            "to_bytes",
+            "write_concept",
+        ],
+        "header": ["MAX_FILE_BYTES", "Refused", "check_tensors", "read_header", "read_json"],
+        "hub": ["HUB_FILE", "locate"],
+        "packing": ["round_to_four_bits"],
+        "self_check": [
+            "COARSE_TOLERANCE",
+            "PROBES",
+            "SELF_CHECK_TOLERANCE",
+            "self_check_deviation",
+            "self_check_rows",
+        ],
+    },
+)

@@ -18,7 +18,7 @@ ABANDONED = 3600  # seconds without a change, after which a temporary file is no
 
 
 @contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """A new empty file beside `path` to write to; it takes the place of `path` after the block.
 
     Its mode follows the umask. An error leaves `path` as it was; an OSError becomes one that says
@@ -31,9 +31,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
             mode = os.fstat(file.fileno()).st_mode
         yield fresh
         fresh.chmod(mode & 0o777)  # safetensors puts a file of its own there, with mode 0600
-        sync(fresh)
+        fsync_folder(fresh)
         os.replace(fresh, path)
-        sync(path.parent)
+        fsync_folder(path.parent)
     except OSError as error:
         reason = error.strerror or str(error)
         kept = "; the file of that name is untouched" if path.is_file() else ""
@@ -46,12 +46,12 @@ def replace_file(path: str | Path, data: bytes) -> Path:
     """Write a file's contents all at once; makes the folder. OSError leaves `path` as it was."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as fresh:
+    with atomic_write(path) as fresh:
         fresh.write_bytes(data)
     return path
 
 
-def sweep(folder: str | Path) -> None:
+def remove_leftovers(folder: str | Path) -> None:
     """Delete what writes that were killed more than an hour ago left behind in a folder."""
     for path in Path(folder).glob(".*.tmp"):
         with contextlib.suppress(OSError):  # another process sweeps too
@@ -60,7 +60,7 @@ def sweep(folder: str | Path) -> None:
                 path.unlink()
 
 
-def sync(path: str | Path) -> None:
+def fsync_folder(path: str | Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk."""
     folder = Path(path).is_dir()
     if folder and os.name == "nt":  # Windows opens no folders, and keeps names itself

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from .atomic import replace_file
-from .header import MAX_FILE, PACKED, TEXT_FIELDS, Refused, parse
+from .header import MAX_FILE_BYTES, PACKED, TEXT_FIELDS, Refused, parse
 from .packing import pack
 
 KINDS = {"f": "F", "u": "U"}  # numpy's kinds of numbers -> safetensors'
@@ -191,10 +191,10 @@ def read_concept(path: str | Path) -> Concept:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ValueError(f"{shown} is not a file; name a concept's .safetensors file.")
-            if status.st_size > MAX_FILE:
+            if status.st_size > MAX_FILE_BYTES:
                 raise ValueError(
                     f"{shown} has {status.st_size:,} bytes, but a concept has at most "
-                    f"{MAX_FILE:,}; it is some other file."
+                    f"{MAX_FILE_BYTES:,}; it is some other file."
                 )
             return from_bytes(file.read(status.st_size + 1), shown)
     except OSError as error:

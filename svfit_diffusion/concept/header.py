@@ -19,7 +19,7 @@ from .self_check import PROBES
 
 VERSIONS = ("1", "2", "3")  # 1 has no self-check and one trigger; in 3 deltas take four bits
 PACKED = "3"
-MAX_FILE = 16_000_000  # bytes; the whole spectrum of FLUX.2 takes 4,000,000 in float32
+MAX_FILE_BYTES = 16_000_000  # bytes; the whole spectrum of FLUX.2 takes 4,000,000 in float32
 MAX_HEADER = 200_000  # bytes
 MAX_PACKED = 4_000_000  # deltas in four bits
 MAX_TEXT = 2_000  # characters of one metadata field
@@ -39,8 +39,8 @@ class Refused(Exception):
 
 def parse(data: bytes) -> tuple[dict, dict[str, np.ndarray]]:
     """Checked metadata fields and tensors of a file's bytes; Refused says why not."""
-    if len(data) > MAX_FILE:
-        raise Refused(f"it has {len(data):,} bytes, more than {MAX_FILE:,}")
+    if len(data) > MAX_FILE_BYTES:
+        raise Refused(f"it has {len(data):,} bytes, more than {MAX_FILE_BYTES:,}")
     header, start = read_header(data, len(data), MAX_HEADER)
     text = header.pop("__metadata__", {})
     if unknown := sorted(set(header) - set(TENSORS)):

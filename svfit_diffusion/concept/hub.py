@@ -8,17 +8,17 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from .header import MAX_FILE
+from .header import MAX_FILE_BYTES
 
-FILE = "concept.safetensors"
+HUB_FILE = "concept.safetensors"
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def locate(source: str | Path) -> Path:
     """The concept file that is meant: a file, a repository's folder, or a Hub id "user/name"."""
     path = Path(source)
-    if path.is_dir() and (path / FILE).is_file():
-        return path / FILE
+    if path.is_dir() and (path / HUB_FILE).is_file():
+        return path / HUB_FILE
     named = isinstance(source, str) and _ID.fullmatch(source) and path.suffix != ".safetensors"
     return path if path.exists() or not named else download(source)
 
@@ -32,22 +32,22 @@ def download(repo_id: str) -> Path:
 
     try:
         try:
-            size = get_hf_file_metadata(hf_hub_url(repo_id, FILE)).size
+            size = get_hf_file_metadata(hf_hub_url(repo_id, HUB_FILE)).size
         except (RepositoryNotFoundError, EntryNotFoundError):
             raise
         except (OSError, HTTPError):
-            return Path(hf_hub_download(repo_id, FILE, local_files_only=True))
-        if size is None or size > MAX_FILE:
+            return Path(hf_hub_download(repo_id, HUB_FILE, local_files_only=True))
+        if size is None or size > MAX_FILE_BYTES:
             raise ValueError(
-                f"{FILE} of {repo_id!r} has {size or 0:,} bytes, but a concept has at most "
-                f"{MAX_FILE:,}; it is some other file."
+                f"{HUB_FILE} of {repo_id!r} has {size or 0:,} bytes, but a concept has at most "
+                f"{MAX_FILE_BYTES:,}; it is some other file."
             )
-        return Path(hf_hub_download(repo_id, FILE))
+        return Path(hf_hub_download(repo_id, HUB_FILE))
     except RepositoryNotFoundError:
         reason = "the Hub has no such repository, or it is private and you are not logged in"
     except EntryNotFoundError as error:
         offline = "local" in type(error).__name__.lower()
-        reason = _UNREACHED if offline else f"the repository holds no {FILE}"
+        reason = _UNREACHED if offline else f"the repository holds no {HUB_FILE}"
     except (OSError, HTTPError):
         reason = _UNREACHED
     raise ValueError(

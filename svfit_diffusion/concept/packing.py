@@ -14,7 +14,7 @@ LEVELS = 7
 CLIPS = np.arange(1, 0.45, -0.05)  # shares of the largest delta that the top level may stand for
 
 
-def rounded(delta: np.ndarray) -> np.ndarray:
+def round_to_four_bits(delta: np.ndarray) -> np.ndarray:
     """The nearest values [r], float32, that four bits can hold of one projection's deltas [r].
 
     The scale is the one of least squared error; values rounded before come back as they are.

@@ -16,8 +16,10 @@ from collections.abc import Sequence
 import numpy as np
 
 PROBES = 8
-TOLERANCE = 1e-4  # of the edit, relative; another LAPACK driver and float32 stay below 1e-6
-COARSE = 0.05  # the same, where the weights are only there as a bfloat16 cast
+SELF_CHECK_TOLERANCE = (
+    1e-4  # of the edit, relative; another LAPACK driver and float32 stay below 1e-6
+)
+COARSE_TOLERANCE = 0.05  # the same, where the weights are only there as a bfloat16 cast
 
 
 def signs(name: str, side: str, length: int) -> np.ndarray:
@@ -29,13 +31,15 @@ def signs(name: str, side: str, length: int) -> np.ndarray:
     return 2.0 * bits.reshape(PROBES, length) - 1.0
 
 
-def rows(name: str, U: np.ndarray, V: np.ndarray) -> np.ndarray:
+def self_check_rows(name: str, U: np.ndarray, V: np.ndarray) -> np.ndarray:
     """What each delta of a projection adds to the eight numbers: [8, r], float64."""
     left = signs(name, "U", len(U)) @ U.astype(np.float64)
     return left * (signs(name, "V", len(V)) @ V.astype(np.float64))
 
 
-def deviation(found: Sequence[float], stated: Sequence[float], deltas: np.ndarray) -> float:
+def self_check_deviation(
+    found: Sequence[float], stated: Sequence[float], deltas: np.ndarray
+) -> float:
     """How far two edits of norm |deltas| differ, relative to it, as their checks tell."""
     distance = np.sqrt(np.mean(np.square(np.subtract(found, stated))))
     norm = np.linalg.norm(deltas.astype(np.float64))

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from ..families import recognise
-from ..generation.pictures import save_png
+from ..generation import save_png
 from ..settings import TrainConfig
 from .examples import generator
 
@@ -30,7 +30,7 @@ def fill_class_images(
         todo = list(itertools.islice(free, max(0, config.num_class_images - held)))
         per_call, family = config.sample_batch_size, recognise(pipe)
         steps, guidance = family.sampling(pipe)
-        given = {"num_inference_steps": steps, **family.guided(guidance, "")}
+        given = {"num_inference_steps": steps, **family.guidance_kwargs(guidance, "")}
         with tqdm(total=len(todo), desc="class images", disable=not (progress and todo)) as bar:
             for batch in [todo[i : i + per_call] for i in range(0, len(todo), per_call)]:
                 seeds = [generator(config.seed, path.name) for path in batch]

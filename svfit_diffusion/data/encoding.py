@@ -16,12 +16,14 @@ from .masks import check_masks, read_mask
 from .reading import Photo
 
 
-def encoder(config: TrainConfig, pipe: Any, family: Family, size: int) -> Callable[..., Examples]:
+def photo_encoder(
+    config: TrainConfig, pipe: Any, family: Family, size: int
+) -> Callable[..., Examples]:
     """What encodes photos: called with them, the caption of those without one, and `masked`.
 
     size: pixels of a square picture. Raises ValueError where buckets or masks cannot be used.
     """
-    buckets = find_buckets(config, size, family.multiple(pipe))
+    buckets = find_buckets(config, size, family.size_multiple(pipe))
 
     def seen(image: Image) -> Tensor:
         near = nearest(buckets, image)

@@ -132,7 +132,7 @@ def photo_order(seed: int, index: int, count: int) -> int:
     return int(torch.randperm(count, generator=generator(seed, "epoch", epoch))[place])
 
 
-def alike(examples: Examples, seed: int, indices: Sequence[int]) -> list[list[int]]:
+def group_by_size(examples: Examples, seed: int, indices: Sequence[int]) -> list[list[int]]:
     """The sample numbers, in groups whose latents are of one size."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for index in indices:
@@ -141,7 +141,7 @@ def alike(examples: Examples, seed: int, indices: Sequence[int]) -> list[list[in
     return list(groups.values())
 
 
-def draw(
+def draw_batch(
     examples: Examples,
     seed: int,
     indices: Sequence[int],
@@ -185,7 +185,7 @@ def hold_out(examples: Examples, seed: int) -> tuple[Examples, Examples]:
     return examples.only([i for i in range(count) if i != one]), examples.only([one])
 
 
-def held_out(examples: Examples, steps: int, times: int = 4) -> list[Batch]:
+def fixed_noise_batches(examples: Examples, steps: int, times: int = 4) -> list[Batch]:
     """Noise that no training draws: each photo at `times` evenly spaced time steps.
 
     One batch for each size of latents.

@@ -105,7 +105,7 @@ def read_folder(folder: str | Path) -> tuple[list[Photo], list[Skipped]]:
     return photos, skipped
 
 
-def digest(photos: list[Photo]) -> str:
+def photos_digest(photos: list[Photo]) -> str:
     """Hash (hex, 128 bits) over the pixels and captions of photos, in their order."""
     found = hashlib.sha256()
     for photo in photos:
@@ -148,7 +148,7 @@ def cut(image: Image.Image, height: int, width: int, x: float, y: float) -> Imag
     )
 
 
-def edges(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
+def edge_colours(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
     """The median colours [3], 0..255, along the top and the bottom edge of a picture."""
     rows = np.asarray(image)
     depth = math.ceil(len(rows) / 16)

@@ -20,12 +20,11 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..concept.file import Concept, read_concept
-from ..data.reading import Photo, read_folder
+from ..concept import Concept, read_concept
+from ..data import Photo, read_folder
 from ..families import load_base
-from ..generation.pictures import grid, read_parameters, save_png
-from ..generation.sampling import generate, parameters, pick_dtype
-from ..pipeline.loading import load_concept, loaded_concepts, remove_concept
+from ..generation import generate, grid, parameters, pick_dtype, read_parameters, save_png
+from ..pipeline import load_concept, loaded_concepts, remove_concept
 from . import measures
 from .features import Clip, Extractor, load_extractor
 
@@ -42,7 +41,7 @@ BASE = "base"
 
 
 @dataclass(frozen=True)
-class Plan:
+class EvaluationPlan:
     """What to draw and how.
 
     prompts: with `{}` where the subject stands. others: prompts that do not name it, for drift.
@@ -113,7 +112,7 @@ def evaluate(
     references: Sequence[Image.Image],
     training: Sequence[Image.Image],
     output_dir: str | Path,
-    plan: Plan | None = None,
+    plan: EvaluationPlan | None = None,
     device: str = "cpu",
     progress: bool = True,
 ) -> list[Row]:
@@ -122,7 +121,7 @@ def evaluate(
     references: pictures of the subject to compare with; training: those it was learned from.
     Concepts of one call share their subject. Raises ValueError for what cannot be used.
     """
-    plan, folder = plan or Plan(), Path(output_dir)
+    plan, folder = plan or EvaluationPlan(), Path(output_dir)
     if not concepts:
         raise ValueError("no concept is given; name at least one concept file.")
     files = [(Path(path), read_concept(path)) for path in concepts]
@@ -151,7 +150,7 @@ def _label(path: Path) -> str:
 
 
 def _draw_all(
-    pipe: Any, plan: Plan, words: str, concept: Path | None, folder: Path, progress: bool
+    pipe: Any, plan: EvaluationPlan, words: str, concept: Path | None, folder: Path, progress: bool
 ) -> list[Path]:
     """All pictures of the plan, this process's share drawn; prompts first, then the others."""
     name = _label(concept) if concept else BASE
@@ -195,7 +194,7 @@ def _open(path: Path) -> Image.Image:
 
 
 def _score(
-    plan: Plan,
+    plan: EvaluationPlan,
     extractors: dict[str, Extractor],
     pictures: dict[str, list[Image.Image]],
     files: list[tuple[Path, Concept]],
@@ -224,12 +223,12 @@ def _score(
     return list(rows.values())
 
 
-def _texts(extractor: Clip, plan: Plan, word: str) -> Tensor:
+def _texts(extractor: Clip, plan: EvaluationPlan, word: str) -> Tensor:
     """The prompts' features with the class word for the subject, as CLIP knows no trigger."""
     return extractor.texts([p.format(word) for p in plan.prompts]).repeat_interleave(plan.num, 0)
 
 
-def _sheet(plan: Plan, pictures: dict[str, list[Image.Image]]) -> Image.Image:
+def _sheet(plan: EvaluationPlan, pictures: dict[str, list[Image.Image]]) -> Image.Image:
     """The first seed of every prompt, a line for the base and for each concept."""
     lines = [images[: len(plan.prompts) * plan.num : plan.num] for images in pictures.values()]
     captions = [f"{name}: {p.format('…')}" for name in pictures for p in plan.prompts]

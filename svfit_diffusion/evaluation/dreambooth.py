@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 from accelerate import PartialState
 
-from ..generation.sampling import pick_device
+from ..generation import pick_device
 from ..settings import TrainConfig
-from ..training.loop import train
+from ..training import train
 from . import dreambooth_prompts as protocol
-from .comparison import BASE, Plan, Row, evaluate, read_references
+from .comparison import BASE, EvaluationPlan, Row, evaluate, read_references
 
 TOKEN = "sks"
 
@@ -26,7 +26,7 @@ def run_dreambooth(
     base: str,
     dataset: Path,
     output: Path,
-    plan: Plan,
+    plan: EvaluationPlan,
     max_train_steps: int | None = None,
     mixed_precision: str = "no",
 ) -> dict[str, float]:

@@ -28,10 +28,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..data.examples import generator
-from ..data.reading import crop, to_tensor
+from ..data import crop, generator, to_tensor
 from ..families import recognise
-from ..pipeline.loading import convert_prompt
+from ..pipeline import convert_prompt
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ def denoising_loss(
     """
     family, total = recognise(pipe), 0.0
     denoiser = getattr(pipe, family.denoiser)
-    scheduler, side = family.noise(pipe.scheduler), family.size(pipe)
+    scheduler, side = family.training_scheduler(pipe.scheduler), family.size(pipe)
     spaced = (torch.arange(times) + 0.5) / times * scheduler.config.num_train_timesteps
     for index, (picture, prompt) in enumerate(zip(pictures, prompts, strict=True)):
         pixels = to_tensor(crop(picture.convert("RGB"), side))[None]
@@ -137,12 +136,12 @@ def denoising_loss(
             family.target(scheduler, latents, noise, steps),
         ))  # fmt: skip
         ids = family.tokenize(pipe, convert_prompt(pipe, [prompt] * times))
-        read = family.read(pipe, [prompt] * times, denoiser.device)
+        read = family.encode_frozen(pipe, [prompt] * times, denoiser.device)
         text = family.encode_text(pipe, tuple(i.to(denoiser.device) for i in ids), read)
         text = {key: value.to(denoiser.dtype) for key, value in text.items()}
         found = family.predict(
             denoiser, noisy.to(denoiser.dtype),
-            family.times(scheduler, steps.to(denoiser.device)), text,
+            family.model_timesteps(scheduler, steps.to(denoiser.device)), text,
         )  # fmt: skip
         total += float(F.mse_loss(found.float(), target))
     return total / len(prompts)

@@ -1,7 +1,7 @@
 """What a family is: everything in which model families differ, as one interface.
 
 Every tensor keeps pictures or prompts as its first dimension. Time steps are whole numbers below
-the scheduler's `num_train_timesteps`; `times` says what the denoiser is told for them.
+the scheduler's `num_train_timesteps`; `model_timesteps` says what the denoiser is told for them.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class Family:
 
     name: as written into concept files. dtype: the precision its bases are published in.
     denoiser: the component that predicts. encoders: (tokenizer, text encoder) components that a
-    concept may edit and teach a word; readers: those that only read, the words as typed.
-    original: diffusers' names for its kinds of single-file checkpoints.
+    concept may edit and teach a word; frozen_text_encoders: those that are only read, with the
+    words as typed. original: diffusers' names for its kinds of single-file checkpoints.
     """
 
     name: ClassVar[str]
@@ -30,9 +30,9 @@ class Family:
     dtype: ClassVar[str]
     denoiser: ClassVar[str]
     encoders: ClassVar[tuple[tuple[str, str], ...]] = ()
-    readers: ClassVar[tuple[tuple[str, str], ...]] = ()
+    frozen_text_encoders: ClassVar[tuple[tuple[str, str], ...]] = ()
     original: ClassVar[tuple[str, ...]] = ()
-    length: ClassVar[int] = 512  # tokens that the readers read, as the pipelines' default
+    length: ClassVar[int] = 512  # tokens that the frozen encoders read, as the pipelines' default
 
     def components(self, pipe: Any) -> dict[str, nn.Module]:
         """Component name -> model, of those that a concept may edit."""
@@ -40,13 +40,15 @@ class Family:
 
     def text_models(self, pipe: Any) -> dict[str, nn.Module]:
         """Component name -> model, of all that read prompts."""
-        return _present(pipe, (encoder for _, encoder in (*self.encoders, *self.readers)))
+        return _present(
+            pipe, (encoder for _, encoder in (*self.encoders, *self.frozen_text_encoders))
+        )
 
-    def listeners(self, pipe: Any) -> list[tuple[str, int, bool]]:
+    def prompt_encoders(self, pipe: Any) -> list[tuple[str, int, bool]]:
         """(tokenizer component, tokens it takes, whether it knows learned words) of each model that
-        tells the denoiser a prompt: the readers where there are some, else the encoders.
+        tells the denoiser a prompt: the frozen ones where there are some, else the encoders.
         """
-        names = [name for name, _ in self.readers if getattr(pipe, name, None)]
+        names = [name for name, _ in self.frozen_text_encoders if getattr(pipe, name, None)]
         if names:
             return [(name, self.length, False) for name in names]
         taught = (name for name, _ in self.encoders)
@@ -60,7 +62,7 @@ class Family:
         """Side of the base's own pictures, in pixels."""
         return getattr(pipe, self.denoiser).config.sample_size * pipe.vae_scale_factor
 
-    def multiple(self, pipe: Any) -> int:
+    def size_multiple(self, pipe: Any) -> int:
         """What widths and heights must be a multiple of, in pixels."""
         return pipe.vae_scale_factor
 
@@ -68,18 +70,20 @@ class Family:
         """Prompts (with any trigger already in its token form) -> ids [prompts, length] each."""
         return tuple(clip_ids(getattr(pipe, name), prompts) for name, _ in self.encoders)
 
-    def read(self, pipe: Any, prompts: list[str], device: torch.device) -> dict[str, Tensor]:
-        """What the readers make of the prompts as typed; nothing in it changes in training."""
+    def encode_frozen(
+        self, pipe: Any, prompts: list[str], device: torch.device
+    ) -> dict[str, Tensor]:
+        """What the frozen text encoders give for the prompts as typed; no training changes it."""
         return {}
 
     def encode_text(
         self, pipe: Any, ids: tuple[Tensor, ...], read: dict[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """Token ids of the encoders, and what the readers gave -> conditioning."""
+        """Token ids of the encoders, and what the frozen ones gave -> conditioning."""
         raise NotImplementedError
 
     def hook_prompts(self, pipe: Any, convert: Callable[[str], str]) -> None:
-        """Let the pipeline's own encoders, not its readers, see each prompt as `convert` gives it.
+        """Let the text encoders that learn, not the frozen ones, see each prompt as converted.
 
         Here by the textual-inversion step of the pipeline, which it calls once a tokenizer.
         """
@@ -98,16 +102,16 @@ class Family:
         shift = getattr(vae.config, "shift_factor", None) or 0.0
         return (spread.mean - shift) * scale, spread.std * scale
 
-    def decodable(self, pipe: Any, latents: Tensor, height: int, width: int) -> Tensor:
+    def unscale_latents(self, pipe: Any, latents: Tensor, height: int, width: int) -> Tensor:
         """The pipeline's own latents of a picture of that many pixels -> what the VAE decodes."""
         shift = getattr(pipe.vae.config, "shift_factor", None) or 0.0
         return latents / pipe.vae.config.scaling_factor + shift
 
-    def noise(self, scheduler: Any) -> Any:
+    def training_scheduler(self, scheduler: Any) -> Any:
         """The scheduler of training: another than the pipeline draws with, of its configuration."""
         raise NotImplementedError
 
-    def draw_step(self, random: torch.Generator, count: int, config: TrainConfig) -> Tensor:
+    def sample_timestep(self, random: torch.Generator, count: int, config: TrainConfig) -> Tensor:
         """The time step of one picture [], below `count`, as the base was trained."""
         return torch.randint(count, (), generator=random)
 
@@ -119,7 +123,7 @@ class Family:
         """What `predict` should have given, in the latents' shape."""
         raise NotImplementedError
 
-    def times(self, scheduler: Any, steps: Tensor) -> Tensor:
+    def model_timesteps(self, scheduler: Any, steps: Tensor) -> Tensor:
         """What the denoiser is told for the time steps [n]."""
         return steps
 
@@ -140,7 +144,7 @@ class Family:
         """(denoising steps, guidance) that the base is drawn with, unless told otherwise."""
         raise NotImplementedError
 
-    def guided(self, guidance: float, negative_prompt: str) -> dict[str, Any]:
+    def guidance_kwargs(self, guidance: float, negative_prompt: str) -> dict[str, Any]:
         """Arguments of the pipeline's call for guidance; ValueError for what it cannot do."""
         return {"guidance_scale": guidance, "negative_prompt": negative_prompt or None}
 

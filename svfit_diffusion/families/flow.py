@@ -36,15 +36,15 @@ class Flow(Family):
         """Side of the base's own pictures, in pixels."""
         return pipe.default_sample_size * pipe.vae_scale_factor
 
-    def multiple(self, pipe: Any) -> int:
+    def size_multiple(self, pipe: Any) -> int:
         """Latents are cut into patches of two by two."""
         return 2 * pipe.vae_scale_factor
 
-    def noise(self, scheduler: Any) -> Any:
+    def training_scheduler(self, scheduler: Any) -> Any:
         """A scheduler of the same configuration, whose time steps no drawing has changed."""
         return type(scheduler).from_config(scheduler.config)
 
-    def draw_step(self, random: torch.Generator, count: int, config: TrainConfig) -> Tensor:
+    def sample_timestep(self, random: torch.Generator, count: int, config: TrainConfig) -> Tensor:
         """The time step of one picture [], by the scheme's density."""
         from diffusers.training_utils import compute_density_for_timestep_sampling
 
@@ -67,7 +67,7 @@ class Flow(Family):
         """The direction from picture to noise."""
         return noise - latents
 
-    def times(self, scheduler: Any, steps: Tensor) -> Tensor:
+    def model_timesteps(self, scheduler: Any, steps: Tensor) -> Tensor:
         """The scheduler's own times [n], 1 to 1000."""
         return scheduler.timesteps.to(steps.device)[steps]
 

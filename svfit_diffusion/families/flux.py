@@ -18,10 +18,12 @@ class Flux(Flow):
     pipelines = ("FluxPipeline",)
     dtype = "bfloat16"
     encoders = (("tokenizer", "text_encoder"),)
-    readers = (("tokenizer_2", "text_encoder_2"),)
+    frozen_text_encoders = (("tokenizer_2", "text_encoder_2"),)
     original = ("flux-dev", "flux-schnell")
 
-    def read(self, pipe: Any, prompts: list[str], device: torch.device) -> dict[str, Tensor]:
+    def encode_frozen(
+        self, pipe: Any, prompts: list[str], device: torch.device
+    ) -> dict[str, Tensor]:
         """T5's hidden states [n, 512, width]."""
         ids = clip_ids(pipe.tokenizer_2, prompts, self.length).to(device)
         return {"encoder_hidden_states": pipe.text_encoder_2(ids)[0]}
@@ -54,16 +56,16 @@ class Flux(Flow):
         found = found.reshape(count, rows, columns, channels, 2, 2)
         return found.permute(0, 3, 1, 4, 2, 5).reshape(noisy.shape)
 
-    def decodable(self, pipe: Any, latents: Tensor, height: int, width: int) -> Tensor:
+    def unscale_latents(self, pipe: Any, latents: Tensor, height: int, width: int) -> Tensor:
         """Patches [1, rows x columns, 4c] -> what the VAE decodes."""
         latents = pipe._unpack_latents(latents, height, width, pipe.vae_scale_factor)
-        return super().decodable(pipe, latents, height, width)
+        return super().unscale_latents(pipe, latents, height, width)
 
     def sampling(self, pipe: Any) -> tuple[int, float]:
         """The pipeline's own for dev; schnell is drawn in four steps without guidance."""
         return (28, 3.5) if pipe.transformer.config.guidance_embeds else (4, 0.0)
 
-    def guided(self, guidance: float, negative_prompt: str) -> dict[str, Any]:
+    def guidance_kwargs(self, guidance: float, negative_prompt: str) -> dict[str, Any]:
         """Guidance is told to the transformer: there is no second, negative pass."""
         no_negative("FLUX.1", negative_prompt)
         return {"guidance_scale": guidance}

@@ -23,9 +23,11 @@ class Flux2Klein(Flow):
     name = "flux2-klein"
     pipelines = ("Flux2KleinPipeline",)
     dtype = "bfloat16"
-    readers = (("tokenizer", "text_encoder"),)
+    frozen_text_encoders = (("tokenizer", "text_encoder"),)
 
-    def read(self, pipe: Any, prompts: list[str], device: torch.device) -> dict[str, Tensor]:
+    def encode_frozen(
+        self, pipe: Any, prompts: list[str], device: torch.device
+    ) -> dict[str, Tensor]:
         """The language model's hidden states [n, 512, 3 widths], by the pipeline's own step."""
         return {"encoder_hidden_states": pipe.encode_prompt(prompts, device=device)[0]}
 
@@ -52,7 +54,7 @@ class Flux2Klein(Flow):
         latents = (latents - mean) / deviation
         return latents, torch.zeros_like(latents)
 
-    def decodable(self, pipe: Any, latents: Tensor, height: int, width: int) -> Tensor:
+    def unscale_latents(self, pipe: Any, latents: Tensor, height: int, width: int) -> Tensor:
         """Patches [1, rows x columns, 4c] -> what the VAE decodes."""
         rows, columns = (side // (2 * pipe.vae_scale_factor) for side in (height, width))
         latents = latents.transpose(1, 2).reshape(len(latents), -1, rows, columns)
@@ -83,7 +85,7 @@ class Flux2Klein(Flow):
         """The distilled one is drawn in four steps without guidance, the other as by default."""
         return (4, 1.0) if pipe.config.is_distilled else (50, 4.0)
 
-    def guided(self, guidance: float, negative_prompt: str) -> dict[str, Any]:
+    def guidance_kwargs(self, guidance: float, negative_prompt: str) -> dict[str, Any]:
         """The pipeline's second pass always has an empty prompt."""
         no_negative("FLUX.2", negative_prompt)
         return {"guidance_scale": guidance}

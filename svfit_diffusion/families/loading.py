@@ -10,7 +10,7 @@ import torch
 from .. import toybox
 from .base import Family
 from .quantization import quantization
-from .registry import named, of_original
+from .registry import family_named, family_of_original
 
 TOYBOX = "toybox"
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
@@ -58,7 +58,7 @@ def load_base(
 def family_of(base: str) -> Family:
     """The family of a base, seen without its weights. Raises ValueError when it cannot be had."""
     try:
-        return named("StableDiffusionPipeline") if base == TOYBOX else _family(base)
+        return family_named("StableDiffusionPipeline") if base == TOYBOX else _family(base)
     except (OSError, ValueError) as error:
         raise _not_loaded(base, error) from error
 
@@ -70,9 +70,9 @@ def _family(base: str, **options: Any) -> Family:
 
     path = Path(base)
     if not path.is_file():
-        return named(str(DiffusionPipeline.load_config(base, **options)["_class_name"]))
+        return family_named(str(DiffusionPipeline.load_config(base, **options)["_class_name"]))
     try:
-        return of_original(original_kind(path))
+        return family_of_original(original_kind(path))
     except SafetensorError as error:
         raise ValueError(f"{path.name} is no safetensors file: {error}") from None
 

@@ -39,6 +39,6 @@ def quantization(kind: str, family: Family, dtype: torch.dtype) -> Any:
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
         )
 
-    readers = {encoder: settings(transformers) for _, encoder in family.readers}
-    mapping = {family.denoiser: settings(diffusers), **readers}
+    frozen = {encoder: settings(transformers) for _, encoder in family.frozen_text_encoders}
+    mapping = {family.denoiser: settings(diffusers), **frozen}
     return diffusers.PipelineQuantizationConfig(quant_mapping=mapping)

@@ -24,10 +24,10 @@ FAMILIES: tuple[Family, ...] = (
 
 def recognise(pipe: Any) -> Family:
     """The family of a diffusers pipeline; ValueError when it is none that is supported."""
-    return named(type(pipe).__name__)
+    return family_named(type(pipe).__name__)
 
 
-def named(kind: str) -> Family:
+def family_named(kind: str) -> Family:
     """The family of a pipeline's class, by its name; ValueError when it is none."""
     for family in FAMILIES:
         if kind in family.pipelines:
@@ -36,7 +36,7 @@ def named(kind: str) -> Family:
     raise ValueError(f"{kind} is not supported; load the base as one of: {known}.")
 
 
-def of_original(kind: str) -> Family:
+def family_of_original(kind: str) -> Family:
     """The family of a single-file checkpoint, by diffusers' name for its kind."""
     for family in FAMILIES:
         if kind in family.original:

@@ -39,7 +39,7 @@ class StableDiffusion(Family):
         """Token ids [n, length] -> hidden states [n, length, width]."""
         return {"encoder_hidden_states": pipe.text_encoder(ids[0]).last_hidden_state}
 
-    def noise(self, scheduler: Any) -> Any:
+    def training_scheduler(self, scheduler: Any) -> Any:
         """DDPM's: what SDXL is drawn with (Euler's) adds noise to unscaled latents instead."""
         from diffusers import DDPMScheduler
 

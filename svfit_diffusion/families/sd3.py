@@ -24,12 +24,14 @@ class StableDiffusion3(Flow):
     pipelines = ("StableDiffusion3Pipeline",)
     dtype = "float16"
     encoders = (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2"))
-    readers = (("tokenizer_3", "text_encoder_3"),)
+    frozen_text_encoders = (("tokenizer_3", "text_encoder_3"),)
     original = ("sd3", "sd35_medium", "sd35_large")
     scheme = "logit_normal"
     length = 256  # tokens that T5 reads, as the pipeline's default
 
-    def read(self, pipe: Any, prompts: list[str], device: torch.device) -> dict[str, Tensor]:
+    def encode_frozen(
+        self, pipe: Any, prompts: list[str], device: torch.device
+    ) -> dict[str, Tensor]:
         """T5's hidden states [n, 256, width]; zeros where the base was loaded without T5."""
         if pipe.text_encoder_3 is None:
             width = pipe.transformer.config.joint_attention_dim

@@ -21,13 +21,15 @@ class ZImage(Flow):
     name = "z-image"
     pipelines = ("ZImagePipeline",)
     dtype = "bfloat16"
-    readers = (("tokenizer", "text_encoder"),)
+    frozen_text_encoders = (("tokenizer", "text_encoder"),)
 
     def size(self, pipe: Any) -> int:
         """The pipeline's own."""
         return 1024
 
-    def read(self, pipe: Any, prompts: list[str], device: torch.device) -> dict[str, Tensor]:
+    def encode_frozen(
+        self, pipe: Any, prompts: list[str], device: torch.device
+    ) -> dict[str, Tensor]:
         """Hidden states [n, 512, width], filled up with zeros, and where they are [n, 512]."""
         found = pipe.encode_prompt(list(prompts), device, do_classifier_free_guidance=False)[0]
         states = found[0].new_zeros(len(found), self.length, found[0].shape[-1])

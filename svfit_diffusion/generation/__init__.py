@@ -1,1 +1,11 @@
-"""generation."""
+"""Pictures: sampling with concepts, PNG files that carry their parameters, grids and sheets."""
+
+from .._lazy import lazy_names
+
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "pictures": ["Parameters", "grid", "read_parameters", "save_png", "sheet", "size_text"],
+        "sampling": ["generate", "parameters", "pick_device", "pick_dtype"],
+    },
+)

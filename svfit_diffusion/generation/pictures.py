@@ -16,7 +16,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin
 
-from ..concept.atomic import replacing
+from ..concept import atomic_write
 
 _INK, _GREY, _ACCENT = "#1f2328", "#8c959f", "#2f5fd0"
 _TILE, _SIGN = 256, 64  # widths on the sheet, in pixels: of a picture, of the sign between two
@@ -120,7 +120,7 @@ def save_png(image: Image.Image, path: str | Path, parameters: Parameters | None
     info = PngImagePlugin.PngInfo()
     if parameters is not None:
         info.add_text("parameters", parameters.to_infotext())
-    with replacing(path) as fresh:
+    with atomic_write(path) as fresh:
         image.save(fresh, format="PNG", pnginfo=info)
 
 

@@ -12,8 +12,7 @@ from PIL import Image
 
 from .. import toybox
 from ..families import base_name, recognise
-from ..pipeline.loading import active_tokens, loaded_concepts
-from ..pipeline.prompts import about_length
+from ..pipeline import active_tokens, loaded_concepts, warn_unread_prompt
 from .pictures import Parameters
 
 log = logging.getLogger(__name__)
@@ -41,7 +40,7 @@ def parameters(pipe: Any, prompt: str, seed: int = 0, **given: Any) -> Parameter
     family = recognise(pipe)
     size, multiple, (steps, guidance) = (
         family.size(pipe),
-        family.multiple(pipe),
+        family.size_multiple(pipe),
         family.sampling(pipe),
     )
     values = {
@@ -89,11 +88,11 @@ def generate(
     first, family = parameters(pipe, prompt, seed, **given), recognise(pipe)
 
     for what, text in (("prompt", first.prompt), ("negative prompt", first.negative_prompt)):
-        if said := about_length(pipe, text, what, active_tokens(pipe)):
+        if said := warn_unread_prompt(pipe, text, what, active_tokens(pipe)):
             log.warning("%s", said)
 
     def stepped(_: Any, step: int, __: Any, tensors: dict[str, torch.Tensor]) -> dict:
-        latents = family.decodable(pipe, tensors["latents"], first.height, first.width)
+        latents = family.unscale_latents(pipe, tensors["latents"], first.height, first.width)
         watch(step + 1, latents)
         return tensors
 
@@ -102,7 +101,7 @@ def generate(
         image = pipe(
             prompt=made.prompt,  # FLUX.2's first argument is an image
             num_inference_steps=made.steps,
-            **family.guided(made.guidance, made.negative_prompt),
+            **family.guidance_kwargs(made.guidance, made.negative_prompt),
             width=made.width,
             height=made.height,
             generator=torch.Generator().manual_seed(made.seed),

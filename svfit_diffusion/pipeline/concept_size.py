@@ -18,16 +18,14 @@ import torch
 from torch import nn
 
 from .. import toybox
-from ..adapter.attention import Projection, layout, values_and_outputs
-from ..adapter.basis import parse_rank
-from ..concept.file import Concept, to_bytes
-from ..concept.self_check import PROBES
-from ..families import TOYBOX, Family, base_name, named
+from ..adapter import Projection, layout, parse_rank, values_and_outputs
+from ..concept import PROBES, Concept, to_bytes
+from ..families import TOYBOX, Family, base_name, family_named
 from ..settings import TrainConfig
 
 
 @dataclass(frozen=True)
-class Census:
+class ConceptSize:
     """projections: component -> how many. values: singular values trained. trigger: numbers of the
     learned word. bytes: of the file. basis: bytes of the cached basis. weights: component ->
     numbers in it.
@@ -42,7 +40,7 @@ class Census:
     weights: dict[str, int]
 
 
-def count(base: str, config: TrainConfig | None = None) -> Census:
+def estimate_size(base: str, config: TrainConfig | None = None) -> ConceptSize:
     """Count a concept of a base, trained as `config` says, or as the default.
 
     base: "toybox", a diffusers folder (its weights may be missing) or a Hub id, of which only the
@@ -76,7 +74,7 @@ def count(base: str, config: TrainConfig | None = None) -> Census:
         for _, part in family.encoders
         if text and part in models
     }
-    return Census(
+    return ConceptSize(
         family=family.name,
         projections={part: sum(p.part == part for p in plan) for part in targets},
         values=sum(ranks),
@@ -96,7 +94,7 @@ def _basis_bytes(plan: list[Projection], ranks: tuple[int, ...]) -> int:
 def skeleton(folder: Path) -> tuple[Family, dict[str, nn.Module]]:
     """The family of a diffusers folder, and its components that a concept may edit, on meta."""
     index = _json(folder / "model_index.json")
-    family = named(str(index.get("_class_name")))
+    family = family_named(str(index.get("_class_name")))
     models = {}
     for part in (family.denoiser, *(part for _, part in family.encoders)):
         library, kind = index.get(part) or (None, None)

@@ -18,14 +18,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..adapter.attention import unpatch_attention
-from ..adapter.layer import SVFitLinear
-from ..adapter.tuner import layers
-from ..concept.file import Concept, Trigger, read_concept
-from ..concept.hub import locate
+from ..adapter import SVFitLinear, layers, unpatch_attention
+from ..concept import Concept, Trigger, locate, read_concept
 from ..families import recognise
 from . import trigger
-from .matching import adapter_name, calls, check_base, check_names, check_strength, put_on
+from .matching import adapter_name, check_base, check_names, check_strength, put_on, trigger_words
 from .verification import check_basis
 
 
@@ -78,7 +75,7 @@ def load_concept(
     stem = Path(concept).stem if isinstance(concept, str | Path) else ""
     concept = concept if isinstance(concept, Concept) else read_concept(locate(concept))
     name = adapter_name(name or stem or concept.token or "concept")
-    triggers = calls(concept, token)
+    triggers = trigger_words(concept, token)
     check_strength(strength)
     check_names(loaded_concepts(pipe), name, triggers)
     family = recognise(pipe)
@@ -91,7 +88,7 @@ def load_concept(
         put_on(models, concept, plan, name, family, folders)
         entry.layers = [models[p.part].get_submodule(p.local) for p in plan]
         if concept.learned:
-            entry.words, entry.ids = trigger.place(pipe, family.encoders, triggers, {})
+            entry.words, entry.ids = trigger.register_tokens(pipe, family.encoders, triggers, {})
         loaded_concepts(pipe)[name] = entry
         _apply(pipe)
     except BaseException:
@@ -124,7 +121,7 @@ def swap_concept(pipe: Any, name: str, concept: Concept | str | Path, **options:
     new = concept if isinstance(concept, Concept) else read_concept(locate(concept))
     if not old.fits(new) or options or old.basis_from or set(old.ids) != set(new.trigger_shape):
         return _replace(pipe, name, new, {"strength": old.strength} | options)
-    triggers = calls(new)
+    triggers = trigger_words(new)
     check_names({k: v for k, v in loaded_concepts(pipe).items() if k != name}, name, triggers)
     family = recognise(pipe)
     trigger.check(pipe, family.encoders, new)
@@ -136,8 +133,8 @@ def swap_concept(pipe: Any, name: str, concept: Concept | str | Path, **options:
     torch._foreach_copy_(held, deltas)
     old.concept, old.triggers, old.token = new, triggers, None
     if new.learned:
-        old.words, old.ids = trigger.place(pipe, family.encoders, triggers, old.ids)
-        trigger.weigh(pipe, family.encoders, triggers, old.strength, old.ids)
+        old.words, old.ids = trigger.register_tokens(pipe, family.encoders, triggers, old.ids)
+        trigger.write_rows(pipe, family.encoders, triggers, old.strength, old.ids)
     return name
 
 
@@ -204,7 +201,7 @@ def _apply(pipe: Any) -> None:
         for name in ours:
             layer.set_scale(name, held[name].strength)
     for entry in held.values():
-        trigger.weigh(pipe, family.encoders, entry.triggers, entry.strength, entry.ids)
+        trigger.write_rows(pipe, family.encoders, entry.triggers, entry.strength, entry.ids)
     if any(entry.words for entry in held.values()) and not pipe.__dict__.get("_svfit_hooked"):
         family.hook_prompts(pipe, functools.partial(convert_prompt, pipe))
         pipe.__dict__["_svfit_hooked"] = True

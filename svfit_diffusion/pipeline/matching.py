@@ -13,10 +13,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..adapter.attention import Projection, find_projections, layout, patch_attention
-from ..adapter.cache import find_source, fingerprint
-from ..adapter.tuner import SVFitConfig, get_deltas, set_deltas
-from ..concept.file import Concept, Trigger, layout_hash, printable
+from ..adapter import (
+    Projection,
+    SVFitConfig,
+    find_projections,
+    find_source,
+    fingerprint,
+    get_deltas,
+    layout,
+    patch_attention,
+    set_deltas,
+)
+from ..concept import Concept, Trigger, layout_hash, printable
 from ..families import Family, base_folder, base_name
 from . import trigger
 from .verification import basis_of, check_basis, check_table, known_basis, measure
@@ -25,7 +33,7 @@ log = logging.getLogger(__name__)
 SHOWN = 60  # characters of a file's text in a sentence
 
 
-def collect(
+def concept_fields(
     models: Mapping[str, nn.Module], targets: Mapping[str, str], family: Family, adapter: str
 ) -> dict[str, Any]:
     """The fields of a Concept that an adapter on these models gives, deltas in float32."""
@@ -35,11 +43,11 @@ def collect(
     ranks = tuple(len(delta) for delta in ordered)
     return {
         "deltas": np.concatenate(ordered),
-        **identify(models, targets, family, plan, ranks),
+        **base_fields(models, targets, family, plan, ranks),
     }
 
 
-def identify(
+def base_fields(
     models: Mapping[str, nn.Module],
     targets: Mapping[str, str],
     family: Family,
@@ -65,7 +73,7 @@ def split(concept: Concept, plan: list[Projection]) -> dict[str, dict[str, torch
     return found
 
 
-def seal(concept: Concept, models: Mapping[str, nn.Module], family: Family) -> Concept:
+def with_self_check(concept: Concept, models: Mapping[str, nn.Module], family: Family) -> Concept:
     """The concept with its self-check, by the models that it was made on."""
     plan = check_layout(concept, models)
     models = {part: models[part] for part in concept.targets}
@@ -197,7 +205,7 @@ def check_strength(strength: float) -> None:
         )
 
 
-def calls(concept: Concept, token: str | None = None) -> tuple[Trigger, ...]:
+def trigger_words(concept: Concept, token: str | None = None) -> tuple[Trigger, ...]:
     """The concept's triggers, the only one under the word `token` if that is given."""
     found = concept.calls()
     if token is None:
@@ -218,14 +226,14 @@ def check_names(held: Mapping[str, Any], name: str, triggers: tuple[Trigger, ...
             "another name."
         )
     for other, entry in held.items():
-        if word := clash(triggers, entry.triggers):
+        if word := trigger_clash(triggers, entry.triggers):
             raise ValueError(
                 f"{name!r} and {other!r} are both called by {printable(word, SHOWN)!r}; "
                 "load one of them with another word, such as token='zwx'."
             )
 
 
-def clash(one: tuple[Trigger, ...], other: tuple[Trigger, ...]) -> str | None:
+def trigger_clash(one: tuple[Trigger, ...], other: tuple[Trigger, ...]) -> str | None:
     """A word that calls both, in any case, and was learned by at least one of them."""
     words = {call.word.lower(): call for call in other if call.word}
     for call in one:

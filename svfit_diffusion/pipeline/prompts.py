@@ -20,7 +20,7 @@ def unread(pipe: Any, prompt: str, tokens: Mapping[str, str] | None = None) -> s
     prompt do not.
     """
     family, ends = recognise(pipe), []
-    for name, length, learned in family.listeners(pipe):
+    for name, length, learned in family.prompt_encoders(pipe):
         text = put_tokens(prompt, tokens or {}) if learned else prompt
         tokenizer = getattr(pipe, name)
         read = tokenizer(
@@ -36,7 +36,7 @@ def unread(pipe: Any, prompt: str, tokens: Mapping[str, str] | None = None) -> s
     return min(ends, key=len, default="")
 
 
-def about_length(
+def warn_unread_prompt(
     pipe: Any, prompt: str, what: str = "prompt", tokens: Mapping[str, str] | None = None
 ) -> str:
     """A sentence on what of a prompt is not read, "" where all of it is."""
@@ -47,14 +47,16 @@ def about_length(
     return f"the {what} is too long: this base does not read its end {quoted!r}; shorten it."
 
 
-def about_trigger(pipe: Any, word: str, learned: bool) -> str:
+def warn_split_trigger(pipe: Any, word: str, learned: bool) -> str:
     """A sentence on a trigger that the base reads in many pieces, "" where none reads better.
 
     learned: the text encoders that can be taught a word have one of their own for it; then only
     those count that read it as typed.
     """
     family = recognise(pipe)
-    names = [name for name, _ in (*family.readers, *(() if learned else family.encoders))]
+    names = [
+        name for name, _ in (*family.frozen_text_encoders, *(() if learned else family.encoders))
+    ]
     tokenizers = [found for name in names if (found := getattr(pipe, name, None))]
     if not tokenizers:
         return ""

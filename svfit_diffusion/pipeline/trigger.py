@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from tokenizers import AddedToken
 from torch import Tensor, nn
 
-from ..concept.file import Concept, Trigger
+from ..concept import Concept, Trigger
 
 MAX_TOKENS = 1_000  # rows of learned words in one text encoder
 
@@ -134,7 +134,7 @@ def start_row(tokenizer: Any, encoder: nn.Module, words: str) -> Tensor:
 
 
 @torch.no_grad()
-def weighed(
+def scaled_rows(
     calls: Iterable[Trigger], part: str, strength: float, tokenizer: Any, encoder: nn.Module
 ) -> Tensor:
     """The learned rows [tokens, width] of a text encoder `part`, moved from the class word's
@@ -151,7 +151,7 @@ def weighed(
     return torch.cat(found)
 
 
-def place(
+def register_tokens(
     pipe: Any,
     encoders: Iterable[tuple[str, str]],
     calls: Iterable[Trigger],
@@ -177,7 +177,7 @@ def place(
     return words, ids
 
 
-def weigh(
+def write_rows(
     pipe: Any,
     encoders: Iterable[tuple[str, str]],
     calls: Iterable[Trigger],
@@ -188,7 +188,7 @@ def weigh(
     for tokenizer, part in encoders:
         if part in ids:
             reader, encoder = getattr(pipe, tokenizer), getattr(pipe, part)
-            set_rows(encoder, ids[part], weighed(calls, part, strength, reader, encoder))
+            set_rows(encoder, ids[part], scaled_rows(calls, part, strength, reader, encoder))
 
 
 def put_tokens(prompt: str, tokens: Mapping[str, str]) -> str:

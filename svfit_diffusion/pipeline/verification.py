@@ -9,11 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from torch import nn
 
-from ..adapter.attention import Projection
-from ..adapter.basis import Basis
-from ..adapter.cache import load_bases
-from ..concept.file import Concept, printable
-from ..concept.self_check import COARSE, TOLERANCE, deviation, rows
+from ..adapter import Basis, Projection, load_bases
+from ..concept import (
+    COARSE_TOLERANCE,
+    SELF_CHECK_TOLERANCE,
+    Concept,
+    printable,
+    self_check_deviation,
+    self_check_rows,
+)
 from ..families import Family
 
 
@@ -48,7 +52,9 @@ def known_basis() -> Iterator[None]:
 def check_table(plan: list[Projection], bases: Iterator[Basis]) -> np.ndarray:
     """What each delta of a concept of this plan adds to its self-check: [8, values], float64."""
     edits = zip(plan, bases, strict=True)
-    return np.concatenate([rows(p.name, b.U.numpy(), b.V.numpy()) for p, b in edits], axis=1)
+    return np.concatenate(
+        [self_check_rows(p.name, b.U.numpy(), b.V.numpy()) for p, b in edits], axis=1
+    )
 
 
 def measure(deltas: np.ndarray, table: np.ndarray) -> tuple[float, ...]:
@@ -60,8 +66,8 @@ def check_basis(concept: Concept, table: np.ndarray, coarse: Sequence[str] = ())
     """Refuse a basis that would paint something else; `coarse`: components cast to bfloat16."""
     if not concept.check:
         return
-    error = deviation(measure(concept.deltas, table), concept.check, concept.deltas)
-    if error <= TOLERANCE:
+    error = self_check_deviation(measure(concept.deltas, table), concept.check, concept.deltas)
+    if error <= SELF_CHECK_TOLERANCE:
         return
     base = printable(concept.base, 60)
     if not coarse:
@@ -70,7 +76,7 @@ def check_basis(concept: Concept, table: np.ndarray, coarse: Sequence[str] = ())
             f"though the weights are those of {base!r}; the file is damaged, or another program "
             "wrote it wrongly."
         )
-    if error > COARSE:
+    if error > COARSE_TOLERANCE:
         raise ValueError(
             f"the {coarse[0]} was loaded in bfloat16 without its files, and this concept of "
             f"{base!r} would be off by {error:.1%} on it; load {base!r} from its folder or the Hub."

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from ..adapter.attention import layout
-from ..concept.file import Concept, Trigger, printable
+from ..adapter import layout
+from ..concept import Concept, Trigger, printable
 from ..families import recognise
-from ..pipeline.matching import check_layout, check_strength, clash, identify, seal
+from ..pipeline import base_fields, check_layout, check_strength, trigger_clash, with_self_check
 
 
 def combine(
@@ -85,7 +85,7 @@ def _on_base(concepts: Sequence[tuple[Concept, float]], calls: list[Trigger], pi
     plan = layout(models, targets)
     found = [deltas.get(p.name, np.zeros(1)) for p in plan]
     ranks = tuple(len(delta) for delta in found)
-    own = identify({part: models[part] for part in targets}, targets, family, plan, ranks)
+    own = base_fields({part: models[part] for part in targets}, targets, family, plan, ranks)
     stated = {part: c.fingerprints[part] for c, _ in concepts for part in c.targets}
     if own["fingerprints"] != stated:
         raise ValueError(
@@ -93,7 +93,7 @@ def _on_base(concepts: Sequence[tuple[Concept, float]], calls: list[Trigger], pi
         )
     text = _text(concepts) | {"rank": str(max(ranks))}
     values = np.concatenate(found).astype(np.float32)
-    return seal(
+    return with_self_check(
         replace(first, deltas=values, packed=False, **own, **text, **_rows(calls)), models, family
     )
 
@@ -119,7 +119,7 @@ def _calls(concepts: Sequence[tuple[Concept, float]], words: Sequence[str] | Non
         own = concept.calls()
         if words is not None and len(own) == 1:
             own = (replace(own[0], word=words[i]),)
-        if word := clash(own, tuple(found)):
+        if word := trigger_clash(own, tuple(found)):
             raise ValueError(
                 f"two of these concepts are called by {printable(word, 60)!r} and at least one "
                 "learned it; give each another word with --words, such as --words sks zwx."

@@ -15,9 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..adapter.attention import Projection
-from ..adapter.basis import Basis
-from ..concept.file import Concept
+from ..adapter import Basis, Projection
+from ..concept import Concept
 
 KINDS = ("kohya", "diffusers")
 PREFIXES = {

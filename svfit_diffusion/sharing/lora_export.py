@@ -23,14 +23,18 @@ from PIL import Image
 from safetensors.torch import save
 from torch import nn
 
-from ..adapter.attention import unpatch_attention
-from ..concept.atomic import replace_file
-from ..concept.file import Concept, Trigger, printable
+from ..adapter import unpatch_attention
+from ..concept import Concept, Trigger, printable, replace_file
 from ..families import Family, recognise
-from ..pipeline import trigger
-from ..pipeline.loading import fuse_concepts, load_concept, loaded_concepts
-from ..pipeline.matching import check_base, check_strength
-from ..pipeline.verification import basis_of
+from ..pipeline import (
+    basis_of,
+    check_base,
+    check_strength,
+    fuse_concepts,
+    load_concept,
+    loaded_concepts,
+    trigger,
+)
 from .lora import lora_tensors
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -143,7 +147,7 @@ def _embeddings(
         for key, (tokenizer, part) in zip(keys, family.encoders, strict=False):
             if part in call.rows:
                 reader, encoder = getattr(pipe, tokenizer), getattr(pipe, part)
-                rows[key] = trigger.weighed([call], part, strength, reader, encoder)
+                rows[key] = trigger.scaled_rows([call], part, strength, reader, encoder)
         files[file] = rows
         words.append(printable(f"{file.stem} {call.class_word}".strip()))
     return ", ".join(words), files
@@ -202,7 +206,7 @@ def _settle(call: Trigger, pipe: Any, family: Family, strength: float) -> str:
     count = max((len(rows) for rows in call.rows.values()), default=0)
     one = count == 1 and all(len(ids) == 1 for ids in found)
     for tokenizer, encoder, part in parts:
-        rows = trigger.weighed([call], part, strength, tokenizer, encoder)
+        rows = trigger.scaled_rows([call], part, strength, tokenizer, encoder)
         if one:
             ids = tokenizer(call.word, add_special_tokens=False).input_ids
         else:  # diffusers reads `<word>` as `<word> <word>_1 ...`

@@ -18,14 +18,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..adapter.attention import layout
-from ..adapter.basis import parse_rank, resolve_rank
-from ..adapter.cache import loaded_weight
-from ..concept.file import Concept, printable
-from ..concept.header import Refused, check_tensors, read_header, read_json
+from ..adapter import layout, loaded_weight, parse_rank, resolve_rank
+from ..concept import Concept, Refused, check_tensors, printable, read_header, read_json
 from ..families import base_name, recognise
-from ..pipeline.matching import identify, seal
-from ..pipeline.verification import basis_of
+from ..pipeline import base_fields, basis_of, with_self_check
 from .lora import PREFIXES, known_names, project
 
 MAX_FILE = 4_000_000_000  # bytes
@@ -95,9 +91,9 @@ def import_lora(
         class_word=noun,
         created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         training={"imported": "LoRA", "energy": round(kept / total, 6)},
-        **identify(models, targets, family, plan, ranks),
+        **base_fields(models, targets, family, plan, ranks),
     )
-    concept = seal(concept, models, family)
+    concept = with_self_check(concept, models, family)
     return Imported(concept, kept / total, len(known), len(pairs) - len(known))
 
 

@@ -8,9 +8,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..concept.file import Concept, printable, read_concept, to_bytes
-from ..concept.hub import FILE
-from ..generation.pictures import read_parameters
+from ..concept import HUB_FILE, Concept, printable, read_concept, to_bytes
+from ..generation import read_parameters
 
 TAGS = ["text-to-image", "diffusers", "svfit"]
 LICENSES = ("mit", "apache-2.0", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0")
@@ -44,7 +43,7 @@ def write_repository(
     """
     concept, folder = read_concept(path), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / FILE).write_bytes(to_bytes(concept))
+    (folder / HUB_FILE).write_bytes(to_bytes(concept))
     widget = []
     for i, picture in enumerate(pictures):
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..pipeline.prompts import about_length, about_trigger
+from ..pipeline import warn_split_trigger, warn_unread_prompt
 from ..settings import TrainConfig, says
 from .subject import Subject
 
@@ -17,10 +17,10 @@ def remarks(config: TrainConfig, subject: Subject) -> list[str]:
     if config.validation_prompt:
         prompts.append(("validation prompt", (config.validation_prompt,)))
     tokens = {subject.token: " ".join(subject.tokens)} if subject.tokens else {}
-    told = [about_trigger(subject.pipe, subject.token, bool(subject.tokens))]
+    told = [warn_split_trigger(subject.pipe, subject.token, bool(subject.tokens))]
     for what, found in prompts:
         for prompt in dict.fromkeys(found):
-            told.append(about_length(subject.pipe, prompt, f"{what} {prompt[:40]!r}", tokens))
+            told.append(warn_unread_prompt(subject.pipe, prompt, f"{what} {prompt[:40]!r}", tokens))
     told += [_about_captions(subject), _about_backgrounds(subject)]
     return [text for text in told if text]
 

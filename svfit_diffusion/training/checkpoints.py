@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from ..concept.atomic import replace_file, sweep, sync
+from ..concept import fsync_folder, remove_leftovers, replace_file
 
 log = logging.getLogger(__name__)
 STATE, SETTINGS, MANIFEST = "state.safetensors", "state.json", "manifest.json"
@@ -122,7 +122,7 @@ class Checkpoints:
 
 
 @contextlib.contextmanager
-def alone(folder: str | Path) -> Iterator[None]:
+def folder_lock(folder: str | Path) -> Iterator[None]:
     """Keep other trainings out of a folder; ValueError where one is in it.
 
     The lock is the process's own, so that it ends with it, however it ends. What a training that
@@ -139,7 +139,7 @@ def alone(folder: str | Path) -> Iterator[None]:
             "--output_dir."
         ) from None
     try:
-        sweep(folder)
+        remove_leftovers(folder)
         for fresh in folder.glob(".checkpoint-*.tmp"):
             if (fresh / MANIFEST).is_file():  # complete, but killed before it had its name
                 _settle(fresh)
@@ -179,7 +179,7 @@ def _settle(fresh: Path) -> Path:
     if path.exists():
         _remove(path)
     os.replace(fresh, path)
-    sync(path.parent)
+    fsync_folder(path.parent)
     return path
 
 

@@ -19,9 +19,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..data.examples import hold_out
+from ..data import hold_out
 from .objective import Objective
-from .runtime import copied, restore
+from .runtime import restore, snapshot
 
 SAMPLES = 16
 EVERY, GROWTH = 25, 10
@@ -77,7 +77,7 @@ class Length:
         loss = self.objective.fixed_loss(model, self.parts)
         self.curve.append((step, loss if math.isfinite(loss) else math.inf))
         if self.lowest[0] == step:
-            self.best = copied(self.named)
+            self.best = snapshot(self.named)
         return loss
 
     def take_best(self) -> int:

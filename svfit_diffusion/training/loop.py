@@ -18,26 +18,26 @@ import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-from ..adapter.tuner import tie_deltas
-from ..concept.file import Concept, write_concept
-from ..data.examples import reseed
-from ..generation.pictures import grid
+from ..adapter import tie_deltas
+from ..concept import Concept, write_concept
+from ..data import reseed
+from ..generation import grid
 from ..settings import AUTO, TrainConfig
 from . import resuming as resume
 from .advice import advice, remarks
 from .backgrounds import name_backgrounds, tried
-from .checkpoints import Checkpoints, alone
+from .checkpoints import Checkpoints, folder_lock
 from .length import Length
 from .objective import Denoiser, Objective
-from .result import as_written, learned
+from .result import make_concept, rounded_parameters
 from .runtime import (
-    copied,
+    deterministic_attention,
     interruptible,
     make_accelerator,
     make_optimizer,
     own_stream,
     restore,
-    sound_attention,
+    snapshot,
 )
 from .subject import ADAPTER, prepare_subject
 
@@ -75,8 +75,10 @@ def train(config: TrainConfig, progress: bool = True, report: Report | None = No
     (and `chosen`, parameters by name, if others than the last are to be written).
     """
     accelerator = make_accelerator(config)
-    writes = alone(config.output_dir) if accelerator.is_main_process else contextlib.nullcontext()
-    with writes, own_stream(accelerator.device), sound_attention():
+    writes = (
+        folder_lock(config.output_dir) if accelerator.is_main_process else contextlib.nullcontext()
+    )
+    with writes, own_stream(accelerator.device), deterministic_attention():
         accelerator.wait_for_everyone()
         training = Training(config, accelerator, progress)
         training.report = report
@@ -109,7 +111,7 @@ class Training:
         self.remarks = remarks(config, self.subject)
         self._warn(self.remarks)
         self.step, self.stopped, self.exit_status = 0, None, 0
-        self.good, self.chosen, self.overflows = copied(self.named), None, 0
+        self.good, self.chosen, self.overflows = snapshot(self.named), None, 0
         automatic = config.max_train_steps == AUTO
         self.length = Length(self.objective, self.named) if automatic else None
 
@@ -161,7 +163,7 @@ class Training:
                 self.accelerator.backward(loss)
             total += self.accelerator.reduce(loss.detach(), "mean").item()
         if math.isfinite(total):
-            self.good = copied(self.named)
+            self.good = snapshot(self.named)
             if not self._clip():
                 return math.nan
             self.optimizer.step()
@@ -234,9 +236,9 @@ class Training:
             self.step = self.length.take_best()
         if self.chosen:
             restore(self.named, self.chosen)
-        restore(self.named, as_written(self))
+        restore(self.named, rounded_parameters(self))
         after = self.objective.held_out_loss(self.model)
-        concept = learned(self)
+        concept = make_concept(self)
         if self.accelerator.is_main_process:
             write_concept(concept, self.config.concept_path)
         self.accelerator.wait_for_everyone()

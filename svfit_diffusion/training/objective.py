@@ -18,7 +18,15 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ..data.examples import Batch, Examples, alike, draw, generator, held_out, reseed
+from ..data import (
+    Batch,
+    Examples,
+    draw_batch,
+    fixed_noise_batches,
+    generator,
+    group_by_size,
+    reseed,
+)
 from ..settings import TrainConfig
 from .subject import Subject
 
@@ -50,10 +58,10 @@ class Objective:
     def __init__(self, config: TrainConfig, accelerator: Accelerator, subject: Subject) -> None:
         self.config, self.accelerator, self.subject = config, accelerator, subject
         self.family = subject.family
-        self.noise = self.family.noise(subject.pipe.scheduler)
-        self.steps = self.noise.config.num_train_timesteps
+        self.scheduler = self.family.training_scheduler(subject.pipe.scheduler)
+        self.steps = self.scheduler.config.num_train_timesteps
         # without gradients: no more memory than a training step's
-        self.at_once = min(8, 2 * config.train_batch_size)
+        self.eval_batch_size = min(8, 2 * config.train_batch_size)
 
     def loss(self, model: nn.Module, number: int) -> Tensor:
         """This process's share of the loss of batch `number`, counted from the training's start."""
@@ -68,7 +76,7 @@ class Objective:
         total = torch.zeros((), device=self.accelerator.device)
         for group in _of_one_size(parts):
             errors, steps = self._errors(model, group)
-            errors = errors * self.family.weights(self.noise, steps, config)
+            errors = errors * self.family.weights(self.scheduler, steps, config)
             weights = [weight for batch, _, weight in group for _ in batch.photos]
             total = total + (errors * torch.tensor(weights, device=errors.device)).sum()
         return total / len(indices)
@@ -78,11 +86,15 @@ class Objective:
         config = self.config
 
         def time(random: torch.Generator) -> Tensor:
-            return self.family.draw_step(random, self.steps, config)
+            return self.family.sample_timestep(random, self.steps, config)
 
         return [
-            (draw(examples, seed, group, self.steps, config.noise_offset, time), examples, weight)
-            for group in alike(examples, seed, indices)
+            (
+                draw_batch(examples, seed, group, self.steps, config.noise_offset, time),
+                examples,
+                weight,
+            )
+            for group in group_by_size(examples, seed, indices)
         ]
 
     @torch.no_grad()
@@ -90,10 +102,10 @@ class Objective:
         """Mean error of the photos, not weighted by time, on noise that no step draws."""
         examples, total, count = self.subject.examples, 0.0, 0
         reseed("held out")
-        for batch in held_out(examples, self.steps):
+        for batch in fixed_noise_batches(examples, self.steps):
             count += len(batch.photos)
-            for i in range(0, len(batch.photos), self.at_once):
-                part = batch.part(slice(i, i + self.at_once))
+            for i in range(0, len(batch.photos), self.eval_batch_size):
+                part = batch.part(slice(i, i + self.eval_batch_size))
                 total += self._errors(model, [(part, examples, 1.0)])[0].sum().item()
         return total / count
 
@@ -103,15 +115,15 @@ class Objective:
         Their time steps are spread evenly over those that the training draws.
         """
         config, random = self.config, generator(self.config.seed, "fixed")
-        drawn = [self.family.draw_step(random, self.steps, config) for _ in range(SPREAD)]
+        drawn = [self.family.sample_timestep(random, self.steps, config) for _ in range(SPREAD)]
         ranks = ((torch.arange(count) + 0.5) / count * SPREAD).long()
         steps, parts = torch.stack(drawn).sort().values[ranks], []
         unseen = -1 - config.seed  # no training has such a seed
-        for group in alike(examples, unseen, range(count)):
-            batch = draw(examples, unseen, group, self.steps, config.noise_offset)
+        for group in group_by_size(examples, unseen, range(count)):
+            batch = draw_batch(examples, unseen, group, self.steps, config.noise_offset)
             batch = replace(batch, steps=steps[group])
-            for i in range(0, len(group), self.at_once):
-                parts.append((batch.part(slice(i, i + self.at_once)), examples, 1.0))
+            for i in range(0, len(group), self.eval_batch_size):
+                parts.append((batch.part(slice(i, i + self.eval_batch_size)), examples, 1.0))
         return parts
 
     @torch.no_grad()
@@ -131,7 +143,7 @@ class Objective:
         with _evaluating(model):
             for part in parts[process::processes]:
                 errors, steps = self._errors(model, [part])
-                total += (errors * self.family.weights(self.noise, steps, self.config)).sum()
+                total += (errors * self.family.weights(self.scheduler, steps, self.config)).sum()
         total = self.accelerator.reduce(total, "sum")
         return total.item() / sum(len(batch.photos) for batch, _, _ in parts)
 
@@ -142,10 +154,10 @@ class Objective:
         noise = torch.cat([batch.noise for batch, _, _ in parts]).to(device)
         steps = torch.cat([batch.steps for batch, _, _ in parts]).to(device)
         prompts = [examples.captions[i] for batch, examples, _ in parts for i in batch.photos]
-        noisy = family.add_noise(self.noise, latents, noise, steps)
-        target = family.target(self.noise, latents, noise, steps)
+        noisy = family.add_noise(self.scheduler, latents, noise, steps)
+        target = family.target(self.scheduler, latents, noise, steps)
         with self.accelerator.autocast():
-            predicted = model(noisy, family.times(self.noise, steps), prompts)
+            predicted = model(noisy, family.model_timesteps(self.scheduler, steps), prompts)
         errors = F.mse_loss(predicted.float(), target.float(), reduction="none")
         if all(batch.masks is None for batch, _, _ in parts):
             return errors.mean((1, 2, 3)), steps

@@ -9,32 +9,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..concept.file import Concept
-from ..concept.packing import rounded
+from ..concept import Concept, round_to_four_bits
 from ..families import base_name
-from ..pipeline import trigger
-from ..pipeline.matching import collect, seal
+from ..pipeline import concept_fields, trigger, with_self_check
 from .subject import ADAPTER
 
 
-def as_written(training: Any) -> dict[str, Tensor]:
+def rounded_parameters(training: Any) -> dict[str, Tensor]:
     """A training's parameters as the file holds them: float16, deltas in four bits if wanted."""
     four, found = training.config.delta_bits == 4, {}
     for kind, group in training.subject.parameters().items():
         for name, parameter in group.items():
             value = parameter.detach()
             if four and kind != "token":
-                found[name] = torch.from_numpy(rounded(value.cpu().numpy())).to(value)
+                found[name] = torch.from_numpy(round_to_four_bits(value.cpu().numpy())).to(value)
             else:
                 found[name] = value.half().float()
     return found
 
 
-def learned(training: Any) -> Concept:
+def make_concept(training: Any) -> Concept:
     """The concept of a training whose values are rounded as in the file, by `as_written`."""
     config, subject = training.config, training.subject
     models = {part: getattr(subject.pipe, part) for part in subject.targets}
-    fields = collect(models, subject.targets, subject.family, ADAPTER)
+    fields = concept_fields(models, subject.targets, subject.family, ADAPTER)
     fields["packed"] = config.delta_bits == 4
     if not fields["packed"]:
         fields["deltas"] = fields["deltas"].astype(np.float16)
@@ -62,4 +60,4 @@ def learned(training: Any) -> Concept:
         },
         **fields,
     )
-    return seal(concept, models, subject.family)
+    return with_self_check(concept, models, subject.family)

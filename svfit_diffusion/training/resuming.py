@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ..pipeline.matching import collect
+from ..pipeline import concept_fields
 from ..settings import AUTO
 from .backgrounds import complete
 from .checkpoints import pack_optimizer, unpack_optimizer
-from .runtime import copied, restore, resume_schedule
+from .runtime import restore, resume_schedule, snapshot
 from .subject import ADAPTER
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class Shape:
         config, subject = training.config, training.subject
         self.settings = {k: v for k, v in asdict(config).items() if k not in ELSEWHERE}
         models = {part: getattr(subject.pipe, part) for part in subject.targets}
-        fields = collect(models, subject.targets, subject.family, ADAPTER)
+        fields = concept_fields(models, subject.targets, subject.family, ADAPTER)
         self.base = {key: fields[key] for key in ("layout", "fingerprints")}
         self.words = {"trigger": subject.token, "class word": subject.class_word}
         self.photos = subject.digest
@@ -154,7 +154,7 @@ def resume(training: Any) -> None:
         return
     path, tensors, settings = training.found
     restore(training.named, tensors)
-    training.good = copied(training.named)
+    training.good = snapshot(training.named)
     unpack_optimizer(training.optimizer, tensors)
     if training.accelerator.scaler and settings["scaler"]:
         training.accelerator.scaler.load_state_dict(settings["scaler"])

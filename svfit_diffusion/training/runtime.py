@@ -90,7 +90,7 @@ def own_stream(device: torch.device) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def sound_attention() -> Iterator[None]:
+def deterministic_attention() -> Iterator[None]:
     """Attention by PyTorch's other kernels than cuDNN's.
 
     On Hopper GPUs the gradients of that one are NaN for some numbers of tokens
@@ -104,7 +104,7 @@ def sound_attention() -> Iterator[None]:
         torch.backends.cuda.enable_cudnn_sdp(was)
 
 
-def copied(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+def snapshot(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
     """A copy of named parameters."""
     return {name: p.detach().clone() for name, p in parameters.items()}
 

@@ -17,15 +17,24 @@ from accelerate import Accelerator
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from ..adapter.attention import patch_attention, values_and_outputs
-from ..adapter.basis import parse_rank
-from ..adapter.tuner import SVFitConfig, layers, rms_singular_value
-from ..data.class_images import fill_class_images
-from ..data.encoding import encoder
-from ..data.examples import Examples
-from ..data.reading import digest, edges, read_folder
+from ..adapter import (
+    SVFitConfig,
+    layers,
+    parse_rank,
+    patch_attention,
+    rms_singular_value,
+    values_and_outputs,
+)
+from ..data import (
+    Examples,
+    edge_colours,
+    fill_class_images,
+    photo_encoder,
+    photos_digest,
+    read_folder,
+)
 from ..families import Family, load_base, recognise
-from ..generation.sampling import generate
+from ..generation import generate
 from ..pipeline import trigger
 from ..settings import TrainConfig
 
@@ -91,7 +100,7 @@ class Subject:
     def _fixed(self, prompt: str, device: torch.device) -> dict[str, Tensor]:
         """What stays of a prompt's conditioning: all of it, where no text encoder is trained."""
         here = next(iter(self.family.text_models(self.pipe).values())).device
-        read = self.family.read(self.pipe, [prompt], here)
+        read = self.family.encode_frozen(self.pipe, [prompt], here)
         text = read if self.trains_text else self._encode([prompt], read, here)
         return {key: value.to(device) for key, value in text.items()}
 
@@ -170,7 +179,7 @@ def prepare_subject(config: TrainConfig, accelerator: Accelerator, progress: boo
         log.warning("skipped: %s", item.reason)
     pipe, family = _load(config, accelerator.device)
     size = config.resolution or family.size(pipe)
-    encoded = encoder(config, pipe, family, size)
+    encoded = photo_encoder(config, pipe, family, size)
     examples, class_examples = encoded(photos, prompt, masked=True), None
     if config.with_prior_preservation:
         class_prompt = config.class_prompt or f"a photo of a {noun}"
@@ -179,11 +188,11 @@ def prepare_subject(config: TrainConfig, accelerator: Accelerator, progress: boo
         class_examples = encoded(class_photos[: config.num_class_images], class_prompt)
     targets = {family.denoiser: config.attention}
     if config.train_text_encoder:
-        targets |= {encoder: "self" for _, encoder in family.encoders}
-    shown = {"resolution": size, "digest": digest(photos)}
+        targets |= {photo_encoder: "self" for _, photo_encoder in family.encoders}
+    shown = {"resolution": size, "digest": photos_digest(photos)}
     if config.caption_backgrounds and examples.masks is None:  # a mask hides the background
         bare = {i: photo.image for i, photo in enumerate(photos) if photo.caption is None}
-        shown["unnamed"] = {i: edges(image) for i, image in bare.items()}
+        shown["unnamed"] = {i: edge_colours(image) for i, image in bare.items()}
     subject = Subject(pipe, family, targets, token, noun, examples, class_examples, **shown)
     _patch(subject, config, accelerator.is_main_process)
     return subject

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from svfit_diffusion.adapter.basis import factor, factor_all, parse_rank, resolve_rank
+from svfit_diffusion.adapter.basis import factorize, factorize_all, parse_rank, resolve_rank
 
 
 def weight(out, in_, decay=1.0, seed=0):
@@ -20,7 +20,7 @@ def weight(out, in_, decay=1.0, seed=0):
 def test_edit_is_that_of_a_direct_svd(shape, rank):
     w = weight(*shape)
     r = resolve_rank(w, rank)
-    basis = factor(w, rank)
+    basis = factorize(w, rank)
     u, s, vt = torch.linalg.svd(w, full_matrices=False)
     delta = torch.randn(r, dtype=torch.float64)
     mine = (basis.U.double() * delta) @ basis.V.double().T
@@ -33,12 +33,12 @@ def test_edit_is_that_of_a_direct_svd(shape, rank):
 def test_small_singular_values_of_the_full_spectrum_are_right():
     w = weight(40, 30, decay=4)
     s = torch.linalg.svdvals(w)
-    assert torch.allclose(factor(w, "full").s.double(), s, rtol=1e-5)
+    assert torch.allclose(factorize(w, "full").s.double(), s, rtol=1e-5)
 
 
 @pytest.mark.parametrize("w", [torch.zeros(8, 6), torch.ones(8, 6)])
 def test_rank_deficient_weights_factor(w):
-    basis = factor(w, "full")
+    basis = factorize(w, "full")
     assert torch.allclose((basis.U * basis.s) @ basis.V.T, w, atol=1e-6)
 
 
@@ -59,10 +59,10 @@ def test_wrong_ranks_are_refused(rank):
 
 def test_non_finite_weight_is_refused():
     with pytest.raises(ValueError, match="finite"):
-        factor(torch.full((3, 3), float("nan")), 1)
+        factorize(torch.full((3, 3), float("nan")), 1)
 
 
 def test_many_at_once_are_the_same_as_one_by_one():
     jobs = [(weight(30, 20, seed=i), 3) for i in range(6)]
-    for basis, job in zip(factor_all(jobs), jobs, strict=True):
-        assert torch.equal(basis.U, factor(*job).U)
+    for basis, job in zip(factorize_all(jobs), jobs, strict=True):
+        assert torch.equal(basis.U, factorize(*job).U)

@@ -105,7 +105,7 @@ def test_an_unwritable_cache_costs_time_only(pipe, monkeypatch, tmp_path):
 def test_two_processes_factor_once(base_folder):
     code = (
         "import sys; from diffusers import UNet2DConditionModel as U\n"
-        "from svfit_diffusion import cache\n"
+        "from svfit_diffusion.adapter import cache\n"
         "from svfit_diffusion.adapter.attention import find_projections\n"
         "u = U.from_pretrained(sys.argv[1]); n = 0\n"
         "inner = cache.factor_all\n"

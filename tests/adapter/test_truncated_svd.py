@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from svfit_diffusion.adapter.truncated_svd import TOLERANCE, _accurate, _by_krylov, top
+from svfit_diffusion.adapter.truncated_svd import TOLERANCE, _accurate, _by_krylov, truncated_svd
 
 N = 480  # the least size, about, at which block Krylov is tried
 K = np.arange(1, N + 1)
@@ -46,7 +46,7 @@ OTHERS = {
 @pytest.mark.parametrize("r", [1, 5])
 def test_triples_are_the_top_ones(name, r):
     w = matrix((STEEP | OTHERS)[name])
-    u, s, v = top(w, r)
+    u, s, v = truncated_svd(w, r)
     wanted = np.linalg.svd(w, compute_uv=False)
     allowed = TOLERANCE * max(wanted[0], 1e-300)
     assert np.allclose(s, wanted[:r], rtol=TOLERANCE, atol=1e-6 * allowed)
@@ -61,7 +61,9 @@ def test_where_no_value_is_tiny_no_svd_is_needed(r, monkeypatch):
     """Of many triples the Gram matrix gives all that are wanted in half of the time."""
     w = matrix("flat") if r < N - 1 else matrix(K**-0.5)
     monkeypatch.setattr(scipy.linalg, "svd", None)
-    assert np.allclose(top(w, r)[1], np.linalg.svd(w, compute_uv=False)[:r], rtol=TOLERANCE)
+    assert np.allclose(
+        truncated_svd(w, r)[1], np.linalg.svd(w, compute_uv=False)[:r], rtol=TOLERANCE
+    )
 
 
 @pytest.mark.parametrize("name", STEEP)
@@ -79,7 +81,7 @@ def test_block_krylov_gives_up_where_it_would_be_slow_or_wrong(name):
 @pytest.mark.parametrize("shape", [(N, 560), (560, N)])
 def test_a_matrix_need_not_be_square(shape):
     w = matrix(0.8**K, *shape)
-    u, s, v = top(w, 5)
+    u, s, v = truncated_svd(w, 5)
     assert u.shape == (shape[0], 5) and v.shape == (shape[1], 5)
     assert np.allclose(s, 0.8 ** K[:5], rtol=TOLERANCE)
     assert next(_by_krylov(w, 2), None) is not None
@@ -88,11 +90,11 @@ def test_a_matrix_need_not_be_square(shape):
 @pytest.mark.parametrize("seed", range(8))
 def test_no_triple_hides_whatever_the_directions(seed):
     s = np.sort(np.random.default_rng(seed).exponential(size=N) ** 3)[::-1]
-    found = top(matrix(s, seed=seed), 11)[1]
+    found = truncated_svd(matrix(s, seed=seed), 11)[1]
     assert np.allclose(found, s[:11], rtol=TOLERANCE)
 
 
 def test_the_same_matrix_gives_the_same_bits():
     w = matrix(1 / K)
-    for one, two in zip(top(w, 5), top(w.copy(), 5), strict=True):
+    for one, two in zip(truncated_svd(w, 5), truncated_svd(w.copy(), 5), strict=True):
         assert np.array_equal(one, two)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from svfit_diffusion.concept.atomic import replace_file, replacing, sweep
+from svfit_diffusion.concept.atomic import atomic_write, remove_leftovers, replace_file
 
 
 def test_a_file_is_replaced_with_the_mode_of_the_umask(tmp_path):
@@ -16,7 +16,7 @@ def test_a_file_is_replaced_with_the_mode_of_the_umask(tmp_path):
     try:
         assert replace_file(path, b"1") == path
         replace_file(path, b"22")
-        with replacing(path) as fresh:  # as safetensors does: a file of its own, in private mode
+        with atomic_write(path) as fresh:  # as safetensors does: a file of its own, in private mode
             other = fresh.with_suffix(".other")
             other.write_bytes(b"333")
             other.chmod(0o600)
@@ -71,13 +71,13 @@ def test_what_a_killed_write_left_is_swept_once_it_is_nobodys(tmp_path):
     path = replace_file(tmp_path / "a", b"good")
     assert subprocess.run([sys.executable, "-c", KILLED, path]).returncode == -9
     (left,) = tmp_path.glob(".a.*.tmp")
-    sweep(tmp_path)  # for all we know it is being written
+    remove_leftovers(tmp_path)  # for all we know it is being written
     assert left.exists() and path.read_bytes() == b"good"
     others = [tmp_path / ".a.tmp", tmp_path / "b.01234567.tmp", tmp_path / ".c.0123456x.tmp"]
     for file in (left, *others):
         file.touch()
         os.utime(file, (1, 1))
-    sweep(tmp_path)
+    remove_leftovers(tmp_path)
     assert not left.exists() and all(file.exists() for file in others)
 
 

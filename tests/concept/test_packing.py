@@ -7,20 +7,23 @@ import pytest
 from helpers.tiny_pipelines import make_concept
 
 from svfit_diffusion.concept.file import from_bytes, to_bytes
-from svfit_diffusion.concept.packing import pack, rounded, unpack
+from svfit_diffusion.concept.packing import pack, round_to_four_bits, unpack
 
 RANKS = (5, 1, 16, 3)
 
 
 def deltas(seed=0, scale=1.0):
     random = np.random.default_rng(seed)
-    parts = [rounded((scale * random.standard_normal(rank)).astype(np.float32)) for rank in RANKS]
+    parts = [
+        round_to_four_bits((scale * random.standard_normal(rank)).astype(np.float32))
+        for rank in RANKS
+    ]
     return np.concatenate(parts)
 
 
 def test_rounding_is_the_nearest_of_fifteen_levels():
     values = np.random.default_rng(1).standard_normal(400).astype(np.float32)
-    held = rounded(values)
+    held = round_to_four_bits(values)
     assert len(np.unique(held)) <= 15
     found = np.unique(np.abs(held))
     step = found[1]
@@ -32,7 +35,7 @@ def test_rounding_is_the_nearest_of_fifteen_levels():
 def test_an_outlier_does_not_take_all_levels():
     values = np.append(np.random.default_rng(1).standard_normal(400), 8.0).astype(np.float32)
     plain = (8 / 7) * (values / (8 / 7)).round()
-    error = np.square(rounded(values) - values).sum()
+    error = np.square(round_to_four_bits(values) - values).sum()
     assert error < 0.8 * np.square(plain - values).sum()
 
 
@@ -40,14 +43,14 @@ def test_an_outlier_does_not_take_all_levels():
 def test_rounding_twice_is_rounding_once_and_a_file_holds_it(scale):
     held = deltas(scale=scale)
     parts = np.split(held, np.cumsum(RANKS)[:-1])
-    assert all(np.array_equal(rounded(part), part) for part in parts)
+    assert all(np.array_equal(round_to_four_bits(part), part) for part in parts)
     data, scales = pack(held, RANKS)
     assert (data.dtype, data.size, scales.size) == (np.uint8, 13, len(RANKS))
     assert np.array_equal(unpack(data, scales, RANKS), held)
 
 
 def test_equal_deltas_stay_equal_and_zeros_stay_zero():
-    held = rounded(np.array([0.3, 0.3, 0, -0.3, 0.011, 1], np.float32))
+    held = round_to_four_bits(np.array([0.3, 0.3, 0, -0.3, 0.011, 1], np.float32))
     assert held[0] == held[1] == -held[3] and held[2] == 0
 
 

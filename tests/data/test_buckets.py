@@ -126,9 +126,9 @@ def test_masks_weigh_the_loss(config, masks):
 
 
 def _each_photo(training):
-    from svfit_diffusion.data.examples import held_out
+    from svfit_diffusion.data.examples import fixed_noise_batches
 
-    batches = held_out(training.subject.examples, 1000, times=1)
+    batches = fixed_noise_batches(training.subject.examples, 1000, times=1)
     singles = {
         batch.photos[i]: batch.part(slice(i, i + 1))
         for batch in batches
@@ -140,7 +140,7 @@ def _each_photo(training):
 @torch.no_grad()
 def _left_half(training, mask):
     batch, objective = _each_photo(training)[0], training.objective
-    noisy = objective.noise.add_noise(batch.latents, batch.noise, batch.steps)
+    noisy = objective.scheduler.add_noise(batch.latents, batch.noise, batch.steps)
     found = training.model(noisy, batch.steps, [training.subject.examples.captions[0]])
     errors = (found - batch.noise).square().mean(1)
     return ((errors * mask).sum() / mask.sum()).item()

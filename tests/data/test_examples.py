@@ -3,7 +3,13 @@
 import torch
 from PIL import Image
 
-from svfit_diffusion.data.examples import draw, encode, held_out, photo_order, views
+from svfit_diffusion.data.examples import (
+    draw_batch,
+    encode,
+    fixed_noise_batches,
+    photo_order,
+    views,
+)
 from svfit_diffusion.data.reading import Photo
 
 
@@ -46,22 +52,22 @@ def test_each_photo_comes_once_an_epoch_in_changing_order():
 
 def test_a_sample_does_not_depend_on_its_batch():
     held = examples()
-    whole = draw(held, 7, range(8), 1000, 0.1)
-    parts = [draw(held, 7, range(i, i + 2), 1000, 0.1) for i in range(0, 8, 2)]
+    whole = draw_batch(held, 7, range(8), 1000, 0.1)
+    parts = [draw_batch(held, 7, range(i, i + 2), 1000, 0.1) for i in range(0, 8, 2)]
     for name in ("latents", "noise", "steps"):
         assert torch.equal(getattr(whole, name), torch.cat([getattr(p, name) for p in parts]))
     assert whole.photos == sum((p.photos for p in parts), ())
-    other = draw(held, 8, range(8), 1000)
+    other = draw_batch(held, 8, range(8), 1000)
     assert not torch.equal(whole.noise, other.noise)
 
 
 def test_noise_is_standard_normal_and_steps_uniform():
-    batch = draw(examples(), 0, range(400), 1000)
+    batch = draw_batch(examples(), 0, range(400), 1000)
     assert abs(batch.noise.mean()) < 0.05 and abs(batch.noise.std() - 1) < 0.05
     assert batch.steps.min() < 50 and batch.steps.max() > 950
 
 
 def test_held_out_noise_is_fixed_and_covers_all_steps():
-    (one,), (two,) = held_out(examples(), 1000), held_out(examples(), 1000)
+    (one,), (two,) = fixed_noise_batches(examples(), 1000), fixed_noise_batches(examples(), 1000)
     assert torch.equal(one.noise, two.noise) and len(one.photos) == 12
     assert one.steps[:4].tolist() == [125, 375, 625, 875]

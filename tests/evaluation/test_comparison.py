@@ -21,7 +21,7 @@ from svfit_diffusion.cli.main import main
 from svfit_diffusion.evaluation import comparison as evaluate
 from svfit_diffusion.evaluation import dreambooth as benchmark
 from svfit_diffusion.evaluation import dreambooth_prompts as protocol
-from svfit_diffusion.evaluation.comparison import Plan
+from svfit_diffusion.evaluation.comparison import EvaluationPlan
 from svfit_diffusion.evaluation.features import load_extractor
 from svfit_diffusion.training.subject import sample_folder
 
@@ -31,7 +31,7 @@ OFFLINE = "efficientnet-lite0"
 
 
 def small_plan(**more):
-    return Plan(
+    return EvaluationPlan(
         prompts=("a photo of {}", "{} in the snow"), others=("a photo of a house",),
         num=2, steps=2, features=(OFFLINE,), **more,
     )  # fmt: skip

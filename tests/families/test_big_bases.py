@@ -13,7 +13,7 @@ import torch
 from helpers.tiny_families import all_targets, save_tiny, tiny_config
 from helpers.tiny_pipelines import load, make_concept, picture
 
-from svfit_diffusion.families import load_base, named, recognise
+from svfit_diffusion.families import family_named, load_base, recognise
 from svfit_diffusion.families import quantization as quantized
 from svfit_diffusion.generation.sampling import generate
 from svfit_diffusion.pipeline.loading import load_concept
@@ -42,9 +42,12 @@ def have(monkeypatch):
 
 @pytest.mark.parametrize("kind", ["FluxPipeline", "StableDiffusion3Pipeline", "Flux2Pipeline"])
 def test_the_denoiser_and_the_readers_are_quantised(have, kind):
-    family = named(kind)
+    family = family_named(kind)
     mapping = quantized.quantization("4bit", family, torch.bfloat16).quant_mapping
-    assert set(mapping) == {family.denoiser, *(encoder for _, encoder in family.readers)}
+    assert set(mapping) == {
+        family.denoiser,
+        *(encoder for _, encoder in family.frozen_text_encoders),
+    }
     for part, settings in mapping.items():
         assert settings.load_in_4bit and settings.bnb_4bit_quant_type == "nf4"
         assert settings.bnb_4bit_compute_dtype == torch.bfloat16

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from svfit_diffusion import toybox
 from svfit_diffusion.families import base_name, family_of, load_base, recognise
 from svfit_diffusion.families.loading import original_kind
-from svfit_diffusion.families.registry import of_original
+from svfit_diffusion.families.registry import family_of_original
 from svfit_diffusion.generation.sampling import pick_dtype
 from svfit_diffusion.pipeline.loading import load_concept, loaded_concepts, remove_concept
 from svfit_diffusion.settings import TrainConfig
@@ -165,7 +165,7 @@ def test_single_files_are_recognised_by_their_header(kind, tmp_path, monkeypatch
     file = tmp_path / "x.safetensors"
     save_file({name: torch.zeros(shape) for name, shape in KINDS[kind].items()}, file)
     assert original_kind(file) == kind
-    pipeline = getattr(diffusers, of_original(kind).pipelines[0])
+    pipeline = getattr(diffusers, family_of_original(kind).pipelines[0])
     called = []
     monkeypatch.setattr(pipeline, "from_single_file", lambda *a, **k: called.append(a))
     load_base(str(file))

@@ -151,7 +151,7 @@ def test_latents_are_what_the_pipeline_decodes(first_step):
 def test_time_steps_are_drawn_as_the_scripts_draw_them(first_step):
     """SD3: logit-normal. All others: uniform."""
     family, random = recognise(first_step.pipe), torch.Generator().manual_seed(0)
-    steps = [family.draw_step(random, 1000, TrainConfig()) for _ in range(2000)]
+    steps = [family.sample_timestep(random, 1000, TrainConfig()) for _ in range(2000)]
     places = (torch.stack(steps) + 0.5) / 1000
     if family.name == "sd3":
         assert abs(places.logit().mean()) < 0.07 and abs(places.logit().std() - 1) < 0.05
@@ -168,10 +168,11 @@ def test_settings_of_another_kind_of_base_are_refused(first_step):
     for scheme in ("none", "logit_normal", "mode", "cosmap", "sigma_sqrt") if flow else ():
         config, noise = (
             TrainConfig(weighting_scheme=scheme),
-            family.noise(first_step.pipe.scheduler),
+            family.training_scheduler(first_step.pipe.scheduler),
         )
         steps = torch.stack([
-            family.draw_step(torch.Generator().manual_seed(i), 1000, config) for i in range(20)
+            family.sample_timestep(torch.Generator().manual_seed(i), 1000, config)
+            for i in range(20)
         ])  # fmt: skip
         weights = family.weights(noise, steps, config)
         assert steps.min() >= 0 and steps.max() < 1000 and torch.isfinite(weights).all()

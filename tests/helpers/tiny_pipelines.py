@@ -158,29 +158,32 @@ def make_concept(pipe, rank=4, seed=0, size=0.5, targets=None, token="sks", trig
     from svfit_diffusion.adapter.attention import layout, patch_attention, unpatch_attention
     from svfit_diffusion.adapter.tuner import SVFitConfig
     from svfit_diffusion.concept.file import Concept
-    from svfit_diffusion.concept.packing import rounded
+    from svfit_diffusion.concept.packing import round_to_four_bits
     from svfit_diffusion.families import recognise
-    from svfit_diffusion.pipeline.matching import collect, seal
+    from svfit_diffusion.pipeline.matching import concept_fields, with_self_check
 
     family, random = recognise(pipe), np.random.default_rng(seed)
     targets = targets or {"unet": "both", "text_encoder": "self"}
     models = {part: getattr(pipe, part) for part in targets}
     for part, attention in targets.items():
         patch_attention(models[part], SVFitConfig(r=rank, base_dtype="float16"), "made", attention)
-    fields = collect(models, targets, family, "made")
+    fields = concept_fields(models, targets, family, "made")
     for model in models.values():
         unpatch_attention(model, "made")
     assert layout(models, targets)
     fields["deltas"] = (size * random.standard_normal(fields["deltas"].size)).astype(np.float16)
     if packed:
         parts = np.split(fields["deltas"].astype(np.float32), np.cumsum(fields["ranks"])[:-1])
-        fields |= {"deltas": np.concatenate([rounded(part) for part in parts]), "packed": True}
+        fields |= {
+            "deltas": np.concatenate([round_to_four_bits(part) for part in parts]),
+            "packed": True,
+        }
     if trigger:
         width = pipe.text_encoder.config.hidden_size
         fields["trigger_rows"] = (0.05 * random.standard_normal(width)).astype(np.float16)
         fields["trigger_shape"] = {"text_encoder": (1, width)}
     made = Concept(rank=str(rank), base="tiny", token=token, class_word="dog", **fields)
-    return seal(made, models, family)
+    return with_self_check(made, models, family)
 
 
 def run(config, report=None, **changes):

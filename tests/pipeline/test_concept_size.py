@@ -11,7 +11,7 @@ from helpers.tiny_pipelines import load, make_concept
 from svfit_diffusion.cli.main import main
 from svfit_diffusion.concept.file import to_bytes
 from svfit_diffusion.families import recognise
-from svfit_diffusion.pipeline.concept_size import count
+from svfit_diffusion.pipeline.concept_size import estimate_size
 from svfit_diffusion.settings import TrainConfig
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "families" / "table.py"
@@ -29,7 +29,10 @@ def bases():
 def test_it_counts_what_a_concept_has(name, tmp_path):
     """The same projections and values as a concept made on the base itself, and its bytes."""
     save_tiny(name, tmp_path)
-    found, pipe = count(str(tmp_path / "base"), TrainConfig(rank="4")), load(tmp_path / "base")
+    found, pipe = (
+        estimate_size(str(tmp_path / "base"), TrainConfig(rank="4")),
+        load(tmp_path / "base"),
+    )
     family, targets = recognise(pipe), all_targets(pipe)
     concept = make_concept(pipe, targets=targets, trigger=False, packed=True)
     assert found.family == family.name and set(found.projections) == set(targets)
@@ -46,8 +49,8 @@ def test_it_counts_what_a_concept_has(name, tmp_path):
 def test_the_text_encoders_own_rank(tmp_path):
     save_tiny("sd", tmp_path)
     base = str(tmp_path / "base")
-    plain = count(base, TrainConfig(rank="4"))
-    wide = count(base, TrainConfig(rank="4", text_encoder_rank="6"))
+    plain = estimate_size(base, TrainConfig(rank="4"))
+    wide = estimate_size(base, TrainConfig(rank="4", text_encoder_rank="6"))
     layers = load(tmp_path / "base").text_encoder.config.num_hidden_layers
     assert wide.values - plain.values == 2 * 2 * layers  # two more of each value and output
     assert wide.projections == plain.projections and wide.bytes > plain.bytes
@@ -67,7 +70,7 @@ def test_true_configurations(bases, name, tmp_path):
     part, weights, projections, values = PUBLISHED[name]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     plan = TrainConfig(text_encoder_rank="16")
-    found = count(str(bases.write(name, tmp_path)), plan)
+    found = estimate_size(str(bases.write(name, tmp_path)), plan)
     assert found.weights[part] == weights
     assert (sum(found.projections.values()), found.values) == (projections, values)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KB
@@ -91,5 +94,5 @@ def test_the_command(bases, tmp_path, capsys):
 def test_the_readmes_table_is_what_a_count_gives(bases, tmp_path):
     table = (SCRIPT.parents[2] / "README.md").read_text()
     for name in bases.BASES:
-        found = count(str(bases.write(name, tmp_path / name.lower().replace(" ", "-"))))
+        found = estimate_size(str(bases.write(name, tmp_path / name.lower().replace(" ", "-"))))
         assert bases.row(name, found) in table

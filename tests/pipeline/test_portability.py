@@ -18,11 +18,11 @@ from helpers.tiny_pipelines import load, make_concept, make_pipeline, picture
 from safetensors.torch import load_file, save_file
 
 from svfit_diffusion.adapter.attention import find_projections
-from svfit_diffusion.adapter.basis import factor
+from svfit_diffusion.adapter.basis import factorize
 from svfit_diffusion.adapter.cache import cache_folder, load_bases
 from svfit_diffusion.adapter.tuner import SVFitConfig, layers, set_deltas, tie_deltas
 from svfit_diffusion.concept.file import from_bytes, read_concept, to_bytes
-from svfit_diffusion.concept.self_check import PROBES, deviation, rows
+from svfit_diffusion.concept.self_check import PROBES, self_check_deviation, self_check_rows
 from svfit_diffusion.families import load_base
 from svfit_diffusion.generation.sampling import generate
 from svfit_diffusion.pipeline.loading import load_concept, swap_concept
@@ -65,7 +65,7 @@ def test_drivers_agree_on_every_projection_of_toybox(driver, record_property):
             weight = model.get_submodule(name).weight.detach().double().numpy()
             ranks = (16, min(weight.shape)) if driver.startswith("ges") else (16,)
             for rank in ranks:
-                basis = factor(torch.from_numpy(weight), rank)
+                basis = factorize(torch.from_numpy(weight), rank)
                 delta = tied(basis, random.standard_normal(rank))
                 worst = max(worst, disagreement(weight, basis, driver, delta))
     record_property("worst", float(worst))
@@ -84,7 +84,7 @@ def repeated(values, out=40, in_=30):
 @pytest.mark.parametrize("driver", DRIVERS[:3])
 def test_equal_singular_values_take_one_delta_and_drivers_agree(driver):
     weight = repeated([5, 5, 5, 4, 3 + 1e-9, 3, 2, 1] + [0.5] * 10)
-    basis = factor(torch.from_numpy(weight), 10)
+    basis = factorize(torch.from_numpy(weight), 10)
     # the rank cuts the group of 0.5; those of nought beyond it are no matter
     assert basis.ties() == ((0, 3, True), (4, 6, True), (8, 10, False))
     free = np.random.default_rng(2).standard_normal(10)
@@ -94,10 +94,10 @@ def test_equal_singular_values_take_one_delta_and_drivers_agree(driver):
 
 
 def test_directions_of_singular_value_nought_take_no_delta():
-    basis = factor(torch.from_numpy(repeated([3, 2, 1])), "full")
+    basis = factorize(torch.from_numpy(repeated([3, 2, 1])), "full")
     assert basis.ties() == ((3, 30, False),)
-    assert factor(torch.zeros(4, 3), 2).ties() == ((0, 2, False),)
-    assert factor(torch.ones(4, 3), 1).ties() == ()
+    assert factorize(torch.zeros(4, 3), 2).ties() == ((0, 2, False),)
+    assert factorize(torch.ones(4, 3), 1).ties() == ()
 
 
 def test_a_training_step_on_such_a_weight_keeps_the_group_together(pipe):
@@ -295,7 +295,7 @@ def test_a_damaged_file_is_refused_by_a_swap_too(pipe):
 
 def probe(u, v, delta):
     """The self-check of a concept of one projection."""
-    return tuple(rows("unet.a", u, v) @ delta)
+    return tuple(self_check_rows("unet.a", u, v) @ delta)
 
 
 def test_the_check_is_blind_to_signs_and_measures_a_difference():
@@ -308,9 +308,9 @@ def test_the_check_is_blind_to_signs_and_measures_a_difference():
     found = []
     for _ in range(50):  # edits that are off by 1 %
         off = delta + 0.01 * np.linalg.norm(delta) * random.standard_normal(12) / np.sqrt(12)
-        found.append(deviation(probe(u, v, off), stated, delta))
+        found.append(self_check_deviation(probe(u, v, off), stated, delta))
     assert 0.007 < np.sqrt(np.mean(np.square(found))) < 0.013
-    assert deviation((0.0,) * PROBES, (0.0,) * PROBES, np.zeros(3)) == 0
+    assert self_check_deviation((0.0,) * PROBES, (0.0,) * PROBES, np.zeros(3)) == 0
 
 
 def test_a_file_of_version_1_is_still_read_and_draws_the_same(pipe):

@@ -11,7 +11,7 @@ from helpers.tiny_pipelines import make_concept, make_xl_pipeline, run
 from svfit_diffusion.families import load_base
 from svfit_diffusion.generation.sampling import generate
 from svfit_diffusion.pipeline.loading import active_tokens, load_concept
-from svfit_diffusion.pipeline.prompts import about_length, about_trigger, unread
+from svfit_diffusion.pipeline.prompts import unread, warn_split_trigger, warn_unread_prompt
 from svfit_diffusion.training.advice import advice
 
 
@@ -24,12 +24,12 @@ def test_the_end_that_is_not_read_is_quoted(pipe):
     words = "a photo of sks dog"
     while pieces(pipe, words) < 14:
         words += " a"
-    assert unread(pipe, words) == "" and about_length(pipe, words) == ""
+    assert unread(pipe, words) == "" and warn_unread_prompt(pipe, words) == ""
     assert unread(pipe, words + " Mug, beach") == "Mug, beach"
     assert unread(pipe, words + "\nmug") == "mug"
-    told = about_length(pipe, words + " mug", "caption")
+    told = warn_unread_prompt(pipe, words + " mug", "caption")
     assert told == ("the caption is too long: this base does not read its end 'mug'; shorten it.")
-    assert len(about_length(pipe, words + " mug" * 1000)) < 400
+    assert len(warn_unread_prompt(pipe, words + " mug" * 1000)) < 400
 
 
 def test_what_is_not_read_changes_no_picture(pipe):
@@ -95,12 +95,12 @@ def test_generation_tells_what_is_not_read(pipe, caplog):
 
 
 def test_a_trigger_in_many_pieces_is_told_with_better_ones(pipe, config, caplog):
-    assert about_trigger(pipe, "sks", learned=False) == ""
-    told = about_trigger(pipe, "qqq", learned=False)
+    assert warn_split_trigger(pipe, "sks", learned=False) == ""
+    told = warn_split_trigger(pipe, "qqq", learned=False)
     assert "'qqq' is read in 3 pieces (q q q</w>)" in told
     assert told.endswith("--placeholder_token sks or zwx.")
-    assert about_trigger(pipe, "qqq", learned=True) == ""  # it has a token of its own
-    assert about_trigger(load_base("toybox"), "ohwx", learned=False) == ""
+    assert warn_split_trigger(pipe, "qqq", learned=True) == ""  # it has a token of its own
+    assert warn_split_trigger(load_base("toybox"), "ohwx", learned=False) == ""
     with caplog.at_level(logging.WARNING):
         run(config, max_train_steps=1, placeholder_token="qqq", instance_prompt="a qqq dog")
         assert "pieces" not in caplog.text

@@ -21,7 +21,7 @@ from svfit_diffusion.concept.file import layout_hash, read_concept
 from svfit_diffusion.families import load_base, recognise
 from svfit_diffusion.generation.sampling import generate
 from svfit_diffusion.pipeline.loading import load_concept
-from svfit_diffusion.pipeline.matching import seal
+from svfit_diffusion.pipeline.matching import with_self_check
 from svfit_diffusion.sharing.lora import KINDS
 from svfit_diffusion.sharing.lora_export import export_lora, export_pipeline
 from svfit_diffusion.training.subject import sample_folder
@@ -63,7 +63,7 @@ def mixed_ranks(pipe, concept):
     sizes = zip(layout(models, concept.targets), ranks, strict=True)
     digest = layout_hash((p.name, p.out_features, p.in_features, r) for p, r in sizes)
     cut = replace(concept, deltas=deltas, ranks=tuple(ranks), layout=digest)
-    return seal(cut, models, recognise(pipe))
+    return with_self_check(cut, models, recognise(pipe))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from helpers.tiny_pipelines import run, same
 from PIL import Image
 
-from svfit_diffusion.data.reading import edges
+from svfit_diffusion.data.reading import edge_colours
 from svfit_diffusion.settings import PRESETS, TrainConfig
 from svfit_diffusion.training.advice import remarks
 from svfit_diffusion.training.backgrounds import PHRASES, _nearest, name_backgrounds, tried
@@ -68,7 +68,7 @@ def test_every_caption_in_question_is_known_before_and_only_those_kept_after(toy
 
 def test_a_gradient_is_of_the_colours_nearest_to_those_at_the_edges():
     rows = np.linspace((57, 104, 215), (250, 250, 250), 64)[:, None]
-    top, bottom = edges(Image.fromarray(np.repeat(rows, 48, axis=1).astype(np.uint8)))
+    top, bottom = edge_colours(Image.fromarray(np.repeat(rows, 48, axis=1).astype(np.uint8)))
     assert "blue" in _nearest(top) and _nearest(bottom)[0] == "white"
 
 

@@ -12,7 +12,7 @@ import torch
 from svfit_diffusion.training import checkpoints
 from svfit_diffusion.training.checkpoints import (
     Checkpoints,
-    alone,
+    folder_lock,
     pack_optimizer,
     unpack_optimizer,
 )
@@ -76,11 +76,11 @@ def test_a_complete_one_whose_name_was_not_given_yet_is_taken(tmp_path):
     (tmp_path / ".checkpoint-7.tmp" / "state.json").write_text("{}")
     (tmp_path / ".rex.safetensors.01234567.tmp").touch()
     os.utime(tmp_path / ".rex.safetensors.01234567.tmp", (1, 1))
-    with alone(tmp_path):
+    with folder_lock(tmp_path):
         assert names(store) == ["checkpoint-5", "checkpoint-6"]
     assert not list(tmp_path.glob(".checkpoint*")) and not list(tmp_path.glob(".rex*"))
     os.rename(tmp_path / "checkpoint-6", tmp_path / ".checkpoint-5.tmp")
-    with alone(tmp_path):
+    with folder_lock(tmp_path):
         assert names(store) == ["checkpoint-5"]
     assert store.load("latest")[1][1] == {"step": 6}
 
@@ -165,14 +165,14 @@ def test_a_second_training_is_refused_until_the_first_is_gone(tmp_path):
     try:
         assert first.stdout.readline() == b"in\n"
         with pytest.raises(ValueError, match=f"another training is writing into {tmp_path};"):
-            alone(tmp_path).__enter__()
+            folder_lock(tmp_path).__enter__()
     finally:
         first.kill()  # however it ends
         first.communicate()
     with (
-        alone(tmp_path),
+        folder_lock(tmp_path),
         pytest.raises(ValueError, match="another training"),
-        alone(tmp_path),
+        folder_lock(tmp_path),
     ):
         pass
 

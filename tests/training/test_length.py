@@ -11,7 +11,7 @@ from helpers.trainings import elsewhere, last, stop_at
 from PIL import Image
 
 from svfit_diffusion.concept.file import read_concept
-from svfit_diffusion.concept.packing import rounded
+from svfit_diffusion.concept.packing import round_to_four_bits
 from svfit_diffusion.training import length
 from svfit_diffusion.training.checkpoints import read_checkpoint
 from svfit_diffusion.training.length import PATIENCE, settled
@@ -70,7 +70,7 @@ def test_it_ends_early_and_the_file_holds_the_best_and_not_the_last(auto):
     held = np.concatenate([value.flatten() for value in kept.best.values()])
     assert not np.array_equal(held, state["last"])
     values = [v.numpy() for n, v in kept.best.items() if ".token." not in n]
-    wanted = sorted(x for v in values for x in rounded(v))
+    wanted = sorted(x for v in values for x in round_to_four_bits(v))
     assert np.array_equal(np.sort(result.concept.deltas), np.array(wanted, np.float32))
     said = f"lowest at step {best:,} of {state['step']:,} ({curve[0][1]:.4f} -> {low:.4f})"
     assert said in result.length and "a photo held out" in result.length

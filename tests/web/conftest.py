@@ -11,7 +11,7 @@ from svfit_diffusion.web.service.assembly import build_page
 from svfit_diffusion.web.studio.library import Library
 from svfit_diffusion.web.studio.runs import Runs
 from svfit_diffusion.web.studio.shared_pipeline import Studio
-from svfit_diffusion.web.studio.workspace import Desk
+from svfit_diffusion.web.studio.workspace import Workspace
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def desk(base_folder, files, tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SVFIT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        desk = Desk(Studio(str(base_folder)), Library(home), Runs(home))
+        desk = Workspace(Studio(str(base_folder)), Library(home), Runs(home))
     for name in ("rex", "max", "other"):
         desk.library.add(files[name])
     return desk

@@ -20,7 +20,7 @@ from svfit_diffusion.web.page.generate_form import Form
 from svfit_diffusion.web.service.server import MAX_UPLOAD
 from svfit_diffusion.web.studio.cards import read_card
 from svfit_diffusion.web.studio.shared_pipeline import named
-from svfit_diffusion.web.studio.workspace import SLOTS, shown
+from svfit_diffusion.web.studio.workspace import SLOTS, escaped
 
 PROMPT = "a photo of sks dog"
 ENDPOINTS = {
@@ -173,8 +173,12 @@ def test_a_picture_fills_the_form_and_impossible_values_are_brought_in_range(des
 
 def test_a_strangers_text_is_never_html(files):
     card = read_card(files["evil"])
-    assert "\x1b" not in card.trigger and shown(card.trigger).startswith("&lt;img src=x")
-    for said in (snippets.facts(card, ""), snippets.note("<b>\x1b\u202e"), shown("<b>\x1b\u202e")):
+    assert "\x1b" not in card.trigger and escaped(card.trigger).startswith("&lt;img src=x")
+    for said in (
+        snippets.facts(card, ""),
+        snippets.note("<b>\x1b\u202e"),
+        escaped("<b>\x1b\u202e"),
+    ):
         assert not {"\x1b", "\u202e"} & set(said) and "<img" not in said and "<b>" not in said
 
 

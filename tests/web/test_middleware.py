@@ -13,7 +13,14 @@ import pytest
 from svfit_diffusion.web.service import middleware as gate
 from svfit_diffusion.web.service import server
 from svfit_diffusion.web.service.assembly import build_page
-from svfit_diffusion.web.service.clients import FREE_TRIES, LONGEST, Closed, Tries, caller, hostname
+from svfit_diffusion.web.service.clients import (
+    FREE_TRIES,
+    LONGEST,
+    Closed,
+    LoginAttempts,
+    client_address,
+    hostname,
+)
 from svfit_diffusion.web.studio import temporary_files as web_files
 
 LOGIN = ("ann", "right password")
@@ -364,7 +371,7 @@ def test_uploads_vanish_after_their_time(locked):
 
 def test_each_wait_is_twice_the_last_and_clients_count_for_themselves():
     now = [0.0]
-    tries, waits = Tries(lambda: now[0]), []
+    tries, waits = LoginAttempts(lambda: now[0]), []
     for _ in range(FREE_TRIES + 12):
         tries.begin("a")
         try:
@@ -391,7 +398,7 @@ def test_each_wait_is_twice_the_last_and_clients_count_for_themselves():
     ],
 )
 def test_tries_are_counted_by_address_or_network(client, name):
-    assert caller(client) == name
+    assert client_address(client) == name
 
 
 def test_host_headers_are_read_to_the_letter():

@@ -19,7 +19,7 @@ from svfit_diffusion.web.studio.library import Library
 from svfit_diffusion.web.studio.runs import GOING, Run, Runs
 from svfit_diffusion.web.studio.shared_pipeline import Studio
 from svfit_diffusion.web.studio.worker import main
-from svfit_diffusion.web.studio.workspace import Desk
+from svfit_diffusion.web.studio.workspace import Workspace
 
 PHOTOS = sorted(str(path) for path in sample_folder().glob("*.png"))
 PATIENCE = 240  # seconds; a busy machine
@@ -33,7 +33,7 @@ def home(tmp_path, monkeypatch):
 
 
 def desk_on(base, home):
-    return Desk(Studio(str(base)), Library(home), Runs(home))
+    return Workspace(Studio(str(base)), Library(home), Runs(home))
 
 
 def wait(run, until):

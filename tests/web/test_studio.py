@@ -19,10 +19,10 @@ from svfit_diffusion.web.service.server import check_access
 from svfit_diffusion.web.studio.bases import describe
 from svfit_diffusion.web.studio.cards import read_card
 from svfit_diffusion.web.studio.library import KEPT_DELETED, Library, slug
-from svfit_diffusion.web.studio.photos import class_word, keep, look, propose_token
-from svfit_diffusion.web.studio.presets import plan
+from svfit_diffusion.web.studio.photos import class_word, inspect_photos, propose_token, save_photos
+from svfit_diffusion.web.studio.presets import make_config
 from svfit_diffusion.web.studio.runs import Runs
-from svfit_diffusion.web.studio.workspace import Desk
+from svfit_diffusion.web.studio.workspace import Workspace
 
 
 @pytest.fixture(scope="module")
@@ -110,13 +110,13 @@ def test_photos_are_shown_as_the_model_sees_them_and_bad_files_are_named(tmp_pat
     Image.new("RGB", (64, 64), "green").save(tmp_path / "square.png")
     (tmp_path / "notes.jpg").write_text("no picture")
     paths = [str(tmp_path / name) for name in ("turned.jpg", "notes.jpg", "square.png")]
-    found = look(paths, 32)
+    found = inspect_photos(paths, 32)
     assert [caption for _, caption in found.views] == ["1 top", "1 middle", "1 bottom", "2"]
     top, bottom = found.views[0][0].getpixel((16, 16)), found.views[2][0].getpixel((16, 16))
     assert top[0] > 200 > top[2] and bottom[2] > 200 > bottom[0]
     assert len(found.refused) == 1 and "notes.jpg" in found.refused[0]
-    assert len(look(paths, 32, center=True).views) == 2
-    assert keep(paths, tmp_path / "kept") == 2
+    assert len(inspect_photos(paths, 32, center=True).views) == 2
+    assert save_photos(paths, tmp_path / "kept") == 2
     assert [p.name for p in sorted((tmp_path / "kept").iterdir())] == ["000.png", "001.png"]
     assert not Image.open(tmp_path / "kept" / "000.png").getexif()
 
@@ -136,10 +136,10 @@ def test_captions_go_with_their_photos_wherever_they_were_uploaded_to(tmp_path):
         else:
             path.write_text(content, "utf-8")
     paths = sorted(str(path) for path in tmp_path.glob("*/*"))
-    found = look(paths, 32)
+    found = inspect_photos(paths, 32)
     assert found.views[-1][1] == "2 a photo of sks dog at night"
     assert found.refused == ["alone.txt is no photo's caption; name it like its photo."]
-    assert keep(paths, tmp_path / "kept") == 2
+    assert save_photos(paths, tmp_path / "kept") == 2
     photos, skipped = read_folder(tmp_path / "kept")
     assert [photo.caption for photo in photos] == [
         "eine süße sks Katze",
@@ -147,8 +147,10 @@ def test_captions_go_with_their_photos_wherever_they_were_uploaded_to(tmp_path):
     ]
     assert not skipped
     (tmp_path / "3" / "wide.txt").write_bytes(b"\xff\xfe")
-    assert "wide.txt is not UTF-8" in look(paths, 32).refused[0]
-    assert keep(paths, tmp_path / "again") == 2, "a caption that cannot be read costs no photo"
+    assert "wide.txt is not UTF-8" in inspect_photos(paths, 32).refused[0]
+    assert save_photos(paths, tmp_path / "again") == 2, (
+        "a caption that cannot be read costs no photo"
+    )
 
 
 def test_what_it_is_and_a_trigger(tmp_path):
@@ -157,21 +159,21 @@ def test_what_it_is_and_a_trigger(tmp_path):
         class_word(" the ")
     assert propose_token([]) == "sks" and propose_token(["SKS"]) == "zwx"
     assert propose_token(["sks", "zwx", "ohwx", "tok"]) == "sks2"
-    quick = plan("toybox", tmp_path, "rex", "sks", "dog", "quick", seed=3)
-    other = plan("some/base", tmp_path, "rex", "sks", "dog", "thorough", preset="paper")
+    quick = make_config("toybox", tmp_path, "rex", "sks", "dog", "quick", seed=3)
+    other = make_config("some/base", tmp_path, "rex", "sks", "dog", "thorough", preset="paper")
     assert quick["max_train_steps"] < other["max_train_steps"] and quick["seed"] == 3
     assert other["rank"] == "energy=0.99" and other["gradient_checkpointing"]
-    assert plan("toybox", tmp_path, "rex", "sks", "dog", "auto")["max_train_steps"] == "auto"
+    assert make_config("toybox", tmp_path, "rex", "sks", "dog", "auto")["max_train_steps"] == "auto"
     for given, reason in (({"quality": "soon"}, "quality"), ({"learning_rate": -1}, "above 0")):
         with pytest.raises(ValueError, match=reason):
-            plan("toybox", tmp_path, "rex", "sks", "dog", **given)
+            make_config("toybox", tmp_path, "rex", "sks", "dog", **given)
 
 
 @pytest.mark.parametrize("name, half", [("sd", "fp16"), ("flux", "bf16")])
 def test_on_a_gpu_a_training_is_as_precise_as_the_base(name, half, tmp_path, monkeypatch):
     monkeypatch.setattr("svfit_diffusion.web.studio.presets.pick_device", lambda: "cuda")
     save_tiny(name, tmp_path)
-    planned = plan(str(tmp_path / "base"), tmp_path, "rex", "sks", "dog", "quick")
+    planned = make_config(str(tmp_path / "base"), tmp_path, "rex", "sks", "dog", "quick")
     assert planned["mixed_precision"] == half
 
 
@@ -252,14 +254,14 @@ def test_a_picture_waits_for_memory_while_a_training_runs(tmp_path):
     going = [True, True, False]
     runs = types.SimpleNamespace(going=lambda: going.pop(0))
     studio = types.SimpleNamespace(room=lambda: (False, 1_000_000, 3_000_000))
-    drawing = Drawing(Desk(studio, None, runs))
+    drawing = Drawing(Workspace(studio, None, runs))
     waits = list(drawing._turn(threading.Event()))
     assert len(waits) == 2 and not waits[0][1]
     assert "leaves 1.0 MB of memory and a picture takes about 3.0 MB" in waits[0][0]
     studio.room, runs.going = lambda: (True, 9, 3), lambda: True
     ((said, free),) = drawing._turn(threading.Event())
     assert free and "a training runs beside it" in said
-    assert not list(Drawing(Desk(studio, None, Runs(tmp_path)))._turn(threading.Event()))
+    assert not list(Drawing(Workspace(studio, None, Runs(tmp_path)))._turn(threading.Event()))
 
 
 def test_others_need_a_password():

@@ -8,12 +8,11 @@ from typing import Any
 import gradio as gr
 
 from ...families import TOYBOX
-from ..studio.bases import describe
-from ..studio.workspace import DRAWING, QUICK, Desk, told
+from ..studio import DRAWING, QUICK, Workspace, describe, user_errors
 from . import snippets
 
 
-def world(desk: Desk) -> str:
+def describe_base(desk: Workspace) -> str:
     """One sentence on the base in use, as HTML."""
     size = desk.studio.defaults.width
     if desk.studio.is_toybox:
@@ -26,7 +25,7 @@ def world(desk: Desk) -> str:
     return f'<p class="world">{snippets.text(said)}</p>'
 
 
-def build_base(desk: Desk, version: gr.Textbox, settings: list[gr.Slider]) -> gr.HTML:
+def build_base(desk: Workspace, version: gr.Textbox, settings: list[gr.Slider]) -> gr.HTML:
     """Lay out the bar and connect it. settings: sliders of steps, guidance, width, height."""
 
     def look_up(source: str) -> tuple[str, Any]:
@@ -38,13 +37,13 @@ def build_base(desk: Desk, version: gr.Textbox, settings: list[gr.Slider]) -> gr
 
     def use(source: str) -> Iterator[tuple[Any, ...]]:
         skip = gr.skip()
-        with told():
+        with user_errors():
             if desk.runs.going():
                 raise ValueError("A training is under way; choose another base when it has ended.")
             source = describe(source, desk.local).source
             yield skip, skip, snippets.note("Loading; a first time it is downloaded."), skip
             desk.studio.use(source)
-        yield desk.version(), world(desk), snippets.note("This base is in use now."), skip
+        yield desk.version(), describe_base(desk), snippets.note("This base is in use now."), skip
 
     def defaults() -> list[Any]:
         start = desk.studio.defaults
@@ -52,7 +51,7 @@ def build_base(desk: Desk, version: gr.Textbox, settings: list[gr.Slider]) -> gr
             gr.update(value=v) for v in (start.steps, start.guidance, start.width, start.height)
         ]
 
-    said = gr.HTML(world(desk), elem_id="world")
+    said = gr.HTML(describe_base(desk), elem_id="world")
     where = (
         "a Hub id such as owner/name"
         if not desk.local

@@ -7,22 +7,21 @@ from typing import Any
 
 import gradio as gr
 
-from ...generation.pictures import save_png
-from ..studio.temporary_files import fresh_file
-from ..studio.workspace import DRAWING, MAX_PROMPT, MAX_SEED, QUICK, SLOTS, Desk, told
+from ...generation import save_png
+from ..studio import DRAWING, MAX_PROMPT, MAX_SEED, QUICK, SLOTS, Workspace, fresh_file, user_errors
 from . import snippets
 from .generation_jobs import Drawing, chosen_seed
 
 PROMPT = "a photo of {} on the beach"
 
 
-def build_compare(desk: Desk, drawing: Drawing, version: gr.Textbox) -> gr.Dropdown:
+def build_compare(desk: Workspace, drawing: Drawing, version: gr.Textbox) -> gr.Dropdown:
     """Lay out the tab and connect it; returns the choice of concepts."""
 
     def compare(
         names: list[str], prompt: str, seed: float, window: gr.Request
     ) -> Iterator[tuple[Any, str]]:
-        with told():
+        with user_errors():
             yield None, snippets.note("Your turn comes")
             seed = chosen_seed(seed)
             for picture, live in drawing.compare(window.session_hash, names, prompt, seed, {}):

@@ -8,9 +8,8 @@ from typing import Any
 
 import gradio as gr
 
-from ...generation.pictures import Parameters, read_parameters
-from ..studio.shared_pipeline import Job
-from ..studio.workspace import (
+from ...generation import Parameters, read_parameters
+from ..studio import (
     MAX_GUIDANCE,
     MAX_PROMPT,
     MAX_SEED,
@@ -18,8 +17,9 @@ from ..studio.workspace import (
     MAX_STEPS,
     MAX_STRENGTH,
     SLOTS,
-    Desk,
-    told,
+    Job,
+    Workspace,
+    user_errors,
     warn,
 )
 from . import snippets
@@ -29,7 +29,7 @@ from .generation_jobs import Drawing, check_prompts, chosen_seed
 class Form:
     """What the tab does."""
 
-    def __init__(self, desk: Desk, drawing: Drawing) -> None:
+    def __init__(self, desk: Workspace, drawing: Drawing) -> None:
         self.desk, self.drawing = desk, drawing
 
     def generate(
@@ -47,7 +47,7 @@ class Form:
         window: gr.Request,
     ) -> Iterator[tuple[Any, str, Any]]:
         """Draw what the form says: gallery, live view, seed."""
-        with told():
+        with user_errors():
             check_prompts(prompt, negative)
             seed = chosen_seed(-1 if fresh else seed)
             sizes = {"width": int(width), "height": int(height)}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from ..studio.workspace import (
+from ..studio import (
     DRAWING,
     MAX_GUIDANCE,
     MAX_PICTURES,
@@ -16,10 +16,10 @@ from ..studio.workspace import (
     MAX_SIZE,
     MAX_STEPS,
     MAX_STRENGTH,
+    QUEUED,
     QUICK,
-    TELLING,
-    Desk,
-    shown,
+    Workspace,
+    escaped,
     signal,
 )
 from . import snippets
@@ -37,7 +37,7 @@ class GenerateTab:
 
 
 def build_generate(
-    desk: Desk, drawing: Drawing, version: gr.Textbox, names: Sequence[str]
+    desk: Workspace, drawing: Drawing, version: gr.Textbox, names: Sequence[str]
 ) -> GenerateTab:
     """Lay out the tab and connect it."""
     form, chosen, refill = Form(desk, drawing), gr.State(dict.fromkeys(names, 1.0)), signal()
@@ -74,14 +74,14 @@ def build_generate(
     )
     stop.click(form.stop, cancels=[event], **QUICK).then(drawing.stopped, None, live, **QUICK)
     gallery.select(form.read, gallery, [text, details], **QUICK)
-    files.upload(form.drop, files, [text, details], **TELLING).then(
-        form.fill, text, [*inputs[:3], fresh, seed, *sliders, refill], **TELLING
+    files.upload(form.drop, files, [text, details], **QUEUED).then(
+        form.fill, text, [*inputs[:3], fresh, seed, *sliders, refill], **QUEUED
     )
-    reuse.click(form.fill, text, [*inputs[:3], fresh, seed, *sliders, refill], **TELLING)
+    reuse.click(form.fill, text, [*inputs[:3], fresh, seed, *sliders, refill], **QUEUED)
     return GenerateTab(prompt, chosen, sliders)
 
 
-def _prompts(desk: Desk) -> tuple[gr.Textbox, gr.Textbox]:
+def _prompts(desk: Workspace) -> tuple[gr.Textbox, gr.Textbox]:
     prompt = gr.Textbox(
         label="Prompt",
         placeholder=desk.prompt(),
@@ -100,7 +100,7 @@ def _prompts(desk: Desk) -> tuple[gr.Textbox, gr.Textbox]:
 
 
 def _cards(
-    desk: Desk, form: Form, version: gr.Textbox, chosen: gr.State, refill: gr.Textbox
+    desk: Workspace, form: Form, version: gr.Textbox, chosen: gr.State, refill: gr.Textbox
 ) -> None:
     """The library's concepts as cards, drawn anew when the library, base or choice changes."""
 
@@ -138,7 +138,7 @@ def _cards(
                             MAX_STRENGTH,
                             held.get(entry.name, 1.0),
                             step=0.05,
-                            label=f"Strength of {shown(entry.name)}",
+                            label=f"Strength of {escaped(entry.name)}",
                             scale=3,
                             min_width=120,
                             buttons=[],
@@ -156,7 +156,7 @@ def _connect(form: Form, name: str, on: gr.Checkbox, strength: gr.Slider, chosen
             choose,
             [on, strength, chosen],
             chosen,
-            **TELLING,
+            **QUEUED,
         )
 
 
@@ -171,7 +171,7 @@ def _number() -> tuple[gr.Slider, gr.Checkbox, gr.Number]:
     return num, fresh, seed
 
 
-def _settings(desk: Desk) -> list[gr.Slider]:
+def _settings(desk: Workspace) -> list[gr.Slider]:
     """Steps, guidance, width, height."""
     start = desk.studio.defaults
     with gr.Accordion("Steps, guidance, size", open=False):

@@ -12,10 +12,8 @@ from typing import Any
 
 from PIL import Image
 
-from ...generation.pictures import Parameters, grid, save_png, size_text
-from ..studio.cards import Card
-from ..studio.shared_pipeline import Job, Step, Stopped
-from ..studio.workspace import MAX_PROMPT, MAX_SEED, MAX_STRENGTH, SLOTS, Desk
+from ...generation import Parameters, grid, save_png, size_text
+from ..studio import MAX_PROMPT, MAX_SEED, MAX_STRENGTH, SLOTS, Card, Job, Step, Stopped, Workspace
 from . import snippets
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
@@ -41,7 +39,7 @@ def chosen_seed(seed: float | None) -> int:
 class Drawing:
     """Draws for windows; each window can stop what it asked for."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Workspace) -> None:
         self.desk = desk
         self._stops: dict[str, threading.Event] = {}
 

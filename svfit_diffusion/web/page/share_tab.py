@@ -8,11 +8,18 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from ..studio.cards import read_card
-from ..studio.lora_zip import packed_lora
-from ..studio.shared_pipeline import Job
-from ..studio.temporary_files import served
-from ..studio.workspace import DRAWING, QUICK, TELLING, Desk, shown, told
+from ..studio import (
+    DRAWING,
+    QUEUED,
+    QUICK,
+    Job,
+    Workspace,
+    escaped,
+    packed_lora,
+    read_card,
+    served,
+    user_errors,
+)
 from . import snippets
 from .generation_jobs import Drawing
 
@@ -22,7 +29,7 @@ UNDO = "Bring back what was deleted last"
 class Shelf:
     """What the tab does."""
 
-    def __init__(self, desk: Desk, drawing: Drawing) -> None:
+    def __init__(self, desk: Workspace, drawing: Drawing) -> None:
         self.desk, self.drawing = desk, drawing
 
     def inspect(self, path: str | None) -> tuple[Any, ...]:
@@ -33,7 +40,7 @@ class Shelf:
         try:
             card = read_card(path)
         except ValueError as error:
-            said = f'<div class="facts"><p class="verdict no">{shown(error)}</p></div>'
+            said = f'<div class="facts"><p class="verdict no">{escaped(error)}</p></div>'
             return said, hidden, hidden, None, None
         reason = self.desk.studio.misfit(card)
         fits = gr.update(visible=not reason)
@@ -41,7 +48,7 @@ class Shelf:
 
     def preview(self, path: str | None, window: gr.Request) -> Iterator[tuple[Any, str]]:
         """Draw one picture with a file that is not in the library."""
-        with told():
+        with user_errors():
             card = read_card(path or "")
             self.desk.studio.check(card)
             prompt = f"a photo of {card.trigger}"
@@ -55,7 +62,7 @@ class Shelf:
 
     def add(self, path: str | None, picture: Image.Image | None) -> tuple[Any, ...]:
         """Put a file into the library."""
-        with told():
+        with user_errors():
             name = self.desk.library.add(path or "", preview=picture)
         gr.Info(f"{name} is in your library.")
         hidden = gr.update(visible=False)
@@ -63,24 +70,24 @@ class Shelf:
 
     def export(self, name: str) -> Any:
         """A concept as a LoRA for other programs, to be downloaded."""
-        with told():
+        with user_errors():
             return gr.update(value=packed_lora(self.desk, name), visible=True)
 
     def delete(self, name: str) -> tuple[str, Any]:
         """Delete a concept; it can be brought back."""
-        with told():
+        with user_errors():
             self.desk.library.delete(name)
         return self.desk.version(), gr.update(visible=True, value=f"Bring back {name}")
 
     def undo(self) -> tuple[str, Any]:
         """Bring back what was deleted last."""
-        with told():
+        with user_errors():
             name = self.desk.library.undo()
         gr.Info(f"{name} is back.")
         return self.desk.version(), gr.update(visible=False)
 
 
-def build_share(desk: Desk, drawing: Drawing, version: gr.Textbox) -> None:
+def build_share(desk: Workspace, drawing: Drawing, version: gr.Textbox) -> None:
     """Lay out the tab and connect it."""
     shelf, picture = Shelf(desk, drawing), gr.State(None)
     with gr.Row():
@@ -123,11 +130,11 @@ def build_share(desk: Desk, drawing: Drawing, version: gr.Textbox) -> None:
     picture.change(
         lambda image: gr.update(value=image, visible=bool(image)), picture, seen, **QUICK
     )
-    add.click(shelf.add, [file, picture], [file, said, look, add, picture, version], **TELLING)
-    undo.click(shelf.undo, None, [version, undo], **TELLING)
+    add.click(shelf.add, [file, picture], [file, said, look, add, picture, version], **QUEUED)
+    undo.click(shelf.undo, None, [version, undo], **QUEUED)
 
 
-def _shelf(desk: Desk, shelf: Shelf, version: gr.Textbox, undo: gr.Button) -> None:
+def _shelf(desk: Workspace, shelf: Shelf, version: gr.Textbox, undo: gr.Button) -> None:
     """The library's concepts, each to be downloaded or deleted."""
 
     @gr.render(triggers=[version.change], show_progress="hidden", concurrency_limit=None)
@@ -158,5 +165,5 @@ def _shelf(desk: Desk, shelf: Shelf, version: gr.Textbox, undo: gr.Button) -> No
                     lambda name=entry.name: shelf.delete(name),
                     None,
                     [version, undo],
-                    **TELLING,
+                    **QUEUED,
                 )

@@ -11,10 +11,9 @@ from typing import Any
 
 from PIL import Image
 
-from ...concept.file import printable
-from ...generation.pictures import size_text
-from ..studio.cards import Card
-from ..studio.library import Entry
+from ...concept import printable
+from ...generation import size_text
+from ..studio import Card, Entry
 
 WIDTH, HEIGHT = 480, 120  # of the curve, in its own units
 MAX_TEXT = 5_000  # characters of one text

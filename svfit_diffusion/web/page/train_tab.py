@@ -8,23 +8,39 @@ from typing import Any
 
 import gradio as gr
 
-from ...concept.file import printable
-from ...data.reading import CAPTION
-from ...generation.pictures import size_text
+from ...concept import printable
+from ...data import CAPTION
+from ...generation import size_text
 from ...settings import AUTO, PRESETS, TrainConfig
-from ..studio.library import slug
-from ..studio.photos import MAX_PHOTOS, MAX_WORDS, SUFFIXES, class_word, keep, look, propose_token
-from ..studio.presets import MAX_TRAIN_STEPS, QUALITIES, plan
-from ..studio.runs import GOING, Run
-from ..studio.temporary_files import served
-from ..studio.workspace import MAX_SEED, QUICK, TELLING, Desk, told, warn
+from ..studio import (
+    GOING,
+    MAX_PHOTOS,
+    MAX_SEED,
+    MAX_TRAIN_STEPS,
+    MAX_WORDS,
+    QUALITIES,
+    QUEUED,
+    QUICK,
+    SUFFIXES,
+    Run,
+    Workspace,
+    class_word,
+    inspect_photos,
+    make_config,
+    propose_token,
+    save_photos,
+    served,
+    slug,
+    user_errors,
+    warn,
+)
 from . import snippets
 
 
 class Trainer:
     """What the tab does."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Workspace) -> None:
         self.desk = desk
 
     def token(self) -> str:
@@ -34,7 +50,7 @@ class Trainer:
 
     def look(self, paths: list[str] | None, center: bool) -> tuple[str, str]:
         """The photos as the model will see them, and a sentence on those that were skipped."""
-        found = look(paths, self.desk.studio.defaults.width, center)
+        found = inspect_photos(paths, self.desk.studio.defaults.width, center)
         warn(found.refused)
         count = len(found.usable)
         said = f"{count} photo{'' if count == 1 else 's'} as the model will see them."
@@ -54,8 +70,8 @@ class Trainer:
             raise ValueError(f"The trigger {printable(token, 60)!r} must be one short word.")
         base, name = self.desk.studio.source, slug(given.pop("name", "") or word)
         with self.desk.runs.prepared() as run:
-            settings = plan(base, run.folder, name, token, word, quality, **given)
-            if not keep(photos or [], run.folder / "photos"):
+            settings = make_config(base, run.folder, name, token, word, quality, **given)
+            if not save_photos(photos or [], run.folder / "photos"):
                 raise ValueError("Drop some photos of one thing first: five to ten are best.")
             settings["output_dir"] = str(run.folder / name)
             (run.folder / "config.json").write_text(
@@ -71,7 +87,7 @@ class Trainer:
             given[key] = given[key] or None  # 0 leaves it to the quality
         for key in ("max_train_steps", "resolution", "seed"):
             given[key] = None if given[key] is None else int(given[key])
-        with told():
+        with user_errors():
             self.start(photos, what, token, quality, **given)
         return self.show("")
 
@@ -83,7 +99,7 @@ class Trainer:
 
     def resume(self) -> tuple[Any, ...]:
         """Go on with the training that was stopped or failed."""
-        with told():
+        with user_errors():
             self.desk.runs.resume()
         return self.show("")
 
@@ -184,9 +200,9 @@ def build_train(trainer: Trainer, version: gr.Textbox) -> tuple[gr.Button, gr.St
     for happens in (what.change, token.change):
         happens(_phrase, [what, token], hint, **QUICK)
     version.change(trainer.token, None, token, **QUICK)
-    go.click(trainer.begin, [photos, what, token, quality, *advanced], outputs, **TELLING)
+    go.click(trainer.begin, [photos, what, token, quality, *advanced], outputs, **QUEUED)
     stop.click(trainer.stop, None, outputs, **QUICK)
-    resume.click(trainer.resume, None, outputs, **TELLING)
+    resume.click(trainer.resume, None, outputs, **QUEUED)
     gr.Timer(1).tick(trainer.show, seen, outputs, **QUICK)
     return use, learned, outputs
 
@@ -200,9 +216,9 @@ def _phrase(what: str, token: str) -> str:
     return snippets.note(f"In prompts you will call it “{token} {word}”.")
 
 
-def _times(desk: Desk) -> str:
+def _times(desk: Workspace) -> str:
     default = TrainConfig.max_train_steps
-    plans = {q: plan(desk.studio.source, Path(), "x", "x", "x", q) for q in QUALITIES}
+    plans = {q: make_config(desk.studio.source, Path(), "x", "x", "x", q) for q in QUALITIES}
     counts = {q: given.get("max_train_steps", default) for q, given in plans.items()}
     counts.pop(AUTO)
     named = [f"{quality}: {count:,} steps" for quality, count in counts.items()]

@@ -11,23 +11,30 @@ from typing import Any
 
 import gradio as gr
 
-from ...generation.pictures import read_parameters, save_png
-from ..page.compare_tab import PROMPT
-from ..page.generation_jobs import Drawing, check_prompts, chosen_seed
-from ..page.train_tab import Trainer
-from ..studio.bases import describe
-from ..studio.cards import read_card
-from ..studio.lora_zip import packed_lora
-from ..studio.presets import QUALITIES
-from ..studio.shared_pipeline import Job
-from ..studio.temporary_files import fresh_file, served
-from ..studio.workspace import MAX_GUIDANCE, MAX_PICTURES, MAX_SEED, MAX_SIZE, MAX_STEPS, Desk, told
+from ...generation import read_parameters, save_png
+from ..page import PROMPT, Drawing, Trainer, check_prompts, chosen_seed
+from ..studio import (
+    MAX_GUIDANCE,
+    MAX_PICTURES,
+    MAX_SEED,
+    MAX_SIZE,
+    MAX_STEPS,
+    QUALITIES,
+    Job,
+    Workspace,
+    describe,
+    fresh_file,
+    packed_lora,
+    read_card,
+    served,
+    user_errors,
+)
 
 
 class Api:
     """The endpoints' functions; their docstrings are what a program's author reads."""
 
-    def __init__(self, desk: Desk, drawing: Drawing, trainer: Trainer) -> None:
+    def __init__(self, desk: Workspace, drawing: Drawing, trainer: Trainer) -> None:
         self.desk, self.drawing, self.trainer = desk, drawing, trainer
 
     def generate(
@@ -50,7 +57,7 @@ class Api:
         takes the base's own value. Each PNG carries its parameters in its text chunk
         "parameters". Pictures come one by one as they are ready.
         """
-        with told():
+        with user_errors():
             prompt, negative_prompt = prompt or "", negative_prompt or ""
             check_prompts(prompt, negative_prompt)
             options = {"negative_prompt": negative_prompt, "guidance": guidance}
@@ -77,7 +84,7 @@ class Api:
         concepts: names, one to vary its strength, up to four to compare. "{}" in the prompt stands
         for each concept's trigger.
         """
-        with told():
+        with user_errors():
             given = {"steps": None if steps is None else int(steps)}
             names, seed = list(concepts or []), chosen_seed(seed)
             for picture, _ in self.drawing.compare(_window(request), names, prompt, seed, given):
@@ -104,7 +111,7 @@ class Api:
         it goes. What it learned comes into the library.
         """
         steps = int(max_train_steps) if max_train_steps else None
-        with told():
+        with user_errors():
             given = {"name": name, "max_train_steps": steps, "seed": int(seed)}
             return self.trainer.start(photos, what, trigger, quality, **given).status()
 
@@ -121,7 +128,7 @@ class Api:
 
     def resume_training(self) -> dict:
         """Go on with the latest training, which was stopped or failed, and return its status."""
-        with told():
+        with user_errors():
             return self.desk.runs.resume().status()
 
     def library(self) -> list:
@@ -137,18 +144,18 @@ class Api:
 
     def inspect(self, file: str) -> dict:
         """Check a concept file and say what it is, without adding it."""
-        with told():
+        with user_errors():
             card = read_card(file or "")
             return {**card.facts(), "misfit": self.desk.studio.misfit(card)}
 
     def add(self, file: str, name: str = "") -> str:
         """Check a concept file, put it into the library, and return its name there."""
-        with told():
+        with user_errors():
             return self.desk.library.add(file or "", name)
 
     def download(self, name: str) -> str:
         """The file of a concept of the library."""
-        with told():
+        with user_errors():
             return served(self.desk.library.get(name).path)
 
     def lora(self, name: str) -> str:
@@ -156,23 +163,23 @@ class Api:
 
         In it: the LoRA in kohya's format, its JSON and picture, and the learned word's embedding.
         """
-        with told():
+        with user_errors():
             return packed_lora(self.desk, name)
 
     def delete(self, name: str) -> str:
         """Delete a concept of the library; /undo brings back the last one."""
-        with told():
+        with user_errors():
             self.desk.library.delete(name)
         return name
 
     def undo(self) -> str:
         """Bring back the concept that was deleted last, and return its name."""
-        with told():
+        with user_errors():
             return self.desk.library.undo()
 
     def parameters(self, picture: str) -> str:
         """The generation parameters that a PNG carries, as AUTOMATIC1111's web UI writes them."""
-        with told():
+        with user_errors():
             try:
                 held = read_parameters(picture or "")
             except OSError:
@@ -181,12 +188,12 @@ class Api:
 
     def base(self, source: str) -> str:
         """Family, download, memory and licence of a base, in one sentence; nothing is fetched."""
-        with told():
+        with user_errors():
             return describe(source, self.desk.local).sentence()
 
     def use_base(self, source: str) -> str:
         """Load another base for all windows; it is downloaded where it is not here yet."""
-        with told():
+        with user_errors():
             if self.desk.runs.going():
                 raise ValueError("A training is under way; choose another base when it has ended.")
             self.desk.studio.use(describe(source, self.desk.local).source)
@@ -197,7 +204,7 @@ def _window(request: gr.Request | None) -> str:
     return (request and request.session_hash) or "api"
 
 
-def build_api(desk: Desk, drawing: Drawing, trainer: Trainer) -> None:
+def build_api(desk: Workspace, drawing: Drawing, trainer: Trainer) -> None:
     """Register the endpoints, on components that nobody sees."""
     api = Api(desk, drawing, trainer)
     with gr.Group(visible=False):

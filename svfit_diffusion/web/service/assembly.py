@@ -7,13 +7,17 @@ from typing import Any
 
 import gradio as gr
 
-from ..page.base_bar import build_base, world
-from ..page.compare_tab import build_compare
-from ..page.generate_tab import build_generate
-from ..page.generation_jobs import Drawing
-from ..page.share_tab import build_share
-from ..page.train_tab import Trainer, build_train
-from ..studio.workspace import QUICK, Desk, signal
+from ..page import (
+    Drawing,
+    Trainer,
+    build_base,
+    build_compare,
+    build_generate,
+    build_share,
+    build_train,
+    describe_base,
+)
+from ..studio import QUICK, Workspace, signal
 from .api import build_api
 
 SUBTITLE = "Photos in, pictures out, files of a few KB to share."
@@ -21,7 +25,7 @@ QUEUE = 16  # jobs that may wait
 CACHE = (3_600, 86_400)  # seconds: look every hour, delete what is older than a day
 
 
-def build_page(desk: Desk, names: Sequence[str] = ()) -> gr.Blocks:
+def build_page(desk: Workspace, names: Sequence[str] = ()) -> gr.Blocks:
     """The page on a desk, with these concepts of its library in use from the start."""
     drawing, trainer = Drawing(desk), Trainer(desk)
     with gr.Blocks(title="SVFit", analytics_enabled=False, delete_cache=CACHE) as page:
@@ -47,7 +51,7 @@ def build_page(desk: Desk, names: Sequence[str] = ()) -> gr.Blocks:
             now = desk.version()
             if now == held.partition("\n")[0]:
                 return (gr.skip(),) * 3
-            return now, world(desk), gr.update(placeholder=desk.prompt())
+            return now, describe_base(desk), gr.update(placeholder=desk.prompt())
 
         def use_it(name: str, held: dict, now: str) -> tuple[Any, ...]:
             if name not in desk.library.names():

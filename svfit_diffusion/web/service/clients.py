@@ -20,7 +20,7 @@ class Closed(Exception):
         self.status, self.wait = status, wait
 
 
-class Tries:
+class LoginAttempts:
     """Wrong passwords of each client: after a few, each waits twice as long as the one before."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -58,7 +58,7 @@ def is_loopback(name: str) -> bool:
         return name == "localhost"
 
 
-def caller(client: tuple[str, int] | None) -> str:
+def client_address(client: tuple[str, int] | None) -> str:
     """Whose tries are counted together: an address, of IPv6 a network."""
     try:
         address = ipaddress.ip_address(client[0] if client else "")

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 
-from .clients import Closed, Tries, caller, hostname, is_loopback
+from .clients import Closed, LoginAttempts, client_address, hostname, is_loopback
 from .uploads import Kinds, addresses
 
 MAX_JSON = 1_000_000  # bytes of what is no upload
@@ -38,7 +38,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Tidy = Callable[[], Awaitable[None]]
 
 
-class Gate:
+class RequestGuard:
     """ASGI middleware. named: whether the app may be called by any name, for it has a password.
 
     endings: of the files that may be uploaded. busy: what a full queue answers.
@@ -49,7 +49,7 @@ class Gate:
         self, app: Any, named: bool, endings: frozenset[str], busy: str, tidy: Tidy
     ) -> None:
         self.app, self.named, self.endings, self.busy = app, named, endings, busy
-        self.tries, self.uploads, self.tidy = Tries(), 0, tidy
+        self.tries, self.uploads, self.tidy = LoginAttempts(), 0, tidy
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it here."""
@@ -72,11 +72,11 @@ class Gate:
 class _Passage:
     """One request on its way through the gate."""
 
-    def __init__(self, gate: Gate, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, gate: RequestGuard, scope: Scope, receive: Receive, send: Send) -> None:
         self.gate, self.scope, self._receive, self._send = gate, scope, receive, send
         self.path, self.started, self.got, self.full = scope["path"], False, 0, False
         self.headers = Headers(scope=scope)
-        self.client = caller(scope.get("client"))
+        self.client = client_address(scope.get("client"))
 
     async def walk(self) -> None:
         """Check, and hand on."""

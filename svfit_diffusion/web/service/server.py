@@ -10,17 +10,12 @@ from pathlib import Path
 import gradio as gr
 from starlette.middleware import Middleware
 
-from ...data.reading import CAPTION
-from ..page.theme import CSS, KEYS, THEME
+from ...data import CAPTION
+from ..page import CSS, KEYS, THEME
+from ..studio import SUFFIXES, Library, Runs, Studio, Workspace, data_folder, read_card
 from ..studio import temporary_files as files
-from ..studio.cards import read_card
-from ..studio.library import Library, data_folder
-from ..studio.photos import SUFFIXES
-from ..studio.runs import Runs
-from ..studio.shared_pipeline import Studio
-from ..studio.workspace import Desk
 from .assembly import QUEUE, build_page
-from .middleware import Gate, is_loopback
+from .middleware import RequestGuard, is_loopback
 
 MAX_UPLOAD = 25_000_000  # bytes of one file: a photo of a phone; concepts have their own limit
 SESSIONS = 64  # browser windows remembered
@@ -35,7 +30,7 @@ def run_app(
         read_card(path)  # refuse a bad file before the base is loaded
     with tempfile.TemporaryDirectory(prefix="svfit-") as folder:  # mode 0700, gone at the end
         os.environ["GRADIO_TEMP_DIR"] = folder
-        desk = Desk(Studio(base), Library(data_folder()), Runs(data_folder()), not login)
+        desk = Workspace(Studio(base), Library(data_folder()), Runs(data_folder()), not login)
         for path in concepts:
             desk.studio.check(read_card(path))
         page = build_page(desk, [desk.library.add(path) for path in concepts])
@@ -79,7 +74,7 @@ def launch(
     folder = Path(os.environ["GRADIO_TEMP_DIR"])
     os.environ.setdefault("FORWARDED_ALLOW_IPS", "")  # who asks is who connects
     gate = Middleware(
-        Gate,
+        RequestGuard,
         named=login is not None,
         endings=frozenset({*SUFFIXES, CAPTION, ".safetensors"}),
         busy=f"The app is busy: {QUEUE} jobs wait already. Try again in a minute.",

@@ -13,12 +13,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from ...concept.file import printable
-from ...families import FAMILIES, TOYBOX, base_name
-from ...families.loading import original_kind
-from ...families.registry import of_original
-from ...generation.pictures import size_text
-from ...generation.sampling import pick_device
+from ...concept import printable
+from ...families import FAMILIES, TOYBOX, base_name, family_of_original, original_kind
+from ...generation import pick_device, size_text
 from ...toybox import path as toybox_path
 
 PARTS = (
@@ -94,7 +91,7 @@ def _file(source: str, path: Path) -> Base:
     with safe_open(path, "np") as file:
         names = "\n".join(file.keys())
     try:
-        family = of_original(original_kind(path)).name
+        family = family_of_original(original_kind(path)).name
     except ValueError:
         family = None
     if family is None or (family == "sd" and "model.diffusion_model." not in names):

@@ -7,8 +7,8 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...concept.file import Concept, printable, read_concept, to_bytes
-from ...pipeline.matching import adapter_name
+from ...concept import Concept, printable, read_concept, to_bytes
+from ...pipeline import adapter_name
 
 MAX_LABEL = 60  # characters of a stranger's text in one place
 

@@ -24,10 +24,9 @@ from filelock import FileLock
 from PIL import Image
 from platformdirs import user_data_path
 
-from ...concept.atomic import replace_file
-from ...concept.header import MAX_FILE
-from ...generation.pictures import save_png
-from ...pipeline.matching import adapter_name
+from ...concept import MAX_FILE_BYTES, replace_file
+from ...generation import save_png
+from ...pipeline import adapter_name
 from .cards import Card, read_card
 
 PREVIEW = 256  # px
@@ -108,7 +107,7 @@ class Library:
             try:
                 fresh.mkdir()
                 with open(path, "rb") as file:
-                    replace_file(fresh / f"{name}.safetensors", file.read(MAX_FILE))
+                    replace_file(fresh / f"{name}.safetensors", file.read(MAX_FILE_BYTES))
                 read_card(fresh / f"{name}.safetensors")  # what was copied is what was checked
                 if preview:
                     _write_preview(fresh, preview)

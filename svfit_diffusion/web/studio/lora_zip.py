@@ -9,10 +9,10 @@ from pathlib import Path
 from PIL import Image
 
 from .temporary_files import fresh_file
-from .workspace import Desk
+from .workspace import Workspace
 
 
-def packed_lora(desk: Desk, name: str) -> str:
+def packed_lora(desk: Workspace, name: str) -> str:
     """The path of a fresh ZIP; ValueError for a name that the library lacks or another base."""
     entry = desk.library.get(name)
     preview = None

@@ -9,10 +9,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from ...concept.file import printable
-from ...data.examples import LONG, PLACES
-from ...data.reading import CAPTION, crop, read_caption, read_photo
-from ...generation.pictures import save_png
+from ...concept import printable
+from ...data import CAPTION, LONG, PLACES, crop, read_caption, read_photo
+from ...generation import save_png
 from ...settings import RARE_WORDS
 
 SUFFIXES = [
@@ -26,7 +25,7 @@ ARTICLES = re.compile(r"^(?:(?:a|an|the|my|our)(?:\s+|$))+", re.IGNORECASE)
 
 
 @dataclass
-class Intake:
+class PhotoCheck:
     """Photos that can be used, and a sentence for each file that cannot.
 
     views: what the model sees, with a caption each. usable: the photos' files.
@@ -37,9 +36,9 @@ class Intake:
     refused: list[str] = field(default_factory=list)
 
 
-def look(paths: Sequence[str] | None, size: int, center: bool = False) -> Intake:
+def inspect_photos(paths: Sequence[str] | None, size: int, center: bool = False) -> PhotoCheck:
     """Read each file upright and cut it as a training does, into squares of `size` pixels."""
-    found = Intake()
+    found = PhotoCheck()
     photos, captions, found.refused = _parted(paths or [])
     for path in photos:
         try:
@@ -80,7 +79,7 @@ def _parted(paths: Sequence[str]) -> tuple[list[str], dict[str, str], list[str]]
     return photos[:MAX_PHOTOS], captions, refused
 
 
-def keep(paths: Sequence[str], folder: Path) -> int:
+def save_photos(paths: Sequence[str], folder: Path) -> int:
     """Write the usable ones of these photos into a folder, upright, free of metadata, with their
     captions; returns how many.
     """

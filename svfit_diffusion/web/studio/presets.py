@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...families import TOYBOX, family_of
-from ...generation.sampling import pick_device
+from ...generation import pick_device
 from ...settings import AUTO, PRESETS, TrainConfig
 
 QUALITIES = ("quick", "balanced", "thorough", AUTO)
@@ -18,7 +18,7 @@ HALVES = {"float16": "fp16", "bfloat16": "bf16"}
 CHECKPOINTS = 25  # steps between them: a few kilobytes each
 
 
-def plan(
+def make_config(
     base: str,
     folder: Path,
     name: str,

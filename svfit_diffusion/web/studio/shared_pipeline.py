@@ -19,15 +19,12 @@ import psutil
 import torch
 from PIL import Image
 
-from ...adapter.attention import find_projections
-from ...adapter.cache import fingerprint
-from ...concept.file import printable
+from ...adapter import find_projections, fingerprint
+from ...concept import printable
 from ...families import TOYBOX, base_name, load_base, recognise
-from ...generation.pictures import Parameters
-from ...generation.sampling import generate, parameters, pick_device, pick_dtype
-from ...pipeline.loading import load_concept, remove_concept, set_concepts
-from ...pipeline.matching import clash
-from ...sharing.lora_export import Exported, export_lora
+from ...generation import Parameters, generate, parameters, pick_device, pick_dtype
+from ...pipeline import load_concept, remove_concept, set_concepts, trigger_clash
+from ...sharing import Exported, export_lora
 from .cards import MAX_LABEL, Card
 
 LOOK_SHARE = 0.2  # of a picture's time may go into showing it half done
@@ -200,7 +197,7 @@ def named(wanted: Sequence[tuple[Card, float]]) -> dict[str, tuple[Card, float]]
     found: dict[str, tuple[Card, float]] = {}
     for card, strength in wanted:
         for other, (held, _) in found.items():
-            if word := clash(card.concept.calls(), held.concept.calls()):
+            if word := trigger_clash(card.concept.calls(), held.concept.calls()):
                 token = printable(word, MAX_LABEL)
                 raise ValueError(
                     f"{other} and {card.name} are both called by {token!r}; "

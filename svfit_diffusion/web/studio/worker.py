@@ -41,7 +41,7 @@ def _work(run: Run) -> int:
     try:
         run.write(state="preparing")
         from ...settings import AUTO, TrainConfig
-        from ...training.loop import train
+        from ...training import train
 
         resumed = {"resume_from_checkpoint": "latest"} if run.status().get("step") else {}
         config = TrainConfig(**run.config["training"], **resumed)
@@ -121,14 +121,14 @@ class Reporter:
         self.next_look = time.monotonic() + took * (1 / PREVIEW_SHARE - 1)
 
     def _measure(self, training: Any) -> None:
-        from ...training.runtime import copied
+        from ...training import snapshot
 
         if training.length:
             return
         loss = training.objective.held_out_loss(training.model)
         self.held_out.append((training.step, round(loss, 5)))
         if self.best is None or loss < self.best[0]:
-            self.best = loss, copied(training.named)
+            self.best = loss, snapshot(training.named)
 
     def _draw(self, training: Any) -> None:
         subject = training.subject
@@ -160,7 +160,7 @@ def _present(run: Run, config: Any, trained: Any) -> None:
 
     What the same training gave when it was stopped before makes room, and goes into the bin.
     """
-    from ...generation.pictures import save_png
+    from ...generation import save_png
     from .cards import read_card
     from .library import Library
 
@@ -182,12 +182,11 @@ def _present(run: Run, config: Any, trained: Any) -> None:
 
 def _sheet(config: Any, trained: Any) -> tuple[Image.Image, Image.Image]:
     """The story in one picture, and its first scene."""
-    from ...data.reading import read_folder
+    from ...data import read_folder
     from ...families import load_base
-    from ...generation.pictures import sheet
-    from ...generation.sampling import generate, pick_device
-    from ...pipeline.loading import load_concept
-    from ...training.subject import DTYPES
+    from ...generation import generate, pick_device, sheet
+    from ...pipeline import load_concept
+    from ...training import DTYPES
 
     pipe = load_base(config.pretrained_model_name_or_path, DTYPES[config.mixed_precision])
     pipe.to(pick_device()).set_progress_bar_config(disable=True)

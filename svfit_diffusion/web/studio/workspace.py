@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from ...concept.file import printable
+from ...concept import printable
 from .library import Library
 from .runs import Runs
 from .shared_pipeline import Studio
@@ -21,7 +21,7 @@ MAX_PROMPT = 1_000  # characters
 
 # Options of the page's own events. Only what went through the queue can show a warning.
 QUICK = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
-TELLING = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
+QUEUED = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
 DRAWING = {
     "api_visibility": "private",
     "show_progress": "minimal",
@@ -31,7 +31,7 @@ DRAWING = {
 
 
 @dataclass(frozen=True)
-class Desk:
+class Workspace:
     """The app behind its pages. local: only this machine's user comes in, and may name paths."""
 
     studio: Studio
@@ -58,7 +58,7 @@ def signal() -> gr.Textbox:
     return gr.Textbox("", visible="hidden")
 
 
-def shown(text: object) -> str:
+def escaped(text: object) -> str:
     """A message for the page, where messages are HTML: a stranger's text stays text."""
     return html.escape(printable(str(text)), quote=False)
 
@@ -66,13 +66,13 @@ def shown(text: object) -> str:
 def warn(sentences: list[str]) -> None:
     """Show each sentence in a corner of the page."""
     for sentence in sentences:
-        gr.Warning(shown(sentence))
+        gr.Warning(escaped(sentence))
 
 
 @contextlib.contextmanager
-def told() -> Iterator[None]:
+def user_errors() -> Iterator[None]:
     """Show a user's mistake as one sentence."""
     try:
         yield
     except ValueError as error:
-        raise gr.Error(shown(error), print_exception=False) from error
+        raise gr.Error(escaped(error), print_exception=False) from error
