@@ -50,7 +50,7 @@ def imports(file):
 
 @pytest.mark.parametrize("file", FILES, ids=lambda p: str(p.relative_to(ROOT / PACKAGE)))
 def test_other_rooms_are_entered_by_their_doors(file):
-    """A room's files are imported by files of that room; others import names that the room lists."""
+    """Only a room's own files import its files; others import names that the room lists."""
     own = ".".join(file.relative_to(ROOT).parts[:-1])
     for module, name, line in imports(file):
         place = f"{file.relative_to(ROOT)}:{line} imports {name} from {module}"
