@@ -15,8 +15,8 @@ from svfit_diffusion.cli.main import main
 from svfit_diffusion.families import load_base
 from svfit_diffusion.generation.pictures import read_parameters
 from svfit_diffusion.sharing.lora_export import export_lora
-from svfit_diffusion.web.page import snippets
-from svfit_diffusion.web.page.generate_form import Form
+from svfit_diffusion.web.page import render
+from svfit_diffusion.web.page.generate_actions import Form
 from svfit_diffusion.web.service.server import MAX_UPLOAD
 from svfit_diffusion.web.studio.cards import read_card
 from svfit_diffusion.web.studio.shared_pipeline import named
@@ -175,8 +175,8 @@ def test_a_strangers_text_is_never_html(files):
     card = read_card(files["evil"])
     assert "\x1b" not in card.trigger and escaped(card.trigger).startswith("&lt;img src=x")
     for said in (
-        snippets.facts(card, ""),
-        snippets.note("<b>\x1b\u202e"),
+        render.facts(card, ""),
+        render.note("<b>\x1b\u202e"),
         escaped("<b>\x1b\u202e"),
     ):
         assert not {"\x1b", "\u202e"} & set(said) and "<img" not in said and "<b>" not in said

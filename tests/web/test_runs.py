@@ -11,7 +11,7 @@ from gradio_client.exceptions import AppError
 
 from svfit_diffusion.concept.file import read_concept
 from svfit_diffusion.training.subject import sample_folder
-from svfit_diffusion.web.page import snippets
+from svfit_diffusion.web.page import render
 from svfit_diffusion.web.page.train_tab import Trainer
 from svfit_diffusion.web.service import server
 from svfit_diffusion.web.service.assembly import build_page
@@ -90,11 +90,11 @@ def test_a_training_on_toybox_outlives_its_page_and_fills_the_library(home):
 
 def test_it_says_what_it_saw_behind_the_subject():
     seen = {"state": "training", "backgrounds": ["on the grass", "", "on the grass", "at night"]}
-    shown = snippets.training(seen | {"remarks": ["One <b>.", "Two."]}, [])
+    shown = render.training(seen | {"remarks": ["One <b>.", "Two."]}, [])
     assert "behind it: on the grass, at night." in shown
     assert "One &lt;b&gt;.</p>" in shown and "Two.</p>" in shown
     for nothing in ({}, {"backgrounds": []}, {"backgrounds": ["", ""]}):
-        assert "behind it" not in snippets.training({"state": "training"} | nothing, [])
+        assert "behind it" not in render.training({"state": "training"} | nothing, [])
 
 
 def test_stop_keeps_the_best_so_far_and_a_killed_one_says_so(base_folder, home):

@@ -13,11 +13,11 @@ from PIL import Image
 from svfit_diffusion import toybox
 from svfit_diffusion.concept.file import write_concept
 from svfit_diffusion.data.reading import read_folder
-from svfit_diffusion.web.page import snippets
-from svfit_diffusion.web.page.generation_jobs import Drawing
+from svfit_diffusion.web.page import render
 from svfit_diffusion.web.service.server import check_access
 from svfit_diffusion.web.studio.bases import describe
 from svfit_diffusion.web.studio.cards import read_card
+from svfit_diffusion.web.studio.generation_jobs import Drawing
 from svfit_diffusion.web.studio.library import KEPT_DELETED, Library, slug
 from svfit_diffusion.web.studio.photos import class_word, inspect_photos, propose_token, save_photos
 from svfit_diffusion.web.studio.presets import make_config
@@ -242,10 +242,10 @@ def test_a_strangers_words_are_text_in_html(concept, tmp_path):
     library = Library(tmp_path / "home")
     entry = library.get(library.add(file))
     for made in (
-        snippets.concept(entry, "<i>why</i>"),
-        snippets.facts(entry.card, "<i>why</i>"),
-        snippets.training({"state": "failed", "message": "<i>why</i>"}, []),
-        snippets.note("<i>why</i>"),
+        render.concept(entry, "<i>why</i>"),
+        render.facts(entry.card, "<i>why</i>"),
+        render.training({"state": "failed", "message": "<i>why</i>"}, []),
+        render.note("<i>why</i>"),
     ):
         assert not any(bad in made for bad in ("<script", "<img src=y", "<i>why", '"onload'))
 

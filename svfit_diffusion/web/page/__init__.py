@@ -8,7 +8,6 @@ __getattr__, __dir__, __all__ = lazy_names(
         "base_bar": ["build_base", "describe_base"],
         "compare_tab": ["PROMPT", "build_compare"],
         "generate_tab": ["build_generate"],
-        "generation_jobs": ["Drawing", "check_prompts", "chosen_seed"],
         "share_tab": ["build_share"],
         "theme": ["CSS", "KEYS", "THEME"],
         "train_tab": ["Trainer", "build_train"],

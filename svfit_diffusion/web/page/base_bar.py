@@ -9,7 +9,7 @@ import gradio as gr
 
 from ...families import TOYBOX
 from ..studio import DRAWING, QUICK, Workspace, describe, user_errors
-from . import snippets
+from . import render
 
 
 def describe_base(desk: Workspace) -> str:
@@ -22,7 +22,7 @@ def describe_base(desk: Workspace) -> str:
         )
     else:
         said = f"The base in use is {desk.studio.base}, at {size} px."
-    return f'<p class="world">{snippets.text(said)}</p>'
+    return f'<p class="world">{render.text(said)}</p>'
 
 
 def build_base(desk: Workspace, version: gr.Textbox, settings: list[gr.Slider]) -> gr.HTML:
@@ -32,8 +32,8 @@ def build_base(desk: Workspace, version: gr.Textbox, settings: list[gr.Slider]) 
         try:
             base = describe(source, desk.local)
         except ValueError as error:
-            return snippets.note(str(error)), gr.update(visible=False)
-        return snippets.note(base.sentence()), gr.update(visible=True)
+            return render.note(str(error)), gr.update(visible=False)
+        return render.note(base.sentence()), gr.update(visible=True)
 
     def use(source: str) -> Iterator[tuple[Any, ...]]:
         skip = gr.skip()
@@ -41,9 +41,9 @@ def build_base(desk: Workspace, version: gr.Textbox, settings: list[gr.Slider]) 
             if desk.runs.going():
                 raise ValueError("A training is under way; choose another base when it has ended.")
             source = describe(source, desk.local).source
-            yield skip, skip, snippets.note("Loading; a first time it is downloaded."), skip
+            yield skip, skip, render.note("Loading; a first time it is downloaded."), skip
             desk.studio.use(source)
-        yield desk.version(), describe_base(desk), snippets.note("This base is in use now."), skip
+        yield desk.version(), describe_base(desk), render.note("This base is in use now."), skip
 
     def defaults() -> list[Any]:
         start = desk.studio.defaults

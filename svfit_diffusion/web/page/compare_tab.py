@@ -8,9 +8,19 @@ from typing import Any
 import gradio as gr
 
 from ...generation import save_png
-from ..studio import DRAWING, MAX_PROMPT, MAX_SEED, QUICK, SLOTS, Workspace, fresh_file, user_errors
-from . import snippets
-from .generation_jobs import Drawing, chosen_seed
+from ..studio import (
+    DRAWING,
+    MAX_PROMPT,
+    MAX_SEED,
+    QUICK,
+    SLOTS,
+    Drawing,
+    Workspace,
+    chosen_seed,
+    fresh_file,
+    user_errors,
+)
+from . import render
 
 PROMPT = "a photo of {} on the beach"
 
@@ -22,7 +32,7 @@ def build_compare(desk: Workspace, drawing: Drawing, version: gr.Textbox) -> gr.
         names: list[str], prompt: str, seed: float, window: gr.Request
     ) -> Iterator[tuple[Any, str]]:
         with user_errors():
-            yield None, snippets.note("Your turn comes")
+            yield None, render.note("Your turn comes")
             seed = chosen_seed(seed)
             for picture, live in drawing.compare(window.session_hash, names, prompt, seed, {}):
                 if picture is None:
@@ -67,7 +77,7 @@ def build_compare(desk: Workspace, drawing: Drawing, version: gr.Textbox) -> gr.
                 halt = gr.Button("Stop", scale=1, min_width=90)
         with gr.Column(scale=7, min_width=320, elem_classes="made"):
             live = gr.HTML(
-                snippets.empty("Nothing to compare yet", "Choose concepts, then press Compare.")
+                render.empty("Nothing to compare yet", "Choose concepts, then press Compare.")
             )
             grid = gr.Image(
                 label="Comparison",

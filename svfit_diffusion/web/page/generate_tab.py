@@ -18,13 +18,13 @@ from ..studio import (
     MAX_STRENGTH,
     QUEUED,
     QUICK,
+    Drawing,
     Workspace,
     escaped,
     signal,
 )
-from . import snippets
-from .generate_form import Form
-from .generation_jobs import Drawing
+from . import render
+from .generate_actions import Form
 
 
 @dataclass
@@ -114,14 +114,14 @@ def _cards(
         entries = desk.library.entries()
         if not entries:
             gr.HTML(
-                snippets.empty("No concepts yet", "Train one, or add a file under Share."),
+                render.empty("No concepts yet", "Train one, or add a file under Share."),
             )
             return
         with gr.Row(elem_classes="cards"):
             for entry in entries:
                 reason = desk.studio.misfit(entry.card)
                 with gr.Column(elem_classes="card", min_width=220):
-                    gr.HTML(snippets.concept(entry, reason))
+                    gr.HTML(render.concept(entry, reason))
                     if reason:
                         continue
                     with gr.Row(elem_classes="dial"):

@@ -12,6 +12,7 @@ from ..studio import (
     DRAWING,
     QUEUED,
     QUICK,
+    Drawing,
     Job,
     Workspace,
     escaped,
@@ -20,8 +21,7 @@ from ..studio import (
     served,
     user_errors,
 )
-from . import snippets
-from .generation_jobs import Drawing
+from . import render
 
 UNDO = "Bring back what was deleted last"
 
@@ -44,7 +44,7 @@ class Shelf:
             return said, hidden, hidden, None, None
         reason = self.desk.studio.misfit(card)
         fits = gr.update(visible=not reason)
-        return snippets.facts(card, reason), fits, gr.update(visible=True), None, None
+        return render.facts(card, reason), fits, gr.update(visible=True), None, None
 
     def preview(self, path: str | None, window: gr.Request) -> Iterator[tuple[Any, str]]:
         """Draw one picture with a file that is not in the library."""
@@ -141,12 +141,12 @@ def _shelf(desk: Workspace, shelf: Shelf, version: gr.Textbox, undo: gr.Button) 
     def cards() -> None:
         entries = desk.library.entries()
         if not entries:
-            gr.HTML(snippets.empty("Nothing to share yet", "Train a concept: it comes here."))
+            gr.HTML(render.empty("Nothing to share yet", "Train a concept: it comes here."))
             return
         with gr.Row(elem_classes="cards"):
             for entry in entries:
                 with gr.Column(elem_classes="card", min_width=220):
-                    gr.HTML(snippets.concept(entry))
+                    gr.HTML(render.concept(entry))
                     with gr.Row(elem_classes="dial"):
                         gr.DownloadButton("Download", served(entry.path), size="sm", min_width=80)
                         other = gr.Button("As LoRA", size="sm", min_width=80)

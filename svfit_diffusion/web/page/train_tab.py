@@ -34,7 +34,7 @@ from ..studio import (
     user_errors,
     warn,
 )
-from . import snippets
+from . import render
 
 
 class Trainer:
@@ -58,7 +58,7 @@ class Trainer:
             said += " Five to ten, from several sides, give a better likeness."
         if found.refused:
             said += f" {len(found.refused)} skipped: {' '.join(found.refused)}"
-        return snippets.views(found.views), snippets.note(said if paths else "")
+        return render.views(found.views), render.note(said if paths else "")
 
     def start(
         self, photos: list[str] | None, what: str, token: str, quality: str, **given: Any
@@ -112,9 +112,9 @@ class Trainer:
         status = run.status() if run else {}
         going, ended = status.get("state") in GOING, status.get("state") in ("done", "stopped")
         view = (
-            snippets.training(status, run.previews())
+            render.training(status, run.previews())
             if run
-            else snippets.empty(
+            else render.empty(
                 "Nothing was trained yet",
                 "Drop five to ten photos of one thing, say what it is, and press Train.",
             )
@@ -213,7 +213,7 @@ def _phrase(what: str, token: str) -> str:
         word = class_word(what or "")
     except ValueError:
         return ""
-    return snippets.note(f"In prompts you will call it “{token} {word}”.")
+    return render.note(f"In prompts you will call it “{token} {word}”.")
 
 
 def _times(desk: Workspace) -> str:

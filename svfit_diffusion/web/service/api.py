@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 
 from ...generation import read_parameters, save_png
-from ..page import PROMPT, Drawing, Trainer, check_prompts, chosen_seed
+from ..page import PROMPT, Trainer
 from ..studio import (
     MAX_GUIDANCE,
     MAX_PICTURES,
@@ -20,8 +20,11 @@ from ..studio import (
     MAX_SIZE,
     MAX_STEPS,
     QUALITIES,
+    Drawing,
     Job,
     Workspace,
+    check_prompts,
+    chosen_seed,
     describe,
     fresh_file,
     packed_lora,

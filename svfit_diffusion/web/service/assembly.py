@@ -8,7 +8,6 @@ from typing import Any
 import gradio as gr
 
 from ..page import (
-    Drawing,
     Trainer,
     build_base,
     build_compare,
@@ -17,7 +16,7 @@ from ..page import (
     build_train,
     describe_base,
 )
-from ..studio import QUICK, Workspace, signal
+from ..studio import QUICK, Drawing, Workspace, signal
 from .api import build_api
 
 SUBTITLE = "Photos in, pictures out, files of a few KB to share."

@@ -12,6 +12,7 @@ __getattr__, __dir__, __all__ = lazy_names(
     {
         "bases": ["describe"],
         "cards": ["Card", "read_card"],
+        "generation_jobs": ["Drawing", "check_prompts", "chosen_seed"],
         "library": ["Entry", "Library", "data_folder", "slug"],
         "lora_zip": ["packed_lora"],
         "photos": [

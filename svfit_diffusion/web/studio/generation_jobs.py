@@ -13,8 +13,10 @@ from typing import Any
 from PIL import Image
 
 from ...generation import Parameters, grid, save_png, size_text
-from ..studio import MAX_PROMPT, MAX_SEED, MAX_STRENGTH, SLOTS, Card, Job, Step, Stopped, Workspace
-from . import snippets
+from ..page import render
+from .cards import Card
+from .shared_pipeline import Job, Step, Stopped
+from .workspace import MAX_PROMPT, MAX_SEED, MAX_STRENGTH, SLOTS, Workspace
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 AGAINST = (0.5, 1.0, 1.5)
@@ -51,7 +53,7 @@ class Drawing:
     def stopped(self) -> str:
         """What stands in the place of the live view, once the last word of the job is through."""
         time.sleep(0.5)
-        return snippets.note("Stopped.")
+        return render.note("Stopped.")
 
     def wanted(self, concepts: Mapping[str, float]) -> list[tuple[Card, float]]:
         """Concepts of the library, by name, with their strengths; ValueError for unusable ones."""
@@ -81,7 +83,7 @@ class Drawing:
                 save_png(image, path, parameters)
                 made.append((str(path), f"seed {parameters.seed}"))
                 self._first_look(job, image)
-                yield made, snippets.note("" if len(made) == job.num else "Next picture")
+                yield made, render.note("" if len(made) == job.num else "Next picture")
 
     def compare(
         self, window: str, names: list[str], prompt: str, seed: int, options: dict[str, Any]
@@ -113,7 +115,7 @@ class Drawing:
             side = max(max(image.size) for image in images)
             cell = -(-TILE // side) * side  # whole factors keep small pictures sharp
             columns = min(4, len(images)) if one else len(cards)
-            yield grid(images, columns, captions, cell), snippets.note("")
+            yield grid(images, columns, captions, cell), render.note("")
 
     def _events(
         self, window: str, job: Job, before: int = 0, of: int | None = None
@@ -126,17 +128,17 @@ class Drawing:
             beside = ""
             for beside, free in self._turn(stop):
                 if not free:
-                    yield None, snippets.drawing(0, 1, beside)
+                    yield None, render.drawing(0, 1, beside)
             for event in self.desk.studio.draw(job, stop):
                 if not isinstance(event, Step):
                     yield event, ""
                     continue
                 if event.image:
-                    face = snippets.picture(event.image, 384)
+                    face = render.picture(event.image, 384)
                 number = before + event.picture
                 done = number * steps + min(event.done, steps)
                 note = f"Picture {number + 1} of {total}, step {event.done} of {steps}{beside}"
-                yield None, snippets.drawing(done, total * steps, note, face)
+                yield None, render.drawing(done, total * steps, note, face)
         except Stopped:
             pass
         finally:

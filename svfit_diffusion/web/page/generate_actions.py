@@ -17,13 +17,15 @@ from ..studio import (
     MAX_STEPS,
     MAX_STRENGTH,
     SLOTS,
+    Drawing,
     Job,
     Workspace,
+    check_prompts,
+    chosen_seed,
     user_errors,
     warn,
 )
-from . import snippets
-from .generation_jobs import Drawing, check_prompts, chosen_seed
+from . import render
 
 
 class Form:
@@ -53,7 +55,7 @@ class Form:
             sizes = {"width": int(width), "height": int(height)}
             options = {"steps": int(steps), "guidance": guidance, "negative_prompt": negative}
             job = Job(self.drawing.wanted(chosen), prompt, int(num), seed, options | sizes)
-            yield [], snippets.note("Your turn comes"), seed
+            yield [], render.note("Your turn comes"), seed
             live = ""
             for made, live in self.drawing.pictures(window.session_hash, job):
                 yield gr.skip() if made is None else made, live, gr.skip()
