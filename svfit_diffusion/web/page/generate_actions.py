@@ -1,4 +1,4 @@
-"""What the Generate tab does with its form: draw, choose concepts, fill it from a picture."""
+"""What the Generate tab's events do: generate, choose concepts, fill the form from a picture."""
 
 from __future__ import annotations
 
@@ -10,29 +10,28 @@ import gradio as gr
 
 from ...generation import Parameters, read_parameters
 from ..studio import (
+    MAX_ACTIVE_CONCEPTS,
     MAX_GUIDANCE,
     MAX_PROMPT,
     MAX_SEED,
     MAX_SIZE,
     MAX_STEPS,
     MAX_STRENGTH,
-    SLOTS,
-    Drawing,
+    GenerationJobs,
     Job,
     Workspace,
     check_prompts,
-    chosen_seed,
-    user_errors,
-    warn,
+    pick_seed,
 )
 from . import render
+from .events import user_errors, warn
 
 
-class Form:
-    """What the tab does."""
+class GenerateActions:
+    """What the tab's events do."""
 
-    def __init__(self, desk: Workspace, drawing: Drawing) -> None:
-        self.desk, self.drawing = desk, drawing
+    def __init__(self, workspace: Workspace, jobs: GenerationJobs) -> None:
+        self.workspace, self.jobs = workspace, jobs
 
     def generate(
         self,
@@ -40,7 +39,7 @@ class Form:
         prompt: str,
         negative: str,
         num: float,
-        fresh: bool,
+        new_seed: bool,
         seed: float,
         steps: float,
         guidance: float,
@@ -48,71 +47,71 @@ class Form:
         height: float,
         window: gr.Request,
     ) -> Iterator[tuple[Any, str, Any]]:
-        """Draw what the form says: gallery, live view, seed."""
+        """Generate what the form says: gallery, live view, seed."""
         with user_errors():
             check_prompts(prompt, negative)
-            seed = chosen_seed(-1 if fresh else seed)
-            sizes = {"width": int(width), "height": int(height)}
+            seed = pick_seed(-1 if new_seed else seed)
+            size = {"width": int(width), "height": int(height)}
             options = {"steps": int(steps), "guidance": guidance, "negative_prompt": negative}
-            job = Job(self.drawing.wanted(chosen), prompt, int(num), seed, options | sizes)
-            yield [], render.note("Your turn comes"), seed
-            live = ""
-            for made, live in self.drawing.pictures(window.session_hash, job):
-                yield gr.skip() if made is None else made, live, gr.skip()
+            job = Job(self.jobs.select(chosen), prompt, int(num), seed, options | size)
+            yield [], render.note("Waiting for its turn"), seed
+            for gallery, progress in self.jobs.pictures(window.session_hash, job):
+                yield gallery or gr.skip(), render.progress(progress), gr.skip()
             yield gr.skip(), "", gr.skip()
 
     def stop(self, window: gr.Request) -> None:
-        """End what this window has under way."""
-        self.drawing.stop(window.session_hash)
+        """Stop this window's job."""
+        self.jobs.stop(window.session_hash)
 
     def choose(self, name: str, on: bool, strength: float, chosen: dict) -> dict:
-        """The concepts in use, after a card was changed."""
+        """The concepts in use (name -> strength) after a change on the card of one."""
         chosen = {k: v for k, v in chosen.items() if k != name}
-        if on and len(chosen) >= SLOTS:
-            gr.Warning(f"At most {SLOTS} concepts can be used at once.")
+        if on and len(chosen) >= MAX_ACTIVE_CONCEPTS:
+            gr.Warning(f"At most {MAX_ACTIVE_CONCEPTS} concepts can be used at once.")
         return chosen | {name: strength} if on else chosen
 
-    def read(self, pictures: list | None, event: gr.SelectData) -> tuple[str, Any]:
+    def show_parameters(self, gallery: list | None, event: gr.SelectData) -> tuple[str, Any]:
         """The parameters of the picture that was clicked."""
-        path = pictures[event.index][0] if pictures and event.index < len(pictures) else None
-        held = read_parameters(path) if path else None
-        return held.to_infotext() if held else "", gr.update(visible=held is not None)
+        path = gallery[event.index][0] if gallery and event.index < len(gallery) else None
+        found = read_parameters(path) if path else None
+        return found.to_infotext() if found else "", gr.update(visible=found is not None)
 
-    def drop(self, path: str | None) -> tuple[str, Any]:
-        """The parameters of a picture that was dropped; a warning where it carries none."""
+    def read_file(self, path: str | None) -> tuple[str, Any]:
+        """The parameters of an uploaded picture; a warning where it has none."""
         if not path:
             return gr.skip(), gr.skip()
-        held = None
+        found = None
         with contextlib.suppress(OSError, ValueError):
-            held = read_parameters(path)
-        if held is None:
-            warn(["This picture carries no parameters; drop a PNG as it was made here."])
-        return held.to_infotext() if held else "", gr.update(visible=held is not None)
+            found = read_parameters(path)
+        if found is None:
+            warn(["This picture has no parameters; drop a PNG file that was made here."])
+        return found.to_infotext() if found else "", gr.update(visible=found is not None)
 
     def fill(self, text: str) -> tuple[Any, ...]:
-        """Fill the form from parameters: a stranger's text, so every number is brought in range."""
+        """Fill the form from parameters; they may come from anyone, so numbers are clamped."""
         try:
-            held = Parameters.from_infotext(text)
+            found = Parameters.from_infotext(text)
         except ValueError as error:
             warn([str(error)])
             return (gr.skip(),) * 10
-        known, concepts = set(self.desk.library.names()), dict(held.concepts)
+        known, concepts = set(self.workspace.library.names()), dict(found.concepts)
         if missing := sorted(set(concepts) - known):
-            warn([f"The library has no concept named {missing[0]!r}; its file is needed for it."])
-        kept = {k: _within(v, 0, MAX_STRENGTH) for k, v in concepts.items() if k in known}
-        size = [_within(side // 8 * 8, 8, MAX_SIZE) for side in (held.width, held.height)]
+            warn([f"The library has no concept named {missing[0]!r}; add its file first."])
+        chosen = {k: _clamp(v, 0, MAX_STRENGTH) for k, v in concepts.items() if k in known}
+        size = [_clamp(side // 8 * 8, 8, MAX_SIZE) for side in (found.width, found.height)]
         return (
-            dict(list(kept.items())[:SLOTS]),
-            held.prompt[:MAX_PROMPT],
-            held.negative_prompt[:MAX_PROMPT],
+            dict(list(chosen.items())[:MAX_ACTIVE_CONCEPTS]),
+            found.prompt[:MAX_PROMPT],
+            found.negative_prompt[:MAX_PROMPT],
             False,
-            _within(held.seed, 0, MAX_SEED),
-            _within(held.steps, 1, MAX_STEPS),
-            _within(held.guidance, 0, MAX_GUIDANCE),
+            _clamp(found.seed, 0, MAX_SEED),
+            _clamp(found.steps, 1, MAX_STEPS),
+            _clamp(found.guidance, 0, MAX_GUIDANCE),
             *size,
-            str(kept) + text,
+            str(chosen) + text,
         )
 
 
-def _within(value: float, low: float, high: float) -> float:
+def _clamp(value: float, low: float, high: float) -> float:
+    """A number within low and high; NaN becomes low."""
     return min(max(value, low), high) if value == value else low

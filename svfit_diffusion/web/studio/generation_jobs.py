@@ -1,4 +1,4 @@
-"""Pictures for the page and its API: jobs, the wait for memory, what is seen on the way."""
+"""Generation jobs of the page and its API: checked, started, reported on, stopped."""
 
 from __future__ import annotations
 
@@ -6,166 +6,184 @@ import random
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from ...generation import Parameters, grid, save_png, size_text
-from ..page import render
 from .cards import Card
+from .limits import MAX_ACTIVE_CONCEPTS, MAX_PROMPT, MAX_SEED, MAX_STRENGTH
 from .shared_pipeline import Job, Step, Stopped
-from .workspace import MAX_PROMPT, MAX_SEED, MAX_STRENGTH, SLOTS, Workspace
+from .workspace import Workspace
 
-STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
-AGAINST = (0.5, 1.0, 1.5)
-TILE = 192  # px of a comparison's pictures at least
+COMPARE_PROMPT = "a photo of {} on the beach"  # {}: a concept's trigger
+COMPARE_ONE = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)  # strengths of a single concept
+COMPARE_SEVERAL = (0.5, 1.0, 1.5)  # strengths of each of several concepts
+MIN_CELL = 192  # px, a comparison's pictures
+DURING_TRAINING = "; a training is running too, so both take longer"
 
-Gallery = list[tuple[str, str]]
+Gallery = list[tuple[str, str]]  # paths of PNG files with their captions
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a job is: a sentence, steps of a total (0: not known), the latest preview."""
+
+    message: str = ""
+    done: int = 0
+    total: int = 0
+    image: Image.Image | None = None
 
 
 def check_prompts(prompt: str, negative_prompt: str) -> None:
-    """Refuse an empty prompt, and texts that only take long to cut."""
+    """Refuse an empty prompt, and texts that would take long to tokenize."""
     if not prompt.strip():
-        raise ValueError("Write what to draw into the prompt first.")
+        raise ValueError("Write what to generate into the prompt first.")
     if max(len(prompt), len(negative_prompt)) > MAX_PROMPT:
         raise ValueError(f"A prompt may have {MAX_PROMPT:,} characters at most.")
 
 
-def chosen_seed(seed: float | None) -> int:
-    """The seed of a job: -1 or none stands for a random one."""
+def pick_seed(seed: float | None) -> int:
+    """The seed of a job; None or a negative one stands for a random one."""
     return random.randint(0, MAX_SEED) if seed is None or seed < 0 else int(seed)
 
 
-class Drawing:
-    """Draws for windows; each window can stop what it asked for."""
+class GenerationJobs:
+    """Runs jobs for browser windows, known by a string each; a window can stop its own job."""
 
-    def __init__(self, desk: Workspace) -> None:
-        self.desk = desk
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
         self._stops: dict[str, threading.Event] = {}
 
     def stop(self, window: str) -> None:
-        """End what a window has under way."""
+        """Stop the job of a window, if there is one."""
         if window in self._stops:
             self._stops[window].set()
 
-    def stopped(self) -> str:
-        """What stands in the place of the live view, once the last word of the job is through."""
-        time.sleep(0.5)
-        return render.note("Stopped.")
-
-    def wanted(self, concepts: Mapping[str, float]) -> list[tuple[Card, float]]:
-        """Concepts of the library, by name, with their strengths; ValueError for unusable ones."""
-        if not isinstance(concepts, Mapping) or not all(
-            isinstance(v, int | float) and 0 <= v <= MAX_STRENGTH for v in concepts.values()
+    def select(self, strengths: Mapping[str, float]) -> list[tuple[Card, float]]:
+        """Concepts of the library, by name, with strengths; ValueError for unusable ones."""
+        if not isinstance(strengths, Mapping) or not all(
+            isinstance(v, int | float) and 0 <= v <= MAX_STRENGTH for v in strengths.values()
         ):
             raise ValueError(
                 f'Concepts must be names with strengths from 0 to {MAX_STRENGTH}: {{"rex": 0.8}}.'
             )
-        if sum(v > 0 for v in concepts.values()) > SLOTS:
-            raise ValueError(f"At most {SLOTS} concepts can be used at once; switch some off.")
-        cards = [(self.desk.library.get(name).card, v) for name, v in concepts.items() if v]
+        if sum(v > 0 for v in strengths.values()) > MAX_ACTIVE_CONCEPTS:
+            raise ValueError(
+                f"At most {MAX_ACTIVE_CONCEPTS} concepts can be used at once; switch some off."
+            )
+        cards = [(self.workspace.library.get(name).card, v) for name, v in strengths.items() if v]
         for card, _ in cards:
-            self.desk.studio.check(card)
+            self.workspace.pipeline.check(card)
         return cards
 
-    def pictures(self, window: str, job: Job) -> Iterator[tuple[Gallery | None, str]]:
-        """A job's pictures as PNG files with captions, None where none is new, and a live view."""
-        made: Gallery = []
-        with tempfile.TemporaryDirectory() as folder:  # the gallery takes a copy
-            for event, live in self._events(window, job):
-                if event is None:
-                    yield None, live
+    def pictures(self, window: str, job: Job) -> Iterator[tuple[Gallery | None, Progress]]:
+        """All pictures so far, None where none is new, and the progress."""
+        gallery: Gallery = []
+        with tempfile.TemporaryDirectory() as folder:  # Gradio copies the files
+            for finished, progress in self._run(window, job):
+                if finished is None:
+                    yield None, progress
                     continue
-                image, parameters = event
+                image, parameters = finished
                 path = Path(folder, f"{parameters.seed:010d}.png")
                 save_png(image, path, parameters)
-                made.append((str(path), f"seed {parameters.seed}"))
-                self._first_look(job, image)
-                yield made, render.note("" if len(made) == job.num else "Next picture")
+                gallery.append((str(path), f"seed {parameters.seed}"))
+                self._set_missing_preview(job, image)
+                yield gallery, Progress("" if len(gallery) == job.num else "Next picture")
 
     def compare(
-        self, window: str, names: list[str], prompt: str, seed: int, options: dict[str, Any]
-    ) -> Iterator[tuple[Image.Image | None, str]]:
-        """A labelled grid: one concept over its strengths, several against one another.
+        self, window: str, names: Sequence[str], prompt: str, seed: int, options: dict[str, Any]
+    ) -> Iterator[tuple[Image.Image | None, Progress]]:
+        """A labelled grid, at the end: one concept over its strengths, or several side by side.
 
         "{}" in the prompt stands for each concept's trigger.
         """
-        cards = [self.wanted({name: 1.0})[0][0] for name in names]
-        if not 1 <= len(cards) <= SLOTS:
-            raise ValueError(f"Choose one concept to vary, or 2 to {SLOTS} to compare.")
+        cards = [self.select({name: 1.0})[0][0] for name in names]
+        if not 1 <= len(cards) <= MAX_ACTIVE_CONCEPTS:
+            raise ValueError(
+                f"Choose one concept to vary, or 2 to {MAX_ACTIVE_CONCEPTS} to compare."
+            )
         check_prompts(prompt, options.get("negative_prompt", ""))
         one = len(cards) == 1
-        cells = [(card, s) for s in (STRENGTHS if one else AGAINST) for card in cards]
-        images, captions = [], []
+        cells = [(card, s) for s in (COMPARE_ONE if one else COMPARE_SEVERAL) for card in cards]
+        images = []
         for number, (card, strength) in enumerate(cells):
-            text = prompt.replace("{}", card.trigger)
-            job = Job([(card, strength)], text, 1, seed, options)
-            for event, live in self._events(window, job, number, len(cells)):
-                if event is not None:
-                    images.append(event[0])
-                    captions.append(
-                        f"strength {strength:g}" if one else f"{card.trigger} at {strength:g}"
-                    )
-                yield None, live
+            job = Job([(card, strength)], prompt.replace("{}", card.trigger), 1, seed, options)
+            for finished, progress in self._run(window, job, number, len(cells)):
+                if finished is not None:
+                    images.append(finished[0])
+                yield None, progress
             if len(images) == number:  # stopped
                 break
         if images:
-            side = max(max(image.size) for image in images)
-            cell = -(-TILE // side) * side  # whole factors keep small pictures sharp
-            columns = min(4, len(images)) if one else len(cards)
-            yield grid(images, columns, captions, cell), render.note("")
+            yield _labelled_grid(images, cells, len(cards)), Progress()
 
-    def _events(
+    def _run(
         self, window: str, job: Job, before: int = 0, of: int | None = None
-    ) -> Iterator[tuple[tuple[Image.Image, Parameters] | None, str]]:
-        """Finished pictures, or None, each with a live view. before, of: jobs done and to do."""
-        steps = job.options.get("steps") or self.desk.studio.defaults.steps
+    ) -> Iterator[tuple[tuple[Image.Image, Parameters] | None, Progress]]:
+        """Finished pictures, or None, each with the progress.
+
+        before, of: pictures of the same request that are done, and their total number.
+        """
+        steps = job.options.get("steps") or self.workspace.pipeline.defaults.steps
         stop = self._stops[window] = threading.Event()
-        total, face = of or job.num, ""
+        total, preview = of or job.num, None
         try:
-            beside = ""
-            for beside, free in self._turn(stop):
-                if not free:
-                    yield None, render.drawing(0, 1, beside)
-            for event in self.desk.studio.draw(job, stop):
+            for sentence in self._wait_for_memory(stop):
+                yield None, Progress(sentence, 0, 1)
+            beside = DURING_TRAINING if self.workspace.runs.active() else ""
+            for event in self.workspace.pipeline.generate(job, stop):
                 if not isinstance(event, Step):
-                    yield event, ""
+                    yield event, Progress()
                     continue
-                if event.image:
-                    face = render.picture(event.image, 384)
+                preview = event.image or preview
                 number = before + event.picture
                 done = number * steps + min(event.done, steps)
-                note = f"Picture {number + 1} of {total}, step {event.done} of {steps}{beside}"
-                yield None, render.drawing(done, total * steps, note, face)
+                message = f"Picture {number + 1} of {total}, step {event.done} of {steps}{beside}"
+                yield None, Progress(message, done, total * steps, preview)
         except Stopped:
             pass
         finally:
             if self._stops.get(window) is stop:
                 del self._stops[window]
 
-    def _turn(self, stop: threading.Event) -> Iterator[tuple[str, bool]]:
-        """Wait until a training under way leaves room: sentences, and whether there is room."""
-        while self.desk.runs.going():
-            fits, free, needed = self.desk.studio.room()
+    def _wait_for_memory(self, stop: threading.Event) -> Iterator[str]:
+        """A sentence each second, as long as a training leaves too little memory."""
+        while self.workspace.runs.active():
+            fits, free, needed = self.workspace.pipeline.memory_check()
             if fits:
-                yield "; a training runs beside it, so both take longer", True
                 return
             if stop.is_set():
                 raise Stopped
             yield (
-                f"The training under way leaves {size_text(free)} of memory and a picture takes "
-                f"about {size_text(needed)}: it waits for the training's end.",
-                False,
+                f"The training that is running leaves {size_text(free)} of memory, and a picture "
+                f"needs about {size_text(needed)}: it waits until the training ends."
             )
             time.sleep(1)
 
-    def _first_look(self, job: Job, image: Image.Image) -> None:
-        """A concept that has no picture yet gets the first that shows it alone."""
-        used = [card for card, strength in job.wanted if strength]
+    def _set_missing_preview(self, job: Job, image: Image.Image) -> None:
+        """A concept without a preview gets the first picture of it alone."""
+        used = [card for card, strength in job.concepts if strength]
         if len(used) != 1 or not any(c.word in job.prompt for c in used[0].concept.calls()):
             return
-        for entry in self.desk.library.entries():
+        for entry in self.workspace.library.entries():
             if entry.card.digest == used[0].digest and entry.preview is None:
-                self.desk.library.set_preview(entry.name, image)
+                self.workspace.library.set_preview(entry.name, image)
+
+
+def _labelled_grid(
+    images: Sequence[Image.Image], cells: Sequence[tuple[Card, float]], concepts: int
+) -> Image.Image:
+    """Pictures with what they show, a row of four for one concept, else a column a concept."""
+    side = max(max(image.size) for image in images)
+    cell = -(-MIN_CELL // side) * side  # an integer factor keeps small pictures sharp
+    captions = [
+        f"strength {strength:g}" if concepts == 1 else f"{card.trigger} at {strength:g}"
+        for card, strength in cells[: len(images)]
+    ]
+    columns = min(4, len(images)) if concepts == 1 else concepts
+    return grid(images, columns, captions, cell)
