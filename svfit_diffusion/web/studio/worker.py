@@ -104,14 +104,14 @@ class Reporter:
         if self.run.asked_to_stop():
             training.stopped = "stopped"
             self._measure(training)
-            training.chosen = self.best and self.best[1]
+            training.final_parameters = self.best and self.best[1]
         now = time.monotonic()
-        if now - self.written > 0.5 or training.stopped or training.ended:
+        if now - self.written > 0.5 or training.stopped or training.finished:
             self._write(training)
             self.written = now
 
     def _look(self, training: Any) -> None:
-        """Draw a preview and measure the loss on held-out noise; not too often."""
+        """Draw a preview and measure the loss at fixed noise; not too often."""
         start = time.monotonic()
         self._measure(training)
         self._write(training)
@@ -125,15 +125,15 @@ class Reporter:
 
         if training.length:
             return
-        loss = training.objective.held_out_loss(training.model)
+        loss = training.fixed_noise.error(training.model)
         self.held_out.append((training.step, round(loss, 5)))
         if self.best is None or loss < self.best[0]:
-            self.best = loss, snapshot(training.named)
+            self.best = loss, snapshot(training.parameters)
 
     def _draw(self, training: Any) -> None:
         subject = training.subject
-        with training.accelerator.autocast():  # as the first photo shows it
-            image = subject.draw(subject.examples.captions[0], [self.seed], PREVIEW_STEPS)[0]
+        caption = subject.examples.captions[0]  # as the first photo shows it
+        image = training.previews.sample(caption, [self.seed], PREVIEW_STEPS)[0]
         path = self.run.folder / "preview" / f"{training.step:06d}.jpg"
         temporary = path.with_suffix(".tmp")
         image.save(temporary, "JPEG", quality=88)
