@@ -77,7 +77,7 @@ class AdaptedBase:
         return {kind: rms_singular_value(models) for kind, models in found.items()}
 
     def tie_deltas(self) -> None:
-        """Make the deltas of equal singular values equal, whose directions no base tells apart."""
+        """Make the deltas of equal singular values equal, whose directions are not determined."""
         for model in self.adapted.values():
             tie_deltas(model, ADAPTER)
 

@@ -1,8 +1,8 @@
 """Losses that can be compared between steps: on noise and timesteps that stay the same.
 
 A step's loss varies with its noise and its timesteps far more than with what was learned. Here both
-are fixed, and no step draws them. Which photos are measured is the caller's choice: those that are
-trained on, or one that is held out (length.py).
+are fixed, and no training step samples them. Which photos are measured is the caller's choice:
+those that are trained on, or one that is held out (length.py).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from ..data import Examples, draw_batch, fixed_noise_batches, generator, group_by_size
+from ..data import Examples, fixed_noise_batches, generator, group_by_size, sample_batch
 from .objective import Objective, Part
 
 SPREAD = 1_000  # timesteps that are sampled, of which evenly spaced ranks are taken
@@ -68,7 +68,7 @@ def samples(objective: Objective, examples: Examples, count: int) -> FixedNoise:
     steps, parts = torch.stack(times).sort().values[ranks], []
     unseen = -1 - config.seed  # no training has such a seed
     for group in group_by_size(examples, unseen, range(count)):
-        batch = draw_batch(examples, unseen, group, objective.steps, config.noise_offset)
+        batch = sample_batch(examples, unseen, group, objective.steps, config.noise_offset)
         parts.append(Part(replace(batch, steps=steps[group]), examples))
     return FixedNoise(objective, parts)
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ..data import Batch, Examples, draw_batch, group_by_size
+from ..data import Batch, Examples, group_by_size, sample_batch
 from ..settings import TrainConfig
 from .adapted_base import AdaptedBase
 from .prompt_encoder import PromptEncoder
@@ -123,7 +123,7 @@ class Objective:
         offset = self.config.noise_offset
         return [
             Part(
-                draw_batch(examples, seed, group, self.steps, offset, self.sample_timestep),
+                sample_batch(examples, seed, group, self.steps, offset, self.sample_timestep),
                 examples,
                 weight,
             )

@@ -12,7 +12,7 @@ from helpers.tiny_pipelines import load, make_concept, picture
 
 from svfit_diffusion.adapter.attention import layout
 from svfit_diffusion.concept.file import read_concept
-from svfit_diffusion.data.examples import draw_batch
+from svfit_diffusion.data.examples import sample_batch
 from svfit_diffusion.families import recognise
 from svfit_diffusion.generation.sampling import generate
 from svfit_diffusion.pipeline.loading import (
@@ -163,7 +163,7 @@ def test_time_steps_repeat_and_reach_from_first_to_last(family):
         def time(random):
             return kind.sample_timestep(random, 1000, family.config)
 
-        return draw_batch(examples, 0, range(0, 200, 2), 1000, time=time).steps
+        return sample_batch(examples, 0, range(0, 200, 2), 1000, time=time).steps
 
     assert torch.equal(steps(), steps())
     assert 0 <= steps().min() < 200 and 800 < steps().max() < 1000

@@ -71,9 +71,9 @@ def test_the_loss_is_the_published_one(config, base_folder):
     training = Training(config, make_accelerator(config), progress=False)
     objective = training.objective
     loss = objective.loss(training.model, 3).item()
-    from svfit_diffusion.data.examples import draw_batch
+    from svfit_diffusion.data.examples import sample_batch
 
-    batch = draw_batch(training.subject.examples, 0, range(6, 8), 1000)
+    batch = sample_batch(training.subject.examples, 0, range(6, 8), 1000)
     pipe = load(base_folder)
     betas = torch.linspace(0.0001**0.5, 0.02**0.5, 1000, dtype=torch.float64) ** 2
     kept = torch.cumprod(1 - betas, 0)[batch.steps].view(-1, 1, 1, 1)
