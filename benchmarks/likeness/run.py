@@ -63,8 +63,8 @@ class Run:
             self.subject.examples = replace(self.subject.examples, captions=captions(item, work))
         rows = [
             row
-            for part, ids in self.subject.ids.items()
-            for row in trigger.row_parameters(getattr(self.pipe, part), ids)
+            for part in self.subject.ids
+            for row in trigger.row_parameters(getattr(self.pipe, part), ADAPTER)
         ]
         adapter = [*groups["denoiser"], *groups["text"]]
         self.parameters, self.adapter = [*adapter, *rows], adapter
@@ -107,7 +107,7 @@ class Run:
     def prompt(self, words: str) -> str:
         """A prompt's words with the subject in them; the base is asked for its class."""
         named = f"{TOKEN} {self.item.kind}" if self.parameters else with_article(self.item.kind)
-        return self.subject.put_tokens(words.format(named))
+        return words.format(named)
 
     def train(self, steps: int) -> None:
         """Train on to `steps` in all, with the base's own loss."""

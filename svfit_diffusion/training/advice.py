@@ -16,11 +16,10 @@ def remarks(config: TrainConfig, subject: Subject) -> list[str]:
         prompts.append(("class prompt", subject.class_examples.captions))
     if config.validation_prompt:
         prompts.append(("validation prompt", (config.validation_prompt,)))
-    tokens = {subject.token: " ".join(subject.tokens)} if subject.tokens else {}
     told = [warn_split_trigger(subject.pipe, subject.token, bool(subject.tokens))]
     for what, found in prompts:
         for prompt in dict.fromkeys(found):
-            told.append(warn_unread_prompt(subject.pipe, prompt, f"{what} {prompt[:40]!r}", tokens))
+            told.append(warn_unread_prompt(subject.pipe, prompt, f"{what} {prompt[:40]!r}"))
     told += [_about_captions(subject), _about_backgrounds(subject)]
     return [text for text in told if text]
 

@@ -38,8 +38,8 @@ def make_concept(training: Any) -> Concept:
         fields["deltas"] = fields["deltas"].astype(np.float16)
     if subject.ids:
         rows = {
-            part: trigger.get_rows(getattr(subject.pipe, part), ids).half().numpy()
-            for part, ids in sorted(subject.ids.items())
+            part: trigger.get_rows(getattr(subject.pipe, part), ADAPTER).half().numpy()
+            for part in sorted(subject.ids)
         }
         fields["trigger_rows"] = np.concatenate([r.ravel() for r in rows.values()])
         fields["trigger_shape"] = {part: r.shape for part, r in rows.items()}

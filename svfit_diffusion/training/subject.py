@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -25,6 +24,7 @@ from ..adapter import (
     rms_singular_value,
     values_and_outputs,
 )
+from ..concept import Trigger
 from ..data import (
     Examples,
     edge_colours,
@@ -67,25 +67,17 @@ class Subject:
     ids: dict[str, list[int]] = field(default_factory=dict)
     cached: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
-    def put_tokens(self, prompt: str) -> str:
-        """The prompt as the text encoders that learn are to read it."""
-        if not self.tokens or any(name in prompt for name in self.tokens):
-            return prompt
-        return trigger.put_tokens(prompt, {self.token: " ".join(self.tokens)})
-
     def add_trigger(self, count: int = 1) -> None:
-        """Give the trigger tokens of its own, with `count` trainable rows in each text encoder
-        that start at the class word's embedding; from here on the pipeline reads it as them.
+        """Give the trigger `count` trainable rows in each text encoder, which start at the class
+        word's embedding; from here on the tokenizers read the word as them.
         """
-        word = re.sub(r"\W", "", self.token) or "token"
-        self.tokens = [f"<{word}-training-{i}>" for i in range(count)]
+        call = Trigger(self.token, self.class_word, {})
         for tokenizer, part in self.family.encoders:
             reader, encoder = getattr(self.pipe, tokenizer), getattr(self.pipe, part)
-            ids = self.ids[part] = trigger.add_tokens(reader, self.tokens)
             start = trigger.start_row(reader, encoder, self.class_word)
-            trigger.set_rows(encoder, ids, start.repeat(count, 1), train=True)
-            trigger.pool_at_end(encoder, reader)
-        self.family.hook_prompts(self.pipe, self.put_tokens)
+            rows = start.repeat(count, 1)
+            (word,) = trigger.teach(reader, encoder, ADAPTER, [call], [rows], train=True)
+            self.ids[part], self.tokens = list(word.ids), list(word.names)
 
     def encode_prompts(self, prompts: list[str], device: torch.device) -> dict[str, Tensor]:
         """Conditioning of the prompts; what no training changes of it is computed once each."""
@@ -133,7 +125,7 @@ class Subject:
         return bool(self.ids) or set(self.targets) != {self.family.denoiser}
 
     def _encode(self, prompts: list[str], read: dict, device: torch.device) -> dict[str, Tensor]:
-        ids = self.family.tokenize(self.pipe, [self.put_tokens(p) for p in prompts])
+        ids = self.family.tokenize(self.pipe, prompts)
         return self.family.encode_text(self.pipe, tuple(i.to(device) for i in ids), read)
 
     @torch.no_grad()
@@ -157,8 +149,8 @@ class Subject:
             group = deltas["denoiser" if part == self.family.denoiser else "text"]
             for name, layer in layers(getattr(self.pipe, part)).items():
                 group[f"{part}.{name}"] = layer.svfit_delta[ADAPTER]
-        for part, ids in self.ids.items():
-            rows = trigger.row_parameters(getattr(self.pipe, part), ids)
+        for part in self.ids:
+            rows = trigger.row_parameters(getattr(self.pipe, part), ADAPTER)
             deltas["token"] |= {f"{part}.token.{i}": row for i, row in enumerate(rows)}
         return deltas
 
