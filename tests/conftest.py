@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.linalg  # noqa: F401, loads the BLAS that is limited below
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -21,6 +22,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from PIL import Image
+from threadpoolctl import threadpool_limits
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -30,6 +32,7 @@ from transformers import (
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 torch.set_num_threads(1)  # tiny matrices: more threads only wait for one another
+threadpool_limits(1, user_api="blas")  # ten times slower where other work holds one of the cores
 
 
 @pytest.fixture(autouse=True)

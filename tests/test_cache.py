@@ -1,6 +1,7 @@
 """cache.py: the published file is the source, and the cache is warm, safe and bounded."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from conftest import load, make_pipeline
 
-from svfit_diffusion import cache
+from svfit_diffusion import cache, triples
 from svfit_diffusion.attention import find_projections
 from svfit_diffusion.cache import cache_folder, fingerprint, load_bases
 
@@ -72,6 +73,19 @@ def test_bfloat16_without_files_warns(pipe):
     pipe.unet.register_to_config(_name_or_path="")
     with pytest.warns(UserWarning, match="bfloat16"):
         load_bases(pipe.unet.to(torch.bfloat16), ranks(pipe.unet), "float16")
+
+
+def test_a_weight_that_cannot_be_factored_is_named(pipe, monkeypatch):
+    pipe.unet.register_to_config(_name_or_path="")
+    name = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    weight, at = pipe.unet.get_submodule(name).weight, f"{re.escape(name)} of UNet2DConditionModel"
+    with monkeypatch.context() as strict:
+        strict.setattr(triples, "EDIT", 0.0)
+        with pytest.raises(ValueError, match=f"{at} .*give it a lower rank"):
+            load_bases(pipe.unet, {name: 4}, "float16")
+    weight.data[3, 5] = float("nan")
+    with pytest.raises(ValueError, match=f"{at} of shape .*finite numbers"):
+        load_bases(pipe.unet, ranks(pipe.unet), "float16")
 
 
 def test_a_damaged_entry_is_made_anew(pipe):
