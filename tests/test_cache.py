@@ -129,5 +129,5 @@ def test_two_processes_factor_once(base_folder):
     )
     command = [sys.executable, "-W", "ignore", "-c", code, str(base_folder / "unet")]
     runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    made = [int(run.communicate(timeout=120)[0].split()[-1]) for run in runs]
+    made = [int(run.communicate(timeout=600)[0].split()[-1]) for run in runs]
     assert sorted(made) == [0, 1]
