@@ -124,7 +124,7 @@ class Objective:
     def fixed_loss(self, model: nn.Module, parts: list[Part]) -> float:
         """The mean loss of fixed samples, without dropout.
 
-        All processes share the work, and get the same number, to the last bit.
+        All processes share the work; a sum over them gives each the same bits.
         """
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
         total = torch.zeros((), device=self.accelerator.device)
