@@ -1,11 +1,13 @@
 """web.service: HTTP requests of other pages and programs to the app as it is served."""
 
 import asyncio
+import math
 import os
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -29,10 +31,10 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 @pytest.fixture(scope="module")
 def locked(workspace, tmp_path_factory):
-    """The same app with a password, and files that go after a second."""
+    """The same app with a password, and files that go after some seconds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("locked")))
-        patch.setattr(temporary_files, "KEEP_SECONDS", 1.0)
+        patch.setattr(temporary_files, "KEEP_SECONDS", 4.0)  # an upload must be seen before it goes
         patch.setattr(temporary_files, "SWEEP_SECONDS", 0.2)
         page = build_app(workspace)
         yield server.launch(page, "127.0.0.1", None, LOGIN)[1]
@@ -319,7 +321,7 @@ def test_a_full_queue_says_so(url):
     assert full[0].headers["retry-after"] == "60"
     last = next(answer for answer in reversed(calls) if answer.status_code == 200)
     event = f"{url}gradio_api/call/generate/{last.json()['event_id']}"
-    assert "event: complete" in httpx.get(event, timeout=120).text, "those that wait are served"
+    assert "event: complete" in httpx.get(event, timeout=600).text, "those that wait are served"
 
 
 def log_in(address, password, **more):
@@ -334,15 +336,17 @@ def test_with_a_password_nothing_is_given_away_and_tries_are_slowed(locked):
     assert httpx.post(f"{locked}gradio_api/upload", files=upload).status_code == 401
     assert log_in(locked, LOGIN[1]).status_code == 200, "a right password makes all well"
     spoofed = [{"X-Forwarded-For": f"10.0.0.{i}"} for i in range(20)]
+    began = time.monotonic()
     with ThreadPoolExecutor(20) as threads:
         answers = list(threads.map(lambda h: log_in(locked, "guess", headers=h), spoofed))
     counts = [answer.status_code for answer in answers]
-    assert set(counts) == {400, 429} and counts.count(400) <= FREE_ATTEMPTS
+    later = math.log2(1 + time.monotonic() - began)  # waits of 1, 2, 4 s passed on a busy machine
+    assert set(counts) == {400, 429} and counts.count(400) <= FREE_ATTEMPTS + int(later)
     late = next(answer for answer in answers if answer.status_code == 429)
     assert int(late.headers["retry-after"]) >= 1 and "wrong passwords" in sentence(late)
     waited = 0.0
     while (answer := log_in(locked, LOGIN[1])).status_code == 429:
-        assert waited < 20
+        assert waited < 60
         waited += int(answer.headers["retry-after"])
         time.sleep(int(answer.headers["retry-after"]))
     assert answer.status_code == 200
@@ -362,7 +366,7 @@ def test_uploads_vanish_after_their_time(locked):
     upload = {"files": ("a.png", PNG)}
     path = Path(httpx.post(f"{locked}gradio_api/upload", files=upload, cookies=cookies).json()[0])
     assert path.is_file()
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while path.is_file() or path.parent.is_dir():
         assert time.monotonic() < end
         time.sleep(0.2)
@@ -406,18 +410,23 @@ def test_host_headers_are_read_to_the_letter():
         assert hostname(odd) == ""
 
 
-def test_a_sweep_takes_the_old_and_the_oldest_beyond_the_limit_and_follows_no_link(tmp_path):
+def test_a_sweep_takes_the_old_and_the_oldest_beyond_the_limit_and_follows_no_link(
+    tmp_path, monkeypatch
+):
     outside, folder = tmp_path / "outside", tmp_path / "app"
     for path in (outside / "mine", folder / "old" / "a"):
         path.parent.mkdir(parents=True)
         path.write_bytes(b"x" * 100)
     (folder / "link").symlink_to(outside)
-    time.sleep(0.6)
+    time.sleep(0.1)
     (folder / "new").mkdir()
     for number in range(3):
         (folder / "new" / str(number)).write_bytes(b"x" * 100)
         time.sleep(0.02)
-    temporary_files.sweep(folder, 0.5, 10_000)
+    made = [path.stat().st_ctime for path in (folder / "old" / "a", folder / "new" / "0")]
+    now = time.time()  # stands still, so that a busy machine does not make the new ones old
+    monkeypatch.setattr(temporary_files, "time", SimpleNamespace(time=lambda: now))
+    temporary_files.sweep(folder, now - sum(made) / 2, 10_000)
     assert not (folder / "old" / "a").exists() and not (folder / "link").is_symlink()
     assert (outside / "mine").exists() and len(list((folder / "new").iterdir())) == 3
     temporary_files.sweep(folder, 60, 250)
