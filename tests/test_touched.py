@@ -18,8 +18,7 @@ def test_a_files_own_tests_come_first_and_then_its_rooms():
 
 def test_files_outside_of_rooms_have_tests_too():
     assert "tests/test_supply.py" in touched.tests_of(["pyproject.toml"])
-    assert "tests/test_settings.py" in touched.tests_of(["svfit_diffusion/settings.py"])
-    assert "tests/test_settings.py" in touched.tests_of(["svfit_diffusion/settings/config.py"])
+    assert "tests/settings/test_flags.py" in touched.tests_of(["svfit_diffusion/settings/words.py"])
     assert "tests/web/test_api.py" in touched.tests_of(["svfit_diffusion/web/service/api.py"])
     assert "tests/benchmarks/test_likeness.py" in touched.tests_of(["benchmarks/speed/load.py"])
     assert touched.tests_of(["README.md"]) == list(touched.ALWAYS)

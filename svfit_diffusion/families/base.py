@@ -6,7 +6,7 @@ scheduler's `num_train_timesteps`; `model_timesteps` converts them to what the d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -28,11 +28,10 @@ FIRST, SECOND, THIRD = (TextEncoder(f"tokenizer{n}", f"text_encoder{n}") for n i
 
 
 class PromptEncoder(NamedTuple):
-    """What reads a prompt: tokenizer component, tokens it takes, whether it learns words."""
+    """What reads a prompt: tokenizer component, and the number of tokens that it takes."""
 
     tokenizer: str
     length: int
-    learns_words: bool
 
 
 class Sampling(NamedTuple):
@@ -45,15 +44,18 @@ class Sampling(NamedTuple):
 class Family:
     """Interface of a family.
 
-    name: as written into concept files. pipelines: classes of diffusers. dtype: the precision its
-    bases are published in. denoiser: the component that predicts. encoders: text encoders that a
-    concept may edit and teach a word. frozen_text_encoders: those that stay unchanged and read
-    prompts as typed. original: diffusers' names for its kinds of single-file checkpoints. defaults:
-    of generation.
+    name: as written into concept files. pipelines: the classes that bases are published as.
+    models: the denoiser's classes; with the class of its text encoder (text_model) they identify
+    the family of any other pipeline. dtype: the precision its bases are published in. denoiser: the
+    component that predicts. encoders: text encoders that a concept may edit and teach a word.
+    frozen_text_encoders: those that stay unchanged and read prompts as typed. original: diffusers'
+    names for its kinds of single-file checkpoints. defaults: of generation.
     """
 
     name: ClassVar[str]
     pipelines: ClassVar[tuple[str, ...]]
+    models: ClassVar[tuple[str, ...]]
+    text_model: ClassVar[str] = "CLIPText"
     dtype: ClassVar[str]
     denoiser: ClassVar[str]
     encoders: ClassVar[tuple[TextEncoder, ...]] = ()
@@ -61,6 +63,19 @@ class Family:
     original: ClassVar[tuple[str, ...]] = ()
     length: ClassVar[int] = 512  # tokens that frozen encoders read, as the pipelines' default
     defaults: ClassVar[Sampling]
+
+    def recognises(self, pipe: Any) -> bool:
+        """Whether a pipeline's denoiser and text encoders are those of this family.
+
+        They are in pipelines for image to image, inpainting, ControlNet, and in users' own.
+        """
+        parts = [encoder.model for encoder in (*self.encoders, *self.frozen_text_encoders)]
+        every = [f"text_encoder{suffix}" for suffix in ("", "_2", "_3", "_4")]
+        if any(hasattr(pipe, part) != (part in parts) for part in every):
+            return False
+        readers = [model for part in parts if (model := getattr(pipe, part, None)) is not None]
+        known = not readers or any(self.text_model in name for name in _classes(readers[0]))
+        return known and bool({*self.models} & {*_classes(getattr(pipe, self.denoiser, None))})
 
     def components(self, pipe: Any) -> dict[str, nn.Module]:
         """Component name -> model, of the components that a concept may edit."""
@@ -77,9 +92,9 @@ class Family:
         """
         names = [e.tokenizer for e in self.frozen_text_encoders if getattr(pipe, e.tokenizer, None)]
         if names:
-            return [PromptEncoder(name, self.length, False) for name in names]
-        taught = [encoder.tokenizer for encoder in self.encoders]
-        return [PromptEncoder(name, getattr(pipe, name).model_max_length, True) for name in taught]
+            return [PromptEncoder(name, self.length) for name in names]
+        held = [e.tokenizer for e in self.encoders if getattr(pipe, e.tokenizer, None)]
+        return [PromptEncoder(name, getattr(pipe, name).model_max_length) for name in held]
 
     def check(self, config: TrainConfig) -> None:
         """Raise ValueError for training settings that this family has no use for."""
@@ -94,7 +109,7 @@ class Family:
         return pipe.vae_scale_factor
 
     def tokenize(self, pipe: Any, prompts: list[str]) -> tuple[Tensor, ...]:
-        """Prompts, with the trigger's tokens in place, -> ids [prompts, length] per encoder."""
+        """Prompts -> ids [prompts, length] of each encoder, learned words included."""
         return tuple(clip_ids(getattr(pipe, e.tokenizer), prompts) for e in self.encoders)
 
     def encode_frozen(
@@ -111,22 +126,6 @@ class Family:
         Without encoders to train, those outputs are the conditioning.
         """
         return dict(read or {})
-
-    def hook_prompts(self, pipe: Any, convert: Callable[[str], str]) -> None:
-        """Apply `convert` to the prompts of the encoders that learn words, not of the frozen ones.
-
-        By the pipeline's hook for textual inversion, which it calls once for each tokenizer.
-        """
-        if not self.encoders:
-            return
-        own = pipe.maybe_convert_prompt
-        taught = [getattr(pipe, encoder.tokenizer) for encoder in self.encoders]
-
-        def maybe_convert_prompt(prompt: Any, tokenizer: Any) -> Any:
-            learns = any(tokenizer is one for one in taught)
-            return own(each(convert, prompt) if learns else prompt, tokenizer)
-
-        pipe.maybe_convert_prompt = maybe_convert_prompt
 
     def encode_images(self, vae: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels [n, 3, H, W] in -1..1 -> mean and standard deviation [n, c, h, w] of the scaled
@@ -183,11 +182,6 @@ class Family:
         return {"guidance_scale": guidance, "negative_prompt": negative_prompt or None}
 
 
-def each(convert: Callable[[str], str], prompt: str | list[str]) -> str | list[str]:
-    """A prompt, or each prompt of a list, converted."""
-    return convert(prompt) if isinstance(prompt, str) else [convert(one) for one in prompt]
-
-
 def clip_ids(tokenizer: Any, prompts: list[str], length: int | None = None) -> Tensor:
     """Ids [prompts, length], padded and truncated to the given or the tokenizer's length."""
     return tokenizer(
@@ -210,6 +204,13 @@ def no_negative(family: str, negative_prompt: str) -> None:
     """Raise ValueError for a negative prompt that the pipeline would ignore."""
     if negative_prompt:
         raise ValueError(f"{family} takes no negative prompt; leave it empty.")
+
+
+def _classes(model: Any) -> list[str]:
+    """Names of a model's class and its base classes; for a compiled model, of the model inside."""
+    return (
+        [kind.__name__ for kind in type(unwrap_module(model)).__mro__] if model is not None else []
+    )
 
 
 def _present(pipe: Any, names: Iterable[str]) -> dict[str, nn.Module]:

@@ -16,6 +16,7 @@ class Flux(Flow):
 
     name = "flux"
     pipelines = ("FluxPipeline",)
+    models = ("FluxTransformer2DModel",)
     dtype = "bfloat16"
     encoders = (FIRST,)
     frozen_text_encoders = (SECOND,)

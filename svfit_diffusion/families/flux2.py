@@ -21,6 +21,8 @@ class Flux2Klein(Flow):
 
     name = "flux2-klein"
     pipelines = ("Flux2KleinPipeline",)
+    models = ("Flux2Transformer2DModel",)
+    text_model = "Qwen3"
     dtype = "bfloat16"
     defaults = Sampling(steps=50, guidance=4.0)
     frozen_text_encoders = (FIRST,)
@@ -93,3 +95,4 @@ class Flux2(Flux2Klein):
 
     name = "flux2"
     pipelines = ("Flux2Pipeline",)
+    text_model = "Mistral3"

@@ -16,6 +16,7 @@ class StableDiffusion(Diffusion):
 
     name = "sd"
     pipelines = ("StableDiffusionPipeline",)
+    models = ("UNet2DConditionModel", "UNetMotionModel")
     dtype = "float16"
     denoiser = "unet"
     encoders = (FIRST,)

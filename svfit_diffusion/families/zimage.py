@@ -20,6 +20,8 @@ class ZImage(Flow):
 
     name = "z-image"
     pipelines = ("ZImagePipeline",)
+    models = ("ZImageTransformer2DModel",)
+    text_model = "Qwen3"
     dtype = "bfloat16"
     frozen_text_encoders = (FIRST,)
     defaults = Sampling(steps=50, guidance=5.0)

@@ -21,7 +21,7 @@ def no_factoring(monkeypatch):
     def fail(jobs):
         raise AssertionError("factored again")
 
-    monkeypatch.setattr(cache, "factor_all", fail)
+    monkeypatch.setattr(cache, "factorize_all", fail)
 
 
 def test_warm_load_neither_factors_nor_reads_the_weights(pipe, monkeypatch):
@@ -108,9 +108,9 @@ def test_two_processes_factor_once(base_folder):
         "from svfit_diffusion.adapter import cache\n"
         "from svfit_diffusion.adapter.attention import find_projections\n"
         "u = U.from_pretrained(sys.argv[1]); n = 0\n"
-        "inner = cache.factor_all\n"
+        "inner = cache.factorize_all\n"
         "def count(jobs):\n    global n; n += 1; import time; time.sleep(2); return inner(jobs)\n"
-        "cache.factor_all = count\n"
+        "cache.factorize_all = count\n"
         "cache.load_bases(u, dict.fromkeys(find_projections(u), 4), 'float16'); print('made', n)"
     )
     command = [sys.executable, "-W", "ignore", "-c", code, str(base_folder / "unet")]

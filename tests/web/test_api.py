@@ -15,12 +15,13 @@ from svfit_diffusion.cli.main import main
 from svfit_diffusion.families import load_base
 from svfit_diffusion.generation.pictures import read_parameters
 from svfit_diffusion.sharing.lora_export import export_lora
-from svfit_diffusion.web.page import snippets
-from svfit_diffusion.web.page.generate_form import Form
+from svfit_diffusion.web.page import render
+from svfit_diffusion.web.page.events import escape
+from svfit_diffusion.web.page.generate_actions import GenerateActions
 from svfit_diffusion.web.service.server import MAX_UPLOAD
 from svfit_diffusion.web.studio.cards import read_card
-from svfit_diffusion.web.studio.shared_pipeline import named
-from svfit_diffusion.web.studio.workspace import SLOTS, escaped
+from svfit_diffusion.web.studio.limits import MAX_ACTIVE_CONCEPTS
+from svfit_diffusion.web.studio.shared_pipeline import unique_names
 
 PROMPT = "a photo of sks dog"
 ENDPOINTS = {
@@ -75,7 +76,7 @@ def test_another_file_of_the_same_name_is_another_concept(files, tmp_path):
     twin = tmp_path / "rex.safetensors"
     twin.write_bytes(files["max"].read_bytes())
     cards = [(read_card(path), 1.0) for path in (files["rex"], twin)]
-    assert list(named(cards)) == ["rex", "rex_2"]
+    assert list(unique_names(cards)) == ["rex", "rex_2"]
 
 
 def test_the_endpoints_are_named_and_described(client):
@@ -89,12 +90,12 @@ def test_the_endpoints_are_named_and_described(client):
     [
         ({"nobody": 1}, {}, "no concept named 'nobody'"),
         ({"../rex": 1}, {}, "no concept named '../rex'"),
-        ({"other": 1}, {}, "other was learned on 'tiny', not on the base in use here"),
+        ({"other": 1}, {}, "other was trained on 'tiny', not on the base in use here"),
         ({"rex": 9}, {}, "strengths from 0 to 1.5"),
         ({"rex": "1"}, {}, "strengths from 0 to 1.5"),
         (["rex"], {}, "strengths from 0 to 1.5"),
-        ({str(i): 1 for i in range(SLOTS + 1)}, {}, f"At most {SLOTS}"),
-        ({}, {"prompt": "  "}, "Write what to draw"),
+        ({str(i): 1 for i in range(MAX_ACTIVE_CONCEPTS + 1)}, {}, f"At most {MAX_ACTIVE_CONCEPTS}"),
+        ({}, {"prompt": "  "}, "Write what to generate"),
         ({}, {"prompt": "x" * 2000}, "1,000 characters"),
         ({}, {"num": 99}, "greater than maximum value 8"),
         ({}, {"steps": 0}, "less than minimum value 1"),
@@ -140,12 +141,14 @@ def test_a_strangers_file_is_verified_added_given_away_deleted_and_brought_back(
             call()
 
 
-def test_a_concept_goes_to_other_programs_as_the_lora_that_export_writes(desk, client, tmp_path):
+def test_a_concept_goes_to_other_programs_as_the_lora_that_export_writes(
+    workspace, client, tmp_path
+):
     draw(client, {"rex": 1.0})  # a concept on the pipeline is not in the way
     with zipfile.ZipFile(ask(client, "lora", "rex")) as archive:
         archive.extractall(tmp_path / "zip")
     held = {path.name: path.read_bytes() for path in (tmp_path / "zip").iterdir()}
-    fresh, entry = load_base(desk.studio.source), desk.library.get("rex")
+    fresh, entry = load_base(workspace.pipeline.source), workspace.library.get("rex")
     made = export_lora(entry.card.concept, fresh, tmp_path / "rex.safetensors")
     assert {path.name for path in made.files} <= set(held)
     lora, wanted = (
@@ -157,10 +160,10 @@ def test_a_concept_goes_to_other_programs_as_the_lora_that_export_writes(desk, c
 
 
 @pytest.mark.filterwarnings("ignore:The library has no:UserWarning")  # no page, no pop-up
-def test_a_picture_fills_the_form_and_impossible_values_are_brought_in_range(desk, client):
+def test_a_picture_fills_the_form_and_impossible_values_are_brought_in_range(workspace, client):
     picture = draw(client, {"rex": 0.8}, seed=11)[0]
-    form = Form(desk, None)
-    text, _ = form.drop(str(picture))
+    form = GenerateActions(workspace, None)
+    text, _ = form.read_file(str(picture))
     chosen, prompt, negative, fresh, seed, steps, _, width, *_ = form.fill(text)
     assert (chosen, prompt, negative, fresh) == ({"rex": 0.8}, PROMPT, "", False)
     assert (seed, steps, width) == (11, 2, 32)
@@ -173,22 +176,22 @@ def test_a_picture_fills_the_form_and_impossible_values_are_brought_in_range(des
 
 def test_a_strangers_text_is_never_html(files):
     card = read_card(files["evil"])
-    assert "\x1b" not in card.trigger and escaped(card.trigger).startswith("&lt;img src=x")
+    assert "\x1b" not in card.trigger and escape(card.trigger).startswith("&lt;img src=x")
     for said in (
-        snippets.facts(card, ""),
-        snippets.note("<b>\x1b\u202e"),
-        escaped("<b>\x1b\u202e"),
+        render.facts(card, ""),
+        render.note("<b>\x1b\u202e"),
+        escape("<b>\x1b\u202e"),
     ):
         assert not {"\x1b", "\u202e"} & set(said) and "<img" not in said and "<b>" not in said
 
 
-def test_only_files_that_were_uploaded_are_read_or_served(url, files, desk):
+def test_only_files_that_were_uploaded_are_read_or_served(url, files, workspace):
     stolen = {"path": str(files["rex"]), "meta": {"_type": "gradio.FileData"}}
     call = f"{url}gradio_api/call/inspect"  # not the Client: it would upload the file
     event = httpx.post(call, json={"data": [stolen]}).json()["event_id"]
     answer = httpx.get(f"{call}/{event}", timeout=30).text
     assert "event: error" in answer and "event: complete" not in answer
-    held = desk.library.get("rex").path
+    held = workspace.library.get("rex").path
     for path in (files["rex"], held, Path("pyproject.toml").resolve(), "/etc/hostname"):
         assert httpx.get(f"{url}gradio_api/file={path}").status_code == 403
 
@@ -206,7 +209,7 @@ def test_uploads_are_bounded_and_nothing_is_recorded(url):
     [
         (["--base", "no/such-base"], "the base 'no/such-base' could not be loaded"),
         (["--concept", "no.safetensors"], "no.safetensors"),
-        (["--host", "0.0.0.0"], "lets others in; pass --auth"),
+        (["--host", "0.0.0.0"], "reachable for others; pass --auth"),
         (["--host", "0.0.0.0", "--auth", "me"], "user:password"),
     ],
 )
@@ -246,10 +249,10 @@ def test_the_command_serves_with_concepts_from_the_start(
     assert read_parameters(found[0][0]["image"]).concepts == (("rex", 1.0),)
 
 
-def test_a_base_is_chosen_and_nothing_is_there_to_stop(desk, client):
-    before = desk.studio.pipe
-    assert ask(client, "use_base", desk.studio.source) == desk.studio.base
-    assert desk.studio.pipe is not before
+def test_a_base_is_chosen_and_nothing_is_there_to_stop(workspace, client):
+    before = workspace.pipeline.pipe
+    assert ask(client, "use_base", workspace.pipeline.source) == workspace.pipeline.base
+    assert workspace.pipeline.pipe is not before
     with pytest.raises(AppError):
         ask(client, "use_base", "/no/such/base")
     assert ask(client, "stop_training") == ask(client, "training")

@@ -17,10 +17,10 @@ import sys
 from svfit_diffusion.cli.main import main
 from svfit_diffusion.web.service import assembly as page
 from svfit_diffusion.web.studio import temporary_files as files
-files.KEPT, files.EVERY, page.CACHE = {KEPT}, 1, (1, 2)
+files.KEEP_SECONDS, files.SWEEP_SECONDS, page.CACHE = {KEPT}, 1, (1, 2)
 sys.exit(main(["app", "--base", sys.argv[1]]))
 """
-BUSY = "The app is busy: 16 jobs wait already. Try again in a minute."
+BUSY = "The app is busy: 16 jobs are waiting. Try again in a minute."
 
 
 @pytest.fixture

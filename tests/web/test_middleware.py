@@ -1,4 +1,4 @@
-"""web/gate.py: the app as it is started, spoken to over HTTP by pages and programs of strangers."""
+"""web.service: HTTP requests of other pages and programs to the app as it is served."""
 
 import asyncio
 import os
@@ -10,18 +10,17 @@ from pathlib import Path
 import httpx
 import pytest
 
-from svfit_diffusion.web.service import middleware as gate
-from svfit_diffusion.web.service import server
-from svfit_diffusion.web.service.assembly import build_page
+from svfit_diffusion.web.service import middleware, server
+from svfit_diffusion.web.service.assembly import build_app
 from svfit_diffusion.web.service.clients import (
-    FREE_TRIES,
-    LONGEST,
-    Closed,
+    FREE_ATTEMPTS,
+    MAX_WAIT,
     LoginAttempts,
+    RequestRefused,
     client_address,
     hostname,
 )
-from svfit_diffusion.web.studio import temporary_files as web_files
+from svfit_diffusion.web.studio import temporary_files
 
 LOGIN = ("ann", "right password")
 FORM = {"Content-Type": "multipart/form-data; boundary=x"}
@@ -29,13 +28,13 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @pytest.fixture(scope="module")
-def locked(desk, tmp_path_factory):  # noqa: F811
+def locked(workspace, tmp_path_factory):
     """The same app with a password, and files that go after a second."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("locked")))
-        patch.setattr(web_files, "KEPT", 1.0)
-        patch.setattr(web_files, "EVERY", 0.2)
-        page = build_page(desk)
+        patch.setattr(temporary_files, "KEEP_SECONDS", 1.0)
+        patch.setattr(temporary_files, "SWEEP_SECONDS", 0.2)
+        page = build_app(workspace)
         yield server.launch(page, "127.0.0.1", None, LOGIN)[1]
         page.close(verbose=False)
 
@@ -84,20 +83,20 @@ FOREIGN = [
 
 
 @pytest.mark.parametrize("host", OWN)
-def test_without_a_password_it_answers_to_its_own_names(url, host):  # noqa: F811
+def test_without_a_password_it_answers_to_its_own_names(url, host):
     host = host.format(port=httpx.URL(url).port)
     assert raw(url, "GET /config HTTP/1.1", f"Host: {host}")[0] == 200
 
 
 @pytest.mark.parametrize("host", FOREIGN)
-def test_a_name_that_leads_here_is_not_answered(url, host):  # noqa: F811
+def test_a_name_that_leads_here_is_not_answered(url, host):
     host = host.format(port=httpx.URL(url).port)
     for line in ("GET /config HTTP/1.1", "POST /gradio_api/call/library HTTP/1.1"):
         status, body = raw(url, line, f"Host: {host}", "Content-Length: 0")
         assert status in (400, 421) and b"components" not in body and b"event_id" not in body
 
 
-def test_no_name_or_two_names_are_no_name(url):  # noqa: F811
+def test_no_name_or_two_names_are_no_name(url):
     assert raw(url, "GET /config HTTP/1.0")[0] in (400, 421)
     two = ("Host: {host}", "Host: evil.example")
     assert raw(url, "GET /config HTTP/1.1", *two)[0] in (400, 421)
@@ -117,10 +116,10 @@ def test_no_name_or_two_names_are_no_name(url):  # noqa: F811
         {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"},
     ],
 )
-def test_another_page_gets_nothing_done(url, desk, headers):  # noqa: F811
+def test_another_page_gets_nothing_done(url, workspace, headers):
     own = httpx.URL(url).netloc.decode()
     headers = {key: value.format(own=own) for key, value in headers.items()}
-    before = desk.library.names()
+    before = workspace.library.names()
     calls = [
         httpx.post(f"{url}gradio_api/call/delete", json={"data": ["rex"]}, headers=headers),
         httpx.post(f"{url}gradio_api/call/delete", content=b'{"data":["rex"]}',
@@ -132,10 +131,10 @@ def test_another_page_gets_nothing_done(url, desk, headers):  # noqa: F811
     for answer in calls:
         assert answer.status_code == 403 and "Another page" in sentence(answer)
     time.sleep(0.3)
-    assert desk.library.names() == before
+    assert workspace.library.names() == before
 
 
-def test_a_link_to_the_app_and_its_own_page_come_through(url):  # noqa: F811
+def test_a_link_to_the_app_and_its_own_page_come_through(url):
     link = {
         "Sec-Fetch-Site": "cross-site",
         "Sec-Fetch-Mode": "navigate",
@@ -172,11 +171,11 @@ def test_a_link_to_the_app_and_its_own_page_come_through(url):  # noqa: F811
         "TRACE /",
     ],
 )
-def test_what_the_page_does_not_need_is_closed(url, line):  # noqa: F811
+def test_what_the_page_does_not_need_is_closed(url, line):
     assert raw(url, f"{line} HTTP/1.1", "Host: {host}", "Content-Length: 0")[0] == 404
 
 
-def test_a_websocket_is_closed(url):  # noqa: F811
+def test_a_websocket_is_closed(url):
     upgrade = (
         "Upgrade: websocket",
         "Sec-WebSocket-Version: 13",
@@ -190,7 +189,7 @@ def test_a_websocket_is_closed(url):  # noqa: F811
 
 
 @pytest.mark.parametrize("start", ["/gradio_api/file=", "/static/", "/assets/", "/svelte/"])
-def test_no_file_outside_can_be_read(url, tmp_path, start):  # noqa: F811
+def test_no_file_outside_can_be_read(url, tmp_path, start):
     secret = tmp_path / "secret.txt"
     secret.write_text("what is nobody else's business")
     inside = os.environ["GRADIO_TEMP_DIR"]
@@ -216,7 +215,7 @@ def test_no_file_outside_can_be_read(url, tmp_path, start):  # noqa: F811
         assert b"[project]" not in body
 
 
-def test_a_link_in_the_apps_folder_leads_nowhere(url, tmp_path):  # noqa: F811
+def test_a_link_in_the_apps_folder_leads_nowhere(url, tmp_path):
     (tmp_path / "secret.txt").write_text("what is nobody else's business")
     link = Path(os.environ["GRADIO_TEMP_DIR"], "link.txt")
     link.symlink_to(tmp_path / "secret.txt")
@@ -227,7 +226,7 @@ def test_a_link_in_the_apps_folder_leads_nowhere(url, tmp_path):  # noqa: F811
         link.unlink()
 
 
-def test_a_file_is_never_fetched_from_an_address(url):  # noqa: F811
+def test_a_file_is_never_fetched_from_an_address(url):
     for path in (
         "http://127.0.0.1:1/x.safetensors",
         "https://example.org/x",
@@ -245,15 +244,15 @@ def chunks(count, size):
         yield b"x" * size
 
 
-def test_bodies_are_bounded_whether_they_say_their_size_or_not(url, monkeypatch):  # noqa: F811
+def test_bodies_are_bounded_whether_they_say_their_size_or_not(url, monkeypatch):
     call = f"{url}gradio_api/call/library"
     for body in (b" " * 1_000_001, chunks(101, 10_000)):
         answer = httpx.post(call, content=body)
         assert answer.status_code == 413 and "1,000,000 bytes" in sentence(answer)
     claimed = ("Host: {host}", "Content-Type: multipart/form-data; boundary=x")
-    size = f"Content-Length: {gate.MAX_REQUEST + 1}"
+    size = f"Content-Length: {middleware.MAX_REQUEST + 1}"
     assert raw(url, "POST /gradio_api/upload HTTP/1.1", *claimed, size)[0] == 413
-    monkeypatch.setattr(gate, "MAX_REQUEST", 200_000)
+    monkeypatch.setattr(middleware, "MAX_REQUEST", 200_000)
     body = b"".join(
         b'--x\r\nContent-Disposition: form-data; name="files"; filename="%d.png"\r\n\r\n%s\r\n'
         % (i, b"x" * 50_000)
@@ -283,7 +282,7 @@ def held():
         *('filename="a.pickle"', 'filename="a.ckpt"', 'filename="../../.bashrc"'),
     ],
 )
-def test_other_kinds_of_files_are_not_taken(url, disposition):  # noqa: F811
+def test_other_kinds_of_files_are_not_taken(url, disposition):
     before = held()
     form = f'form-data; name="files"; {disposition}'.rstrip("; ")
     body = f"--x\r\nContent-Disposition: {form}\r\n\r\nhello\r\n--x--\r\n".encode()
@@ -292,7 +291,7 @@ def test_other_kinds_of_files_are_not_taken(url, disposition):  # noqa: F811
     assert held() == before
 
 
-def test_uploads_that_are_no_forms_are_refused(url):  # noqa: F811
+def test_uploads_that_are_no_forms_are_refused(url):
     for kind, body in (
         ("text/plain", b"x"),
         ("multipart/form-data", b"x"),
@@ -304,19 +303,19 @@ def test_uploads_that_are_no_forms_are_refused(url):  # noqa: F811
         assert answer.status_code in (400, 415) and sentence(answer), (kind, body[:20])
 
 
-def test_photos_and_concepts_are_taken(url):  # noqa: F811
+def test_photos_and_concepts_are_taken(url):
     for name in ("a.png", "A.JPG", "Köter.webp", "x.safetensors"):
         answer = httpx.post(f"{url}gradio_api/upload", files={"files": (name, PNG)})
         assert answer.status_code == 200 and Path(answer.json()[0]).read_bytes() == PNG
         Path(answer.json()[0]).unlink()
 
 
-def test_a_full_queue_says_so(url):  # noqa: F811
+def test_a_full_queue_says_so(url):
     data = {"data": ["a photo of a dog", "", {}, 2, 0, 4, None, None, None]}
     calls = [httpx.post(f"{url}gradio_api/call/generate", json=data) for _ in range(24)]
     full = [answer for answer in calls if answer.status_code == 503]
     assert full and {answer.status_code for answer in calls} == {200, 503}
-    assert sentence(full[0]) == "The app is busy: 16 jobs wait already. Try again in a minute."
+    assert sentence(full[0]) == "The app is busy: 16 jobs are waiting. Try again in a minute."
     assert full[0].headers["retry-after"] == "60"
     last = next(answer for answer in reversed(calls) if answer.status_code == 200)
     event = f"{url}gradio_api/call/generate/{last.json()['event_id']}"
@@ -338,7 +337,7 @@ def test_with_a_password_nothing_is_given_away_and_tries_are_slowed(locked):
     with ThreadPoolExecutor(20) as threads:
         answers = list(threads.map(lambda h: log_in(locked, "guess", headers=h), spoofed))
     counts = [answer.status_code for answer in answers]
-    assert set(counts) == {400, 429} and counts.count(400) <= FREE_TRIES
+    assert set(counts) == {400, 429} and counts.count(400) <= FREE_ATTEMPTS
     late = next(answer for answer in answers if answer.status_code == 429)
     assert int(late.headers["retry-after"]) >= 1 and "wrong passwords" in sentence(late)
     waited = 0.0
@@ -371,19 +370,19 @@ def test_uploads_vanish_after_their_time(locked):
 
 def test_each_wait_is_twice_the_last_and_clients_count_for_themselves():
     now = [0.0]
-    tries, waits = LoginAttempts(lambda: now[0]), []
-    for _ in range(FREE_TRIES + 12):
-        tries.begin("a")
+    attempts, waits = LoginAttempts(lambda: now[0]), []
+    for _ in range(FREE_ATTEMPTS + 12):
+        attempts.count("a")
         try:
-            tries.begin("a")
-        except Closed as reason:
+            attempts.count("a")
+        except RequestRefused as reason:
             waits.append(reason.wait)
             now[0] += reason.wait
-        tries.begin(f"other {len(waits)}")
-    assert waits[:5] == [1, 2, 4, 8, 16] and waits[-1] == LONGEST
-    tries.forget("a")
-    for _ in range(FREE_TRIES):
-        tries.begin("a")
+        attempts.count(f"other {len(waits)}")
+    assert waits[:5] == [1, 2, 4, 8, 16] and waits[-1] == MAX_WAIT
+    attempts.reset("a")
+    for _ in range(FREE_ATTEMPTS):
+        attempts.count("a")
 
 
 @pytest.mark.parametrize(
@@ -418,10 +417,10 @@ def test_a_sweep_takes_the_old_and_the_oldest_beyond_the_limit_and_follows_no_li
     for number in range(3):
         (folder / "new" / str(number)).write_bytes(b"x" * 100)
         time.sleep(0.02)
-    web_files.sweep(folder, 0.5, 10_000)
+    temporary_files.sweep(folder, 0.5, 10_000)
     assert not (folder / "old" / "a").exists() and not (folder / "link").is_symlink()
     assert (outside / "mine").exists() and len(list((folder / "new").iterdir())) == 3
-    web_files.sweep(folder, 60, 250)
+    temporary_files.sweep(folder, 60, 250)
     assert {p.name for p in (folder / "new").iterdir()} == {"1", "2"}
-    asyncio.run(web_files.tidy(folder))
+    asyncio.run(temporary_files.sweep_app_folder(folder))
     assert {p.name for p in (folder / "new").iterdir()} == {"1", "2"}

@@ -13,15 +13,16 @@ from PIL import Image
 from svfit_diffusion import toybox
 from svfit_diffusion.concept.file import write_concept
 from svfit_diffusion.data.reading import read_folder
-from svfit_diffusion.web.page import snippets
-from svfit_diffusion.web.page.generation_jobs import Drawing
+from svfit_diffusion.web.page import render
 from svfit_diffusion.web.service.server import check_access
-from svfit_diffusion.web.studio.bases import describe
+from svfit_diffusion.web.studio.bases import describe_base
 from svfit_diffusion.web.studio.cards import read_card
-from svfit_diffusion.web.studio.library import KEPT_DELETED, Library, slug
-from svfit_diffusion.web.studio.photos import class_word, inspect_photos, propose_token, save_photos
+from svfit_diffusion.web.studio.generation_jobs import GenerationJobs
+from svfit_diffusion.web.studio.library import MAX_DELETED, Library, slug
+from svfit_diffusion.web.studio.photos import inspect_photos, save_photos
 from svfit_diffusion.web.studio.presets import make_config
-from svfit_diffusion.web.studio.runs import Runs
+from svfit_diffusion.web.studio.shared_pipeline import Job, Step
+from svfit_diffusion.web.studio.words import class_word, propose_token
 from svfit_diffusion.web.studio.workspace import Workspace
 
 
@@ -79,10 +80,10 @@ def test_undo_makes_way_and_the_bin_stays_small(concept, tmp_path):
     entry = library.get("rex_2")
     assert entry.card.digest == read_card(entry.path).digest
     assert max(Image.open(entry.preview).size) == 256
-    for i in range(KEPT_DELETED + 3):
+    for i in range(MAX_DELETED + 3):
         write_concept(variant(concept, 2 + i), file)
         library.delete(library.add(file))
-    assert len(list(library.bin.iterdir())) == KEPT_DELETED
+    assert len(list(library.bin.iterdir())) == MAX_DELETED
     (library.concepts / "broken").mkdir()
     (library.concepts / "broken" / "broken.safetensors").write_bytes(b"?")
     assert "broken" not in library.names()
@@ -111,11 +112,11 @@ def test_photos_are_shown_as_the_model_sees_them_and_bad_files_are_named(tmp_pat
     (tmp_path / "notes.jpg").write_text("no picture")
     paths = [str(tmp_path / name) for name in ("turned.jpg", "notes.jpg", "square.png")]
     found = inspect_photos(paths, 32)
-    assert [caption for _, caption in found.views] == ["1 top", "1 middle", "1 bottom", "2"]
-    top, bottom = found.views[0][0].getpixel((16, 16)), found.views[2][0].getpixel((16, 16))
+    assert [caption for _, caption in found.crops] == ["1 top", "1 middle", "1 bottom", "2"]
+    top, bottom = found.crops[0][0].getpixel((16, 16)), found.crops[2][0].getpixel((16, 16))
     assert top[0] > 200 > top[2] and bottom[2] > 200 > bottom[0]
     assert len(found.refused) == 1 and "notes.jpg" in found.refused[0]
-    assert len(inspect_photos(paths, 32, center=True).views) == 2
+    assert len(inspect_photos(paths, 32, center=True).crops) == 2
     assert save_photos(paths, tmp_path / "kept") == 2
     assert [p.name for p in sorted((tmp_path / "kept").iterdir())] == ["000.png", "001.png"]
     assert not Image.open(tmp_path / "kept" / "000.png").getexif()
@@ -137,7 +138,7 @@ def test_captions_go_with_their_photos_wherever_they_were_uploaded_to(tmp_path):
             path.write_text(content, "utf-8")
     paths = sorted(str(path) for path in tmp_path.glob("*/*"))
     found = inspect_photos(paths, 32)
-    assert found.views[-1][1] == "2 a photo of sks dog at night"
+    assert found.crops[-1][1] == "2 a photo of sks dog at night"
     assert found.refused == ["alone.txt is no photo's caption; name it like its photo."]
     assert save_photos(paths, tmp_path / "kept") == 2
     photos, skipped = read_folder(tmp_path / "kept")
@@ -206,34 +207,34 @@ class FakeHub:
 
 def test_a_hub_base_is_described_before_anything_is_fetched(monkeypatch):
     monkeypatch.setattr("huggingface_hub.HfApi", FakeHub)
-    base = describe("owner/sd")
+    base = describe_base("owner/sd")
     assert (base.family, base.download, base.parameters) == ("sd", 3_301_499, 900_000)
     assert "3.3 MB to download" in base.sentence()
     assert "openrail" in base.licence and "accepted on its page" in base.licence
-    with pytest.raises(ValueError, match="'PixArtAlphaPipeline', and those supported are"):
-        describe("owner/pixart")
+    with pytest.raises(ValueError, match="'PixArtAlphaPipeline'; supported are"):
+        describe_base("owner/pixart")
 
 
 def test_bases_on_this_machine_and_those_that_are_none(base_folder, tmp_path):
-    known = describe("toybox")
+    known = describe_base("toybox")
     pipe = toybox.load()
     parts = (pipe.unet, pipe.text_encoder, pipe.vae)
     assert known.parameters == sum(p.numel() for part in parts for p in part.parameters())
     assert known.download == 0 and "no download" in known.sentence()
-    assert describe(str(base_folder)).family == "sd"
+    assert describe_base(str(base_folder)).family == "sd"
     (tmp_path / "x.safetensors").write_bytes(b"?")
     (tmp_path / "x.ckpt").write_bytes(b"?")
     for source, reason in (
         (str(tmp_path), "no model_index.json"),
         (str(tmp_path / "x.safetensors"), "damaged"),
-        (str(tmp_path / "x.ckpt"), "can carry code"),
-        ("nothing", "is no base"),
-        ("owner/name", "cannot be asked about 'owner/name' now"),  # tests are offline
+        (str(tmp_path / "x.ckpt"), "can contain code"),
+        ("nothing", "is not a base"),
+        ("owner/name", "could not be asked about 'owner/name'"),  # tests are offline
     ):
         with pytest.raises(ValueError, match=reason):
-            describe(source)
-    with pytest.raises(ValueError, match="is no base"):
-        describe(str(base_folder), local=False)
+            describe_base(source)
+    with pytest.raises(ValueError, match="is not a base"):
+        describe_base(str(base_folder), local=False)
 
 
 def test_a_strangers_words_are_text_in_html(concept, tmp_path):
@@ -242,30 +243,34 @@ def test_a_strangers_words_are_text_in_html(concept, tmp_path):
     library = Library(tmp_path / "home")
     entry = library.get(library.add(file))
     for made in (
-        snippets.concept(entry, "<i>why</i>"),
-        snippets.facts(entry.card, "<i>why</i>"),
-        snippets.training({"state": "failed", "message": "<i>why</i>"}, []),
-        snippets.note("<i>why</i>"),
+        render.concept(entry, "<i>why</i>"),
+        render.facts(entry.card, "<i>why</i>"),
+        render.run({"state": "failed", "message": "<i>why</i>"}, []),
+        render.note("<i>why</i>"),
     ):
         assert not any(bad in made for bad in ("<script", "<img src=y", "<i>why", '"onload'))
 
 
-def test_a_picture_waits_for_memory_while_a_training_runs(tmp_path):
-    going = [True, True, False]
-    runs = types.SimpleNamespace(going=lambda: going.pop(0))
-    studio = types.SimpleNamespace(room=lambda: (False, 1_000_000, 3_000_000))
-    drawing = Drawing(Workspace(studio, None, runs))
-    waits = list(drawing._turn(threading.Event()))
-    assert len(waits) == 2 and not waits[0][1]
-    assert "leaves 1.0 MB of memory and a picture takes about 3.0 MB" in waits[0][0]
-    studio.room, runs.going = lambda: (True, 9, 3), lambda: True
-    ((said, free),) = drawing._turn(threading.Event())
-    assert free and "a training runs beside it" in said
-    assert not list(Drawing(Workspace(studio, None, Runs(tmp_path)))._turn(threading.Event()))
+def test_a_picture_waits_for_memory_while_a_training_runs():
+    active = [True, True, False, False]  # the training ends after two looks
+    runs = types.SimpleNamespace(active=lambda: active.pop(0))
+    pipeline = types.SimpleNamespace(
+        memory_check=lambda: (False, 1_000_000, 3_000_000),
+        generate=lambda job, stop: [Step(0, 1, None)],
+    )
+    jobs = GenerationJobs(Workspace(pipeline, None, runs))
+    job = Job([], "a dog", 1, 0, {"steps": 4})
+    *waits, last = [progress for _, progress in jobs.pictures("window", job)]
+    assert len(waits) == 2 and (waits[0].done, waits[0].total) == (0, 1)
+    assert "leaves 1.0 MB of memory, and a picture needs about 3.0 MB" in waits[0].message
+    assert (last.message, last.done, last.total) == ("Picture 1 of 1, step 1 of 4", 1, 4)
+    pipeline.memory_check, runs.active = lambda: (True, 9, 3), lambda: True
+    (only,) = [progress for _, progress in jobs.pictures("window", job)]
+    assert only.message.endswith("; a training is running too, so both take longer")
 
 
 def test_others_need_a_password():
     assert check_access("127.0.0.1", None) is None
     assert check_access("0.0.0.0", "me:secret") == ("me", "secret")
-    with pytest.raises(ValueError, match="lets others in"):
+    with pytest.raises(ValueError, match="reachable for others"):
         check_access("192.168.0.9", None)
