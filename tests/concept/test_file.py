@@ -105,7 +105,7 @@ BAD = {
     "deep json": (raw(data=b"[" * 100_000), "not valid JSON"),
     "list": (raw(data=b"[]"), "not a JSON object"),
     "key twice": (raw(data=b'{"deltas":1,"deltas":2}'), "twice"),
-    "infinite constant": (raw(data=b'{"deltas":Infinity}'), "no number"),
+    "infinite constant": (raw(data=b'{"deltas":Infinity}'), "not a finite number"),
     "huge header": (raw(data=b" " * 300_000), "header has 300,000 bytes"),
     "a LoRA": (raw({"deltas": None, "lora_A": entry()}), "lora_A"),
     "no deltas": (raw({"deltas": None}), "no tensor 'deltas'"),
@@ -149,9 +149,9 @@ BAD = {
     "fingerprint": (raw(metadata={"fingerprints": '{"unet":"../x","text_encoder":""}'}), "hash"),
     "trigger shape": (raw(metadata={"trigger_shape": '{"text_encoder":[9,9]}'}), "trigger tensor"),
     "trigger no shape": (raw(metadata={"trigger_shape": '{"text_encoder":4}'}), "rows and width"),
-    "trigger, no token": (raw(metadata={"token": None}), "without the token"),
+    "trigger, no token": (raw(metadata={"token": None}), "not the word"),
     "settings": (raw(metadata={"training": '{"a":{}}'}), "plain values"),
-    "settings nan": (raw(metadata={"training": '{"a":NaN}'}), "no number"),
+    "settings nan": (raw(metadata={"training": '{"a":NaN}'}), "not a finite number"),
 }
 
 
