@@ -1,0 +1,26 @@
+"""web.studio.temporary_files: old files are deleted, and the oldest where there are too many."""
+
+import asyncio
+import time
+
+from svfit_diffusion.web.studio import temporary_files
+
+
+def test_a_sweep_takes_the_old_and_the_oldest_beyond_the_limit_and_follows_no_link(tmp_path):
+    outside, folder = tmp_path / "outside", tmp_path / "app"
+    for path in (outside / "mine", folder / "old" / "a"):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"x" * 100)
+    (folder / "link").symlink_to(outside)
+    time.sleep(0.6)
+    (folder / "new").mkdir()
+    for number in range(3):
+        (folder / "new" / str(number)).write_bytes(b"x" * 100)
+        time.sleep(0.02)
+    temporary_files.sweep(folder, 0.5, 10_000)
+    assert not (folder / "old" / "a").exists() and not (folder / "link").is_symlink()
+    assert (outside / "mine").exists() and len(list((folder / "new").iterdir())) == 3
+    temporary_files.sweep(folder, 60, 250)
+    assert {p.name for p in (folder / "new").iterdir()} == {"1", "2"}
+    asyncio.run(temporary_files.sweep_app_folder(folder))
+    assert {p.name for p in (folder / "new").iterdir()} == {"1", "2"}
