@@ -11,7 +11,9 @@ from torch import nn
 
 from benchmarks.likeness.methods import BY_NAME, Method
 from benchmarks.likeness.run import SWEEP_SEEDS, WORDS, Run, glimpse
-from svfit_diffusion.training.length import Length
+from svfit_diffusion.data import hold_out
+from svfit_diffusion.training.fixed_noise import samples
+from svfit_diffusion.training.length import SAMPLES, AutoLength
 from svfit_diffusion.training.objective import Denoiser, Objective
 from svfit_diffusion.training.runtime import restore, snapshot
 
@@ -35,15 +37,17 @@ def auto(method: Method, item: ToyObject, rate: float, work: Path) -> dict[str, 
     one at which it ended.
     """
     run = Run(method, item, 0, rate, work)
-    model = Denoiser(run.subject)
-    length = Length(Objective(run.config, run.accelerator, run.subject), _named(run))
-    length.look(model, 0)
-    while not length.ended:
+    model = Denoiser(run.adapted)
+    objective = Objective(run.config, run.accelerator, run.adapted, run.subject)
+    run.subject.examples, judge = hold_out(run.subject.examples, run.config.seed)
+    length = AutoLength(samples(objective, judge, SAMPLES), _named(run), held_out=True)
+    length.measure(model, 0)
+    while not length.settled:
         run.train(run.steps + 1)
         if length.due(run.steps):
-            length.look(model, run.steps)
+            length.measure(model, run.steps)
     last = _seen(run)
-    run.steps = length.take_best()
+    run.steps = length.restore_best()
     return {"auto": _seen(run), "auto, last state": last}
 
 

@@ -25,7 +25,8 @@ from svfit_diffusion.families import TOYBOX, load_base, recognise
 from svfit_diffusion.generation.pictures import save_png
 from svfit_diffusion.pipeline import trigger
 from svfit_diffusion.settings import TrainConfig
-from svfit_diffusion.training.backgrounds import name_backgrounds
+from svfit_diffusion.training.adapted_base import AdaptedBase
+from svfit_diffusion.training.backgrounds import complete_captions, recognise_backgrounds
 from svfit_diffusion.training.objective import Denoiser, Objective
 from svfit_diffusion.training.runtime import make_accelerator
 from svfit_diffusion.training.subject import Subject
@@ -58,12 +59,14 @@ class Run:
         )
         self.accelerator = make_accelerator(self.config)
         groups = attach(method, self.models, self.family.denoiser)
-        self.subject = self._subject(bool(groups["text"]))
+        text = {"text_encoder": "self"} if groups["text"] else {}
+        self.adapted = AdaptedBase(self.pipe, self.family, {self.family.denoiser: "both"} | text)
+        self.subject = self._subject()
         if method.captions:
             self.subject.examples = replace(self.subject.examples, captions=captions(item, work))
         rows = [
             row
-            for part, ids in self.subject.ids.items()
+            for part, ids in self.adapted.ids.items()
             for row in trigger.row_parameters(getattr(self.pipe, part), ids)
         ]
         adapter = [*groups["denoiser"], *groups["text"]]
@@ -73,8 +76,8 @@ class Run:
         self.optimizer = torch.optim.AdamW(parts, weight_decay=0.0) if parts else None
         self.steps = 0
 
-    def _subject(self, text: bool) -> Subject:
-        """The product's own Subject, whose adapters are the method's."""
+    def _subject(self) -> Subject:
+        """The product's own Subject, on a base whose adapters are the method's."""
         folder = self.work / "photos" / self.item.slug
         for index, picture in enumerate(photos(self.item)):
             if not (path := folder / f"{index}.png").is_file():
@@ -84,13 +87,9 @@ class Run:
         token, noun, prompt = self.config.words()
         size = self.family.size(self.pipe)
         examples = photo_encoder(self.config, self.pipe, self.family, size)(taken, prompt)
-        targets = {self.family.denoiser: "both"} | ({"text_encoder": "self"} if text else {})
-        subject = Subject(
-            self.pipe, self.family, targets, token, noun, examples, None, resolution=size
-        )
         if self.method.token:
-            subject.add_trigger()
-        return subject
+            self.adapted.add_trigger(token, noun)
+        return Subject(token, noun, examples, resolution=size)
 
     @property
     def values(self) -> int:
@@ -107,19 +106,19 @@ class Run:
     def prompt(self, words: str) -> str:
         """A prompt's words with the subject in them; the base is asked for its class."""
         named = f"{TOKEN} {self.item.kind}" if self.parameters else with_article(self.item.kind)
-        return self.subject.put_tokens(words.format(named))
+        return self.adapted.put_tokens(words.format(named))
 
     def train(self, steps: int) -> None:
         """Train on to `steps` in all, with the base's own loss."""
-        objective = Objective(self.config, self.accelerator, self.subject)
-        model = Denoiser(self.subject)
+        objective = Objective(self.config, self.accelerator, self.adapted, self.subject)
+        model = Denoiser(self.adapted)
         tuner = self.models[self.family.denoiser].__dict__.get("peft_tuner")
         while self.optimizer and self.steps < steps:
             objective.loss(model, self.steps).backward()
             torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
             self.optimizer.step()
             if self.method.adapter == "svfit":
-                for part in self.subject.targets:
+                for part in self.adapted.targets:
                     tie_deltas(self.models[part], NAME)
             if hasattr(tuner, "update_and_allocate"):
                 tuner.update_and_allocate(self.steps)
@@ -218,8 +217,9 @@ def captions(item: ToyObject, work: Path) -> tuple[str, ...]:
     if not path.is_file():
         run = Run(BY_NAME["ti"], item, 0, 0.0, work)
         run.subject.unnamed = {i: edge_colours(photo) for i, photo in enumerate(photos(item))}
-        objective = Objective(run.config, run.accelerator, run.subject)
-        name_backgrounds(objective, Denoiser(run.subject), progress=False)
+        objective = Objective(run.config, run.accelerator, run.adapted, run.subject)
+        phrases = recognise_backgrounds(objective, Denoiser(run.adapted), progress=False)
+        complete_captions(run.subject, phrases)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(run.subject.examples.captions))
     return tuple(json.loads(path.read_text()))

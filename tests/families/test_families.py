@@ -85,8 +85,8 @@ def test_train_save_load_and_remove(folder, tmp_path):
     assert set(held.ids) == {encoder for _, encoder in family.encoders}
     assert set(result.concept.targets) == {"unet", *held.ids}
     with torch.no_grad():
-        prompt = training.subject.put_tokens("a photo of sks dog")
-        assert torch.equal(picture(pipe), picture(training.subject.pipe, prompt))
+        prompt = training.base.put_tokens("a photo of sks dog")
+        assert torch.equal(picture(pipe), picture(training.base.pipe, prompt))
     assert not torch.equal(picture(pipe), base)
     remove_concept(pipe, name)
     assert torch.equal(picture(pipe), base)

@@ -168,7 +168,7 @@ def test_one_that_ends_by_itself_shows_the_loss_that_decides(base_folder, home):
     status = wait(run, lambda s: s["state"] not in ACTIVE_STATES)
     assert status["state"] == "stopped" and status["steps"] is None
     assert [step for step, _ in status["held_out"]][:2] == [0, 25]
-    assert "The loss on a photo held out was lowest at step" in status["message"]
+    assert "The loss on a held-out photo was lowest at step" in status["message"]
     entry = Library(home).get("dog")
     assert entry.card.concept.training["steps"] == status["step"] > 0
 

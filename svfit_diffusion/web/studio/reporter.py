@@ -45,9 +45,9 @@ class Reporter:
         if self.run.stop_requested():
             training.stopped = "stopped"
             self._measure(training)
-            training.chosen = self.best and self.best[1]
+            training.final_parameters = self.best and self.best[1]
         now = time.monotonic()
-        if now - self.last_write > WRITE_SECONDS or training.stopped or training.ended:
+        if now - self.last_write > WRITE_SECONDS or training.stopped or training.finished:
             self._write(training)
             self.last_write = now
 
@@ -67,16 +67,15 @@ class Reporter:
 
         if training.length:
             return
-        loss = training.objective.held_out_loss(training.model)
+        loss = training.fixed_noise.error(training.model)
         self.held_out.append((training.step, round(loss, 5)))
         if self.best is None or loss < self.best[0]:
-            self.best = loss, snapshot(training.named)
+            self.best = loss, snapshot(training.parameters)
 
     def _save_preview(self, training: Any) -> None:
         """A picture of the first caption, always with the same seed."""
-        subject = training.subject
-        with training.accelerator.autocast():
-            image = subject.draw(subject.examples.captions[0], [self.seed], PREVIEW_STEPS)[0]
+        caption = training.subject.examples.captions[0]
+        image = training.previews.sample(caption, [self.seed], PREVIEW_STEPS)[0]
         path = self.run.folder / "preview" / f"{training.step:06d}.jpg"
         temporary = path.with_suffix(".tmp")
         image.save(temporary, "JPEG", quality=88)
