@@ -20,7 +20,6 @@ ROOMS.remove(PACKAGE)
 # A room's file that others may import as a whole, and why.
 NAMESPACES = {
     ("svfit_diffusion.pipeline", "trigger"): "its functions read well with its name only",
-    ("svfit_diffusion.web.studio", "temporary_files"): "as above: temporary_files.sweep",
 }
 
 
