@@ -147,6 +147,8 @@ def loaded_weight(module: nn.Module) -> Tensor:
     from peft.utils import resolve_quantization_backend
 
     while hasattr(module, "base_layer"):
+        if (kept := getattr(module, "kept_weight", None)) is not None:
+            return kept.detach()  # a fused concept is no part of the base
         module = module.base_layer
     backend = resolve_quantization_backend(module, get_apply_tensor_subclass=lambda: None)
     return module.weight.detach() if backend is None else backend.get_base_weight(module).detach()

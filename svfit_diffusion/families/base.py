@@ -6,7 +6,7 @@ the scheduler's `num_train_timesteps`; `model_timesteps` says what the denoiser 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import torch
@@ -19,20 +19,37 @@ from ..settings import TrainConfig
 class Family:
     """Interface of a family.
 
-    name: as written into concept files. dtype: the precision its bases are published in.
-    denoiser: the component that predicts. encoders: (tokenizer, text encoder) components that a
-    concept may edit and teach a word; frozen_text_encoders: those that are only read, with the
-    words as typed. original: diffusers' names for its kinds of single-file checkpoints.
+    name: as written into concept files. pipelines: the classes that bases are published as.
+    models: the denoiser's classes; with its text encoders they tell any other pipeline's family.
+    dtype: the precision its bases are published in. denoiser: the component that predicts.
+    encoders: (tokenizer, text encoder) components that a concept may edit and teach a word;
+    frozen_text_encoders: those that are only read, with the words as typed. original: diffusers'
+    names for its kinds of single-file checkpoints.
     """
 
     name: ClassVar[str]
     pipelines: ClassVar[tuple[str, ...]]
+    models: ClassVar[tuple[str, ...]]
+    text_model: ClassVar[str] = "CLIPText"
     dtype: ClassVar[str]
     denoiser: ClassVar[str]
     encoders: ClassVar[tuple[tuple[str, str], ...]] = ()
     frozen_text_encoders: ClassVar[tuple[tuple[str, str], ...]] = ()
     original: ClassVar[tuple[str, ...]] = ()
     length: ClassVar[int] = 512  # tokens that the frozen encoders read, as the pipelines' default
+
+    def recognises(self, pipe: Any) -> bool:
+        """Whether a pipeline's models are this family's: its denoiser, and all that reads words.
+
+        Image to image, inpainting, ControlNet, modular and people's own pipelines have the same.
+        """
+        parts = [part for _, part in (*self.encoders, *self.frozen_text_encoders)]
+        every = [f"text_encoder{suffix}" for suffix in ("", "_2", "_3", "_4")]
+        if any(hasattr(pipe, part) != (part in parts) for part in every):
+            return False
+        readers = [model for part in parts if (model := getattr(pipe, part, None)) is not None]
+        known = not readers or any(self.text_model in name for name in _classes(readers[0]))
+        return known and bool({*self.models} & {*_classes(getattr(pipe, self.denoiser, None))})
 
     def components(self, pipe: Any) -> dict[str, nn.Module]:
         """Component name -> model, of those that a concept may edit."""
@@ -44,15 +61,15 @@ class Family:
             pipe, (encoder for _, encoder in (*self.encoders, *self.frozen_text_encoders))
         )
 
-    def prompt_encoders(self, pipe: Any) -> list[tuple[str, int, bool]]:
-        """(tokenizer component, tokens it takes, whether it knows learned words) of each model that
-        tells the denoiser a prompt: the frozen ones where there are some, else the encoders.
+    def prompt_encoders(self, pipe: Any) -> list[tuple[str, int]]:
+        """(tokenizer component, tokens it takes) of each model that conveys a prompt to the
+        denoiser: the frozen ones where there are some, else the encoders.
         """
         names = [name for name, _ in self.frozen_text_encoders if getattr(pipe, name, None)]
         if names:
-            return [(name, self.length, False) for name in names]
-        taught = (name for name, _ in self.encoders)
-        return [(name, getattr(pipe, name).model_max_length, True) for name in taught]
+            return [(name, self.length) for name in names]
+        there = (name for name, _ in self.encoders if getattr(pipe, name, None))
+        return [(name, getattr(pipe, name).model_max_length) for name in there]
 
     def check(self, config: TrainConfig) -> None:
         """Refuse settings of a training that mean nothing for this family."""
@@ -67,7 +84,7 @@ class Family:
         return pipe.vae_scale_factor
 
     def tokenize(self, pipe: Any, prompts: list[str]) -> tuple[Tensor, ...]:
-        """Prompts (with any trigger already in its token form) -> ids [prompts, length] each."""
+        """Prompts -> ids [prompts, length] of each encoder; learned words are read as their rows."""
         return tuple(clip_ids(getattr(pipe, name), prompts) for name, _ in self.encoders)
 
     def encode_frozen(
@@ -81,20 +98,6 @@ class Family:
     ) -> dict[str, Tensor]:
         """Token ids of the encoders, and what the frozen ones gave -> conditioning."""
         raise NotImplementedError
-
-    def hook_prompts(self, pipe: Any, convert: Callable[[str], str]) -> None:
-        """Let the text encoders that learn, not the frozen ones, see each prompt as converted.
-
-        Here by the textual-inversion step of the pipeline, which it calls once a tokenizer.
-        """
-        own = pipe.maybe_convert_prompt
-        taught = [getattr(pipe, tokenizer) for tokenizer, _ in self.encoders]
-
-        def maybe_convert_prompt(prompt: Any, tokenizer: Any) -> Any:
-            heard = any(tokenizer is one for one in taught)
-            return own(each(convert, prompt) if heard else prompt, tokenizer)
-
-        pipe.maybe_convert_prompt = maybe_convert_prompt
 
     def encode_images(self, vae: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels [n, 3, H, W] in -1..1 -> mean and deviation [n, c, h, w] of the scaled latents."""
@@ -149,11 +152,6 @@ class Family:
         return {"guidance_scale": guidance, "negative_prompt": negative_prompt or None}
 
 
-def each(convert: Callable[[str], str], prompt: str | list[str]) -> str | list[str]:
-    """A prompt, or a list of them, converted."""
-    return convert(prompt) if isinstance(prompt, str) else [convert(one) for one in prompt]
-
-
 def clip_ids(tokenizer: Any, prompts: list[str], length: int | None = None) -> Tensor:
     """Ids [prompts, length], padded and cut to the tokenizer's length or the given one."""
     return tokenizer(
@@ -169,6 +167,13 @@ def no_negative(family: str, negative_prompt: str) -> None:
     """Refuse a negative prompt where the pipeline would ignore it."""
     if negative_prompt:
         raise ValueError(f"{family} takes no negative prompt; leave it empty.")
+
+
+def _classes(model: Any) -> list[str]:
+    """The names of a model's class and all that it is derived from; of a compiled one, inside."""
+    return (
+        [kind.__name__ for kind in type(unwrap_module(model)).__mro__] if model is not None else []
+    )
 
 
 def _present(pipe: Any, names: Iterable[str]) -> dict[str, nn.Module]:

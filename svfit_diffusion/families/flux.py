@@ -16,6 +16,7 @@ class Flux(Flow):
 
     name = "flux"
     pipelines = ("FluxPipeline",)
+    models = ("FluxTransformer2DModel",)
     dtype = "bfloat16"
     encoders = (("tokenizer", "text_encoder"),)
     frozen_text_encoders = (("tokenizer_2", "text_encoder_2"),)

@@ -7,7 +7,6 @@ diffusers' LoRA files have no place for it. So prompts are read once, as typed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,6 +21,8 @@ class Flux2Klein(Flow):
 
     name = "flux2-klein"
     pipelines = ("Flux2KleinPipeline",)
+    models = ("Flux2Transformer2DModel",)
+    text_model = "Qwen3"
     dtype = "bfloat16"
     frozen_text_encoders = (("tokenizer", "text_encoder"),)
 
@@ -36,9 +37,6 @@ class Flux2Klein(Flow):
     ) -> dict[str, Tensor]:
         """What was read is the conditioning."""
         return dict(read or {})
-
-    def hook_prompts(self, pipe: Any, convert: Callable[[str], str]) -> None:
-        """No encoder is taught a word here."""
 
     def encode_images(self, vae: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels [n, 3, H, W] -> patches of two by two [n, 4c, h/2, w/2], normalised by the
@@ -103,6 +101,7 @@ class Flux2(Flux2Klein):
 
     name = "flux2"
     pipelines = ("Flux2Pipeline",)
+    text_model = "Mistral3"
 
     def sampling(self, pipe: Any) -> tuple[int, float]:
         """The pipeline's own: 50 steps at 4."""

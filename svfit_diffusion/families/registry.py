@@ -23,8 +23,13 @@ FAMILIES: tuple[Family, ...] = (
 
 
 def recognise(pipe: Any) -> Family:
-    """The family of a diffusers pipeline; ValueError when it is none that is supported."""
-    return family_named(type(pipe).__name__)
+    """The family of a pipeline, by its class or its models; ValueError when it is none supported."""
+    names = [kind.__name__ for kind in type(pipe).__mro__]
+    by_class = (family for family in FAMILIES if {*names} & {*family.pipelines})
+    by_models = (family for family in FAMILIES if family.recognises(pipe))
+    for family in (*by_class, *by_models):
+        return family
+    return family_named(names[0])
 
 
 def family_named(kind: str) -> Family:

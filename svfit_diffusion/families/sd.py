@@ -20,6 +20,7 @@ class StableDiffusion(Family):
 
     name = "sd"
     pipelines = ("StableDiffusionPipeline",)
+    models = ("UNet2DConditionModel", "UNetMotionModel")
     dtype = "float16"
     denoiser = "unet"
     encoders = (("tokenizer", "text_encoder"),)

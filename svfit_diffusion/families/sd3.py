@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import clip_ids, each
+from .base import clip_ids
 from .flow import Flow
 from .sd import clip_pair
 
@@ -22,6 +21,7 @@ class StableDiffusion3(Flow):
 
     name = "sd3"
     pipelines = ("StableDiffusion3Pipeline",)
+    models = ("SD3Transformer2DModel",)
     dtype = "float16"
     encoders = (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2"))
     frozen_text_encoders = (("tokenizer_3", "text_encoder_3"),)
@@ -53,15 +53,6 @@ class StableDiffusion3(Flow):
             "encoder_hidden_states": torch.cat([hidden, t5], dim=1),
             "pooled_projections": torch.cat(pooled, dim=-1),
         }
-
-    def hook_prompts(self, pipe: Any, convert: Callable[[str], str]) -> None:
-        """By the pipeline's step for its CLIP encoders; it has none for textual inversion."""
-        own = pipe._get_clip_prompt_embeds
-
-        def clip_prompt_embeds(prompt: Any, *arguments: Any, **named: Any) -> Any:
-            return own(each(convert, prompt), *arguments, **named)
-
-        pipe._get_clip_prompt_embeds = clip_prompt_embeds
 
     def predict(
         self, denoiser: nn.Module, noisy: Tensor, times: Tensor, text: dict, guidance: float = 1.0

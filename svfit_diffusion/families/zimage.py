@@ -6,7 +6,6 @@ are turned round here. It takes pictures and prompts as lists, each prompt witho
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,6 +19,8 @@ class ZImage(Flow):
 
     name = "z-image"
     pipelines = ("ZImagePipeline",)
+    models = ("ZImageTransformer2DModel",)
+    text_model = "Qwen3"
     dtype = "bfloat16"
     frozen_text_encoders = (("tokenizer", "text_encoder"),)
 
@@ -43,9 +44,6 @@ class ZImage(Flow):
     ) -> dict[str, Tensor]:
         """What was read is the conditioning."""
         return dict(read or {})
-
-    def hook_prompts(self, pipe: Any, convert: Callable[[str], str]) -> None:
-        """No encoder is taught a word here."""
 
     def predict(
         self, denoiser: nn.Module, noisy: Tensor, times: Tensor, text: dict, guidance: float = 1.0

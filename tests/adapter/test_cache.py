@@ -21,7 +21,7 @@ def no_factoring(monkeypatch):
     def fail(jobs):
         raise AssertionError("factored again")
 
-    monkeypatch.setattr(cache, "factor_all", fail)
+    monkeypatch.setattr(cache, "factorize_all", fail)
 
 
 def test_warm_load_neither_factors_nor_reads_the_weights(pipe, monkeypatch):
