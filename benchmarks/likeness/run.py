@@ -28,7 +28,7 @@ from svfit_diffusion.settings import TrainConfig
 from svfit_diffusion.training.backgrounds import name_backgrounds
 from svfit_diffusion.training.objective import Denoiser, Objective
 from svfit_diffusion.training.runtime import make_accelerator
-from svfit_diffusion.training.subject import Subject
+from svfit_diffusion.training.subject import ADAPTER, Subject
 
 SEEDS, BATCH, TOKEN_RATE, DRAWN_AT_ONCE = 4, 4, 1e-2, 8
 SWEEP_SEEDS = 2

@@ -20,8 +20,9 @@ class Family:
     """Interface of a family.
 
     name: as written into concept files. pipelines: the classes that bases are published as.
-    models: the denoiser's classes; with its text encoders they tell any other pipeline's family.
-    dtype: the precision its bases are published in. denoiser: the component that predicts. encoders: (tokenizer, text encoder) components that a
+    models: the denoiser's classes, by which other pipelines are recognised; text_model: part of the
+    name of its first text encoder's class. dtype: the precision its bases are published in.
+    denoiser: the component that predicts. encoders: (tokenizer, text encoder) components that a
     concept may edit and teach a word; frozen_text_encoders: those that are only read, with the
     words as typed. original: diffusers' names for its kinds of single-file checkpoints.
     """
@@ -83,7 +84,7 @@ class Family:
         return pipe.vae_scale_factor
 
     def tokenize(self, pipe: Any, prompts: list[str]) -> tuple[Tensor, ...]:
-        """Prompts -> ids [prompts, length] of each encoder; learned words are read as their rows."""
+        """Prompts -> ids [prompts, length] of each encoder, with learned words as their rows."""
         return tuple(clip_ids(getattr(pipe, name), prompts) for name, _ in self.encoders)
 
     def encode_frozen(
@@ -170,7 +171,9 @@ def no_negative(family: str, negative_prompt: str) -> None:
 
 def _classes(model: Any) -> list[str]:
     """The names of a model's class and all that it is derived from; of a compiled one, inside."""
-    return [kind.__name__ for kind in type(unwrap_module(model)).__mro__] if model is not None else []
+    return (
+        [kind.__name__ for kind in type(unwrap_module(model)).__mro__] if model is not None else []
+    )
 
 
 def _present(pipe: Any, names: Iterable[str]) -> dict[str, nn.Module]:

@@ -23,7 +23,7 @@ FAMILIES: tuple[Family, ...] = (
 
 
 def recognise(pipe: Any) -> Family:
-    """The family of a pipeline, by its class or its models; ValueError when it is none supported."""
+    """The family of a pipeline, by its class or its models; ValueError when there is none."""
     names = [kind.__name__ for kind in type(pipe).__mro__]
     by_class = (family for family in FAMILIES if {*names} & {*family.pipelines})
     by_models = (family for family in FAMILIES if family.recognises(pipe))
