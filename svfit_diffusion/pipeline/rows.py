@@ -173,7 +173,7 @@ class TriggerRows(nn.Module, Strengths):
     def update_layer(
         self, adapter: str, words: tuple[Word, ...], rows: Tensor, start: Tensor, train: bool
     ) -> None:
-        """Add or replace an adapter's rows [tokens, width]; in place where the count is the same."""
+        """Add or replace an adapter's rows [tokens, width]; in place where the count is equal."""
         held = dict(self.svfit_rows.items()).get(adapter)
         if held is not None and len(held) == len(rows) and held[0].requires_grad == train:
             held.words = words
