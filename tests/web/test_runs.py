@@ -23,7 +23,7 @@ from svfit_diffusion.web.studio.worker import main
 from svfit_diffusion.web.studio.workspace import Workspace
 
 PHOTOS = sorted(str(path) for path in sample_folder().glob("*.png"))
-PATIENCE = 240  # seconds; a busy machine
+TIMEOUT = 240  # seconds; for a busy machine
 
 
 @pytest.fixture
@@ -38,15 +38,15 @@ def workspace_on(base, home):
 
 
 def wait(run, until):
-    """The status of a run as soon as it is such; fails where the run ends otherwise."""
-    end = time.monotonic() + PATIENCE
+    """The status of a run once it fulfils a condition; fails where the run ends first."""
+    end = time.monotonic() + TIMEOUT
     while time.monotonic() < end:
         status = run.status()
         if until(status):
             return status
         assert status["state"] in ACTIVE_STATES, status.get("message")
         time.sleep(0.1)
-    raise AssertionError(f"not within {PATIENCE} s: {status}")
+    raise AssertionError(f"not within {TIMEOUT} s: {status}")
 
 
 def worker(run):
@@ -89,7 +89,7 @@ def test_a_training_on_toybox_outlives_its_page_and_fills_the_library(home):
     assert "it is called “sks robot”" in view
     assert "Learned" in view and learned == "r2" and Path(sheet["value"]).is_file()
     assert Path(download["value"]).read_bytes() == entry.path.read_bytes()
-    assert TrainActions(workspace).token() == "zwx", "the next subject is called otherwise"
+    assert TrainActions(workspace).token() == "zwx", "the next subject has another trigger"
 
 
 def test_it_says_what_it_saw_behind_the_subject():
@@ -103,10 +103,10 @@ def test_it_says_what_it_saw_behind_the_subject():
 
 def test_stop_keeps_the_best_so_far_and_a_killed_one_says_so(base_folder, home):
     workspace = workspace_on(base_folder, home)
-    trainer = TrainActions(workspace)
+    actions = TrainActions(workspace)
     run = start_training(workspace, PHOTOS, "a dog", "", "quick", max_train_steps=9_000)
     wait(run, lambda s: s.get("step", 0) > 3)
-    trainer.stop()
+    actions.stop()
     status = wait(run, lambda s: s["state"] not in ACTIVE_STATES)
     assert status["state"] == "stopped" and 3 < status["step"] < 9_000
     best = min(loss for _, loss in status["held_out"])
@@ -116,26 +116,26 @@ def test_stop_keeps_the_best_so_far_and_a_killed_one_says_so(base_folder, home):
     run = start_training(workspace, PHOTOS, "a dog", "", "quick", max_train_steps=9_000)
     wait(run, lambda s: s.get("step", 0) > 0)
     worker(run).kill()
-    end = time.monotonic() + 20
+    end = time.monotonic() + TIMEOUT
     while run.alive() and time.monotonic() < end:
         time.sleep(0.1)
     assert run.status()["state"] == "failed"
-    assert "without an error message, perhaps for lack of memory" in trainer.show("")[1]
-    assert Runs(home).active() is None and trainer.show("")[4]["visible"]
+    assert "without an error message, perhaps for lack of memory" in actions.show("")[1]
+    assert Runs(home).active() is None and actions.show("")[4]["visible"]
 
     seen = Runs(home).resume().status()
     assert seen["state"] == "starting" and not seen["message"]
     with pytest.raises(ValueError, match="A training is running"):
         Runs(home).resume()
     wait(run, lambda s: s["state"] == "training")
-    assert not trainer.show("")[4]["visible"]
-    trainer.stop()
+    assert not actions.show("")[4]["visible"]
+    actions.stop()
     assert wait(run, lambda s: s["state"] not in ACTIVE_STATES)["state"] == "stopped"
 
 
 def test_a_stopped_training_that_is_resumed_learns_what_an_unbroken_one_does(base_folder, home):
     workspace = workspace_on(base_folder, home)
-    trainer = TrainActions(workspace)
+    actions = TrainActions(workspace)
     with pytest.raises(ValueError, match="There is no training to resume"):
         workspace.runs.resume()
     files, ways = [], {"unbroken": False, "broken": True}
@@ -147,12 +147,12 @@ def test_a_stopped_training_that_is_resumed_learns_what_an_unbroken_one_does(bas
             run.stop()
             status = wait(run, lambda s: s["state"] not in ACTIVE_STATES)
             assert status["state"] == "stopped" and status["step"] < 8
-            trainer.resume()
+            actions.resume()
         status = wait(run, lambda s: s["state"] == "done")
         assert [step for step, _ in status["losses"]] == list(range(1, 9))
         assert status["held_out"] == sorted(status["held_out"], key=lambda point: point[0])
         files.append(read_concept(run.folder / name / f"{name}.safetensors"))
-        assert not trainer.show("")[4]["visible"], "it has all its steps"
+        assert not actions.show("")[4]["visible"], "it has all its steps"
     assert Library(home).names() == ["broken", "unbroken"], "what it was when it was stopped went"
     one, other = files
     assert np.array_equal(one.deltas, other.deltas) and one.deltas.any()
@@ -160,11 +160,11 @@ def test_a_stopped_training_that_is_resumed_learns_what_an_unbroken_one_does(bas
 
 def test_one_that_ends_by_itself_shows_the_loss_that_decides(base_folder, home):
     workspace = workspace_on(base_folder, home)
-    trainer = TrainActions(workspace)
+    actions = TrainActions(workspace)
     run = start_training(workspace, PHOTOS, "a dog", "", "auto")
     wait(run, lambda s: s.get("step", 0) > 27)
-    assert "ends by itself" in trainer.show("")[1]
-    trainer.stop()
+    assert "ends by itself" in actions.show("")[1]
+    actions.stop()
     status = wait(run, lambda s: s["state"] not in ACTIVE_STATES)
     assert status["state"] == "stopped" and status["steps"] is None
     assert [step for step, _ in status["held_out"]][:2] == [0, 25]

@@ -118,8 +118,8 @@ def _detail(status: Mapping[str, Any]) -> str:
     if state == "training" and not steps:
         return f"step {step} · ends by itself"
     text = f"step {step} of {steps}" if steps else ""
-    if state == "training" and step > 1:
-        text += f" · {duration(status.get('left', 0))} left"
+    if state == "training" and (left := status.get("left")) is not None:
+        text += f" · {duration(left)} left"
     return text
 
 

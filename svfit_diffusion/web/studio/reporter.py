@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 import time
+from collections import deque
 from typing import Any
 
 from .runs import Run
@@ -11,6 +13,7 @@ PREVIEW_STEPS = 12  # denoising steps of a preview
 PREVIEW_TIME_SHARE = 0.2  # of a training's time may go into previews
 CURVE_POINTS = 200  # of the loss curve
 WRITE_SECONDS = 0.5  # between two writes of the status
+TIMED_STEPS = 20  # the last steps, whose median duration predicts the time left
 
 
 class Reporter:
@@ -27,11 +30,14 @@ class Reporter:
         self.held_out: list[tuple[int, float]] = status.get("held_out", [])
         self.best: tuple[float, dict[str, Any]] | None = None
         self.smooth, self.next_preview, self.last_write = None, 0.0, 0.0
-        self.started, self.preview_seconds = time.monotonic(), 0.0
+        self.durations: deque[float] = deque(maxlen=TIMED_STEPS)  # seconds of a step
+        self.last_call: float | None = None  # when the step before was reported
         (run.folder / "preview").mkdir(exist_ok=True)
 
     def __call__(self, training: Any, loss: float) -> None:
         """Record a step's loss; now and then a preview, the status, and the best state."""
+        if self.last_call is not None:  # the first step's time includes the preparation
+            self.durations.append(time.monotonic() - self.last_call)
         if self.steps_before is None:
             self.steps_before = training.step - 1
             self.losses = [point for point in self.losses if point[0] <= self.steps_before]
@@ -50,6 +56,7 @@ class Reporter:
         if now - self.last_write > WRITE_SECONDS or training.stopped or training.finished:
             self._write(training)
             self.last_write = now
+        self.last_call = time.monotonic()
 
     def _evaluate(self, training: Any) -> None:
         """Measure the loss on fixed noise and save a preview, within PREVIEW_TIME_SHARE."""
@@ -58,7 +65,6 @@ class Reporter:
         self._write(training)
         self._save_preview(training)
         took = time.monotonic() - start
-        self.preview_seconds += took
         self.next_preview = time.monotonic() + took * (1 / PREVIEW_TIME_SHARE - 1)
 
     def _measure(self, training: Any) -> None:
@@ -81,16 +87,20 @@ class Reporter:
         image.save(temporary, "JPEG", quality=88)
         temporary.replace(path)
 
+    def _seconds_left(self, step: int) -> float | None:
+        """A prediction, with the previews to come; None where there is nothing to go by."""
+        if self.steps is None or not self.durations:
+            return None
+        per_step = statistics.median(self.durations) / (1 - PREVIEW_TIME_SHARE)
+        return per_step * (self.steps - step)
+
     def _write(self, training: Any) -> None:
-        step = training.step
-        seconds = time.monotonic() - self.started - self.preview_seconds
-        per_step = seconds / (step - self.steps_before)
         every = max(1, len(self.losses) // CURVE_POINTS)
         self.run.write(
             state="training",
-            step=step,
+            step=training.step,
             steps=self.steps,
-            left=self.steps and per_step * (self.steps - step) / (1 - PREVIEW_TIME_SHARE),
+            left=self._seconds_left(training.step),
             losses=self.losses[::every],
             held_out=self.held_out,
             backgrounds=training.subject.backgrounds,
