@@ -1,4 +1,4 @@
-"""What the program is made of: pinned packages, models from safetensors, no strangers' code."""
+"""Dependencies and weights: pinned packages, models from safetensors, no foreign code."""
 
 import ast
 import json

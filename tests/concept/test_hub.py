@@ -1,4 +1,4 @@
-"""hub.py and publish.py against a stand-in of the Hub's HTTP interface on loopback."""
+"""Downloading from and uploading to the Hub, against a local server with its HTTP interface."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""export.py: diffusers' own loaders draw from the exported files what the concept draws."""
+"""With diffusers' own loaders, exported files give the same pictures as the concept."""
 
 import base64
 import hashlib
