@@ -31,9 +31,9 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             mode = os.fstat(file.fileno()).st_mode
         yield fresh
         fresh.chmod(mode & 0o777)  # safetensors replaces the file by its own, of mode 0600
-        fsync_folder(fresh)
+        fsync_path(fresh)
         os.replace(fresh, path)
-        fsync_folder(path.parent)
+        fsync_path(path.parent)
     except OSError as error:
         reason = error.strerror or str(error)
         kept = "; the file of that name is untouched" if path.is_file() else ""
@@ -60,7 +60,7 @@ def remove_leftovers(folder: str | Path) -> None:
                 path.unlink()
 
 
-def fsync_folder(path: str | Path) -> None:
+def fsync_path(path: str | Path) -> None:
     """Wait until a file's contents, or a folder's entries, are on the disk."""
     folder = Path(path).is_dir()
     if folder and os.name == "nt":  # Windows cannot open folders, and needs no sync of them

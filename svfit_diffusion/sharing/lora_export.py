@@ -27,9 +27,8 @@ from torch import nn
 from ..concept import Concept, Trigger, printable, replace_file
 from ..families import Family, recognise
 from ..pipeline import (
-    basis_of,
-    check_base,
     check_strength,
+    checked_bases,
     fuse_concepts,
     load_concept,
     loaded_concepts,
@@ -75,8 +74,7 @@ def export_lora(
     """
     path, family = Path(path), recognise(pipe)
     check_strength(strength)
-    models, folders, plan, _ = check_base(pipe, family, concept, None)
-    bases = basis_of(plan, concept.ranks, models, family, folders)
+    plan, bases = checked_bases(pipe, family, concept)
     tensors = lora_tensors(concept, plan, bases, kind, strength, _dtype(dtype))
     version = VERSIONS[_version(pipe, family)]
     words, embeddings = _embeddings(concept, pipe, family, path, strength)

@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from ..concept import fsync_folder, remove_leftovers, replace_file
+from ..concept import fsync_path, remove_leftovers, replace_file
 
 log = logging.getLogger(__name__)
 STATE, SETTINGS, MANIFEST = "state.safetensors", "state.json", "manifest.json"
@@ -179,7 +179,7 @@ def _settle(fresh: Path) -> Path:
     if path.exists():
         _remove(path)
     os.replace(fresh, path)
-    fsync_folder(path.parent)
+    fsync_path(path.parent)
     return path
 
 

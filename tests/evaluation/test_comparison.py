@@ -202,7 +202,7 @@ def test_dreambooth_is_the_published_protocol():
 
 
 def test_dreambooth_trains_draws_and_averages(tmp_path, monkeypatch):
-    """The whole path on two subjects with Toybox; a second call makes nothing anew."""
+    """All steps on two subjects with Toybox; a second call makes nothing again."""
     monkeypatch.setattr(protocol, "SUBJECTS", {"robot_toy": "toy", "dog": "dog"})
     monkeypatch.setattr(protocol, "_PLACES", ("in the snow",))
     for things in ("_THINGS", "_OUTFITS"):
