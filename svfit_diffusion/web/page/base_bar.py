@@ -63,8 +63,7 @@ def build_base_bar(workspace: Workspace, version: gr.Textbox, settings: list[gr.
 
     def defaults() -> list[Any]:
         start = workspace.pipeline.defaults
-        values = (start.steps, start.guidance, start.width, start.height)
-        return [gr.update(value=value) for value in values]
+        return [start.steps, start.guidance, start.width, start.height]
 
     found = [description, use]
     for event in (look_up.click, source.submit):
