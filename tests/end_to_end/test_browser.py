@@ -208,6 +208,21 @@ def test_stop_ends_a_training_and_a_second_must_wait(page, url):
     page.locator(".run.stopped").wait_for(timeout=TIMEOUT)
 
 
+def test_a_click_is_answered_at_once_while_another_window_generates(page, url):
+    data = ["a photo of a toy", "", {}, 8, 0, 100, None, None, None]
+    httpx.post(f"{url}gradio_api/call/generate", json={"data": data}).raise_for_status()
+    open_tab(page, url, "Generate")
+    page.locator("#prompt textarea").fill("a photo of a toy")
+    press_main_button(page)
+    page.locator("#live").get_by_text("Waiting for its turn").wait_for(timeout=3_000)
+    page.get_by_role("button", name="Stop").locator("visible=true").first.click()
+    page.locator("#live").get_by_text("Stopped.").wait_for()
+    page.locator("#prompt textarea").fill(" ")
+    press_main_button(page)
+    page.get_by_text("Write what to generate into the prompt first.").wait_for(timeout=TIMEOUT)
+    page.locator("#live").get_by_text("Waiting for its turn").wait_for(state="detached")
+
+
 def test_a_full_queue_is_said_on_the_page(page, url):
     open_tab(page, url, "Generate")
     data = ["a photo of a toy", "", {}, 8, 0, 100, None, None, None]

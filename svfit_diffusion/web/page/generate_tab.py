@@ -20,7 +20,7 @@ from ..studio import (
     Workspace,
 )
 from . import render
-from .events import GENERATING, QUEUED, UNQUEUED, escape, hidden_textbox, stopped
+from .events import GENERATING, QUEUED, UNQUEUED, escape, hidden_textbox, show_waiting, stopped
 from .generate_actions import GenerateActions
 from .sliders import clamped_slider
 
@@ -65,6 +65,7 @@ def build_generate(
     inputs = [chosen, prompt, negative, num, new_seed, seed, *settings]
     outputs = [gallery, live, seed]
     event = go.click(actions.generate, inputs, outputs, show_progress_on=live, **GENERATING)
+    show_waiting(go, live, event)
     stop.click(actions.stop, cancels=[event], **UNQUEUED).then(stopped, None, live, **UNQUEUED)
     gallery.select(actions.show_parameters, gallery, [text, details], **UNQUEUED)
     form = [chosen, prompt, negative, new_seed, seed, *settings, refilled]
