@@ -205,7 +205,7 @@ def test_only_files_that_were_uploaded_are_read_or_served(url, files, workspace)
     stolen = {"path": str(files["rex"]), "meta": {"_type": "gradio.FileData"}}
     address = f"{url}gradio_api/call/inspect"  # not the Client: it would upload the file
     event = httpx.post(address, json={"data": [stolen]}).json()["event_id"]
-    answer = httpx.get(f"{address}/{event}", timeout=30).text
+    answer = httpx.get(f"{address}/{event}", timeout=300).text
     assert "event: error" in answer and "event: complete" not in answer
     found = workspace.library.get("rex").path
     for path in (files["rex"], found, Path("pyproject.toml").resolve(), "/etc/hostname"):

@@ -11,7 +11,8 @@ import httpx
 import psutil
 import pytest
 
-KEPT = 4  # seconds that the app keeps files here; a day would show nothing
+KEPT = 8  # seconds that the app keeps files here; a day would show nothing. A client on a busy
+# machine must have fetched its picture by then
 SERVE = f"""
 import sys
 from svfit_diffusion.cli.main import main
@@ -58,7 +59,7 @@ class Crowd:
             thread.join()
 
     def _client(self, number):
-        with httpx.Client(base_url=self.url, timeout=120) as http:
+        with httpx.Client(base_url=self.url, timeout=600) as http:
             turn = 0
             while time.monotonic() < self.end:
                 turn += 1
@@ -118,7 +119,7 @@ def test_under_load_all_are_answered_and_nothing_piles_up(app, clients, seconds)
     files, before = left(temporary), memory(process)
     crowd = Crowd(url)
     crowd.work(clients, seconds)
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while (now := left(temporary)) and len(now) > len(files) and time.monotonic() < end:
         time.sleep(0.5)
     after = memory(process)

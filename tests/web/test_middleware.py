@@ -1,5 +1,6 @@
 """web.service: HTTP requests of other pages and programs to the app as it is served."""
 
+import math
 import os
 import socket
 import time
@@ -23,10 +24,10 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 @pytest.fixture(scope="module")
 def locked(workspace, tmp_path_factory):
-    """The same app with a password, and files that are deleted after a second."""
+    """The same app with a password, and files that go after some seconds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("locked")))
-        patch.setattr(temporary_files, "KEEP_SECONDS", 1.0)
+        patch.setattr(temporary_files, "KEEP_SECONDS", 4.0)  # an upload must be seen before it goes
         patch.setattr(temporary_files, "SWEEP_SECONDS", 0.2)
         page = build_app(workspace)
         yield server.launch(page, "127.0.0.1", None, LOGIN)[1]
@@ -313,7 +314,7 @@ def test_a_full_queue_says_so(url):
     assert full[0].headers["retry-after"] == "60"
     last = next(answer for answer in reversed(calls) if answer.status_code == 200)
     event = f"{url}gradio_api/call/generate/{last.json()['event_id']}"
-    assert "event: complete" in httpx.get(event, timeout=120).text, "those that wait are served"
+    assert "event: complete" in httpx.get(event, timeout=600).text, "those that wait are served"
 
 
 def log_in(address, password, **more):
@@ -328,15 +329,17 @@ def test_with_a_password_nothing_is_given_away_and_tries_are_slowed(locked):
     assert httpx.post(f"{locked}gradio_api/upload", files=upload).status_code == 401
     assert log_in(locked, LOGIN[1]).status_code == 200, "a right password makes all well"
     spoofed = [{"X-Forwarded-For": f"10.0.0.{i}"} for i in range(20)]
+    began = time.monotonic()
     with ThreadPoolExecutor(20) as threads:
         answers = list(threads.map(lambda h: log_in(locked, "guess", headers=h), spoofed))
     counts = [answer.status_code for answer in answers]
-    assert set(counts) == {400, 429} and counts.count(400) <= FREE_ATTEMPTS
+    later = math.log2(1 + time.monotonic() - began)  # waits of 1, 2, 4 s passed on a busy machine
+    assert set(counts) == {400, 429} and counts.count(400) <= FREE_ATTEMPTS + int(later)
     late = next(answer for answer in answers if answer.status_code == 429)
     assert int(late.headers["retry-after"]) >= 1 and "wrong passwords" in sentence(late)
     waited = 0.0
     while (answer := log_in(locked, LOGIN[1])).status_code == 429:
-        assert waited < 20
+        assert waited < 60
         waited += int(answer.headers["retry-after"])
         time.sleep(int(answer.headers["retry-after"]))
     assert answer.status_code == 200
@@ -356,7 +359,7 @@ def test_uploads_vanish_after_their_time(locked):
     upload = {"files": ("a.png", PNG)}
     path = Path(httpx.post(f"{locked}gradio_api/upload", files=upload, cookies=cookies).json()[0])
     assert path.is_file()
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while path.is_file() or path.parent.is_dir():
         assert time.monotonic() < end
         time.sleep(0.2)
