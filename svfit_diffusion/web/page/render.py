@@ -80,6 +80,7 @@ def progress(now: Progress) -> str:
         message=now.message,
         percent=100 * now.done / now.total if now.total else None,
         preview=now.image and inline_picture(now.image, 384),
+        remarks=now.remarks,
     )
 
 
