@@ -8,8 +8,10 @@ measures are those of measures.py; `base` is the base alone, asked for the subje
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..concept import Concept, read_concept
+from ..concept import Concept, free_path, printable, read_concept
 from ..data import Photo, read_folder
 from ..families import load_base
 from ..generation import generate, grid, parameters, pick_dtype, read_parameters, save_png
@@ -28,6 +30,8 @@ from ..pipeline import load_concept, loaded_concepts, remove_concept
 from . import measures
 from .features import Clip, Extractor, load_extractor
 
+log = logging.getLogger(__name__)
+SHOWN = 200  # characters of a path
 PROMPTS = (
     "a photo of {}",
     "a photo of {} on the beach",
@@ -115,11 +119,13 @@ def evaluate(
     plan: EvaluationPlan | None = None,
     device: str = "cpu",
     progress: bool = True,
+    overwrite: bool = False,
 ) -> list[Row]:
     """Draw and measure the base and each concept file; writes scores.json and sheet.png as well.
 
     references: pictures of the subject to compare with; training: those it was learned from.
-    Concepts of one call share their subject. Raises ValueError for what cannot be used.
+    Concepts of one call share their subject. What the folder holds is kept, scores under other
+    names, unless `overwrite` is set. Raises ValueError for what cannot be used.
     """
     plan, folder = plan or EvaluationPlan(), Path(output_dir)
     if not concepts:
@@ -129,9 +135,10 @@ def evaluate(
     pipe = load_base(base, pick_dtype(device)).to(device)
     pipe.set_progress_bar_config(disable=True)
     word = files[0][1].class_word or "thing"
-    drawn = {BASE: _draw_all(pipe, plan, word, None, folder, progress)}
+    draw = functools.partial(_draw_all, progress=progress, overwrite=overwrite)
+    drawn = {BASE: draw(pipe, plan, word, None, folder)}
     for path, concept in files:
-        drawn[_label(path)] = _draw_all(pipe, plan, concept.trigger, path, folder, progress)
+        drawn[_label(path)] = draw(pipe, plan, concept.trigger, path, folder)
     state = PartialState()
     state.wait_for_everyone()
     if not state.is_main_process:
@@ -139,8 +146,11 @@ def evaluate(
     pictures = {name: [_open(path) for path in paths] for name, paths in drawn.items()}
     rows = _score(plan, extractors, pictures, files, list(references), list(training), word)
     scores = {"base": base, "plan": asdict(plan), "rows": [asdict(row) for row in rows]}
-    (folder / "scores.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
-    save_png(_sheet(plan, pictures), folder / "sheet.png")
+    name = Path if overwrite else free_path
+    table, sheet = name(folder / "scores.json"), name(folder / "sheet.png")
+    table.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+    save_png(_sheet(plan, pictures), sheet)
+    log.info("%s, %s", printable(str(sheet), SHOWN), printable(str(table), SHOWN))
     return rows
 
 
@@ -150,9 +160,18 @@ def _label(path: Path) -> str:
 
 
 def _draw_all(
-    pipe: Any, plan: EvaluationPlan, words: str, concept: Path | None, folder: Path, progress: bool
+    pipe: Any,
+    plan: EvaluationPlan,
+    words: str,
+    concept: Path | None,
+    folder: Path,
+    progress: bool,
+    overwrite: bool,
 ) -> list[Path]:
-    """All pictures of the plan, this process's share drawn; prompts first, then the others."""
+    """All pictures of the plan, this process's share generated; prompts first, then the others.
+
+    ValueError where one of other settings is there, unless it may be overwritten.
+    """
     name = _label(concept) if concept else BASE
     prompts = [*(prompt.format(words) for prompt in plan.prompts), *plan.others]
     jobs = [(i, k) for i in range(len(prompts)) for k in range(plan.num)]
@@ -164,7 +183,13 @@ def _draw_all(
     with _loaded(pipe, concept), tqdm(mine, desc=name, disable=not progress) as bar:
         for (i, k), path in bar:
             wanted = parameters(pipe, prompts[i], plan.seed + k, **given)
-            if not (path.is_file() and _parameters(path) == wanted):
+            there = path.is_file()
+            if there and not overwrite and _is_whole(path) and _parameters(path) != wanted:
+                raise ValueError(
+                    f"{path} is there already, of other settings; pass another --output_dir, or "
+                    "--overwrite to replace it."
+                )
+            if not there or _parameters(path) != wanted:
                 image, made = next(generate(pipe, prompts[i], 1, plan.seed + k, **given))
                 save_png(image, path, made)
     return paths
@@ -186,6 +211,13 @@ def _parameters(path: Path) -> Any:
         return read_parameters(path)
     except (OSError, ValueError):
         return None  # half a picture, or another's: it is drawn anew
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        return bool(_open(path))
+    except OSError:
+        return False
 
 
 def _open(path: Path) -> Image.Image:

@@ -92,7 +92,8 @@ def _unnamed_photos(subject: Subject) -> list[int]:
 def _neutral(subject: Subject, photo: int) -> str:
     """A photo's caption, whatever the subject is."""
     caption = subject.examples.captions[photo]
-    return caption.replace(f"{subject.token} {subject.class_word}", ANYTHING)
+    token, noun = subject.token, subject.class_word
+    return caption.replace(f"{token} {noun}", ANYTHING).replace(f"{noun} {token}", ANYTHING)
 
 
 def _phrase_sets(subject: Subject, photo: int) -> tuple[tuple[str, ...], ...]:

@@ -13,6 +13,7 @@ import contextlib
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from accelerate import Accelerator
@@ -22,13 +23,14 @@ from tqdm.auto import tqdm
 from ..concept import write_concept
 from ..data import hold_out, reseed
 from ..settings import AUTO, TrainConfig
-from .adapted_base import adapt, load_frozen_base
+from ..sharing import push_to_hub
 from .advice import advice, remarks
 from .backgrounds import candidate_captions, complete_captions, recognise_backgrounds
 from .checkpoints import Checkpoints, folder_lock
 from .fixed_noise import each_photo, samples
 from .length import SAMPLES, AutoLength
 from .objective import Denoiser, Objective
+from .preparing import prepare
 from .previews import Previews
 from .result import Trained, make_concept, rounded_parameters
 from .resuming import Identity, find_checkpoint, known_backgrounds, resume, save_checkpoint
@@ -40,7 +42,8 @@ from .runtime import (
     restore,
 )
 from .stopping import FiniteGuard, any_process_stops, interruptible
-from .subject import encode_subject, read_source
+from .subject import encode_subject
+from .summary import StepClock
 
 log = logging.getLogger(__name__)
 Report = Callable[["Training", float], None]
@@ -60,7 +63,19 @@ def train(config: TrainConfig, progress: bool = True, report: Report | None = No
         accelerator.wait_for_everyone()
         training = Training(config, accelerator, progress)
         training.report = report
-        return training.run()
+        trained = training.run()
+    if config.push_to_hub and main:
+        trained = replace(trained, address=_upload(config, trained))
+    return trained
+
+
+def _upload(config: TrainConfig, trained: Trained) -> str:
+    """Upload the concept, and say where it lies if that fails: it is written all the same."""
+    try:
+        return push_to_hub(trained.path, config.hub_model_id or config.name, token=config.hub_token)
+    except ValueError as error:
+        log.error("%s The concept itself is in %s.", error, trained.path)
+        return ""
 
 
 class Training:
@@ -73,16 +88,17 @@ class Training:
     report: Report | None = None
 
     def __init__(self, config: TrainConfig, accelerator: Accelerator, progress: bool) -> None:
-        self.config, self.accelerator = config, accelerator
         self.progress = progress and accelerator.is_main_process
         self.step, self.stopped, self.exit_status = 0, None, 0
         self.final_parameters: dict[str, Tensor] | None = None
 
-        source = read_source(config, accelerator)
-        self.base = load_frozen_base(config, accelerator.device)
-        self.subject = encode_subject(config, accelerator, self.base, source, progress)
-        words = source.token, source.class_word
-        adapt(self.base, config, words, announce=accelerator.is_main_process)
+        plan = prepare(config, accelerator)
+        self.config, self.accelerator = plan.config, accelerator
+        self.base, self.summary = plan.base, plan.summary
+        config = plan.config
+        self.subject = encode_subject(config, accelerator, self.base, plan.source, progress)
+        if config.gradient_checkpointing:
+            self.base.enable_gradient_checkpointing()
         self.parameters = self.base.parameters()
         self.identity = Identity(config, accelerator, self.base, self.subject)
         self.checkpoints = Checkpoints(config.output_dir, config.checkpoints_total_limit)
@@ -137,7 +153,7 @@ class Training:
         if self.length and not self.length.curve:
             self._measure_length()
         total = None if self.length else self.config.most_steps
-        off = not self.progress
+        off, clock = not self.progress, StepClock()
         with (
             tqdm(total=total, initial=self.step, desc="training", disable=off) as bar,
             interruptible(self),
@@ -150,6 +166,7 @@ class Training:
                 self.step += 1
                 bar.update()
                 bar.set_postfix(loss=f"{loss:.4f}")
+                self._say(clock.step(total and total - self.step))
                 self._after_step(loss)
         if self.stopped and self.exit_status != 1:  # after a NaN the optimizer's state is no good
             save_checkpoint(self)
@@ -239,6 +256,10 @@ class Training:
             concept, config.concept_path, self.step, loss_before, loss_after, self.stopped,
             self.exit_status, tuple(hints), self.length.summary(steps) if self.length else "",
         )  # fmt: skip
+
+    def _say(self, sentence: str) -> None:
+        if sentence and self.accelerator.is_main_process:
+            log.info("%s", sentence)
 
     def _warn(self, sentences: list[str]) -> None:
         for sentence in sentences if self.accelerator.is_main_process else ():

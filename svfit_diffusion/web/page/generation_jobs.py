@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from ...generation import Parameters, grid, save_png, size_text
+from ...generation import Parameters, grid, is_withheld, save_png, size_text
 from ..studio import MAX_PROMPT, MAX_SEED, MAX_STRENGTH, SLOTS, Card, Job, Step, Stopped, Workspace
 from . import snippets
 
@@ -79,7 +79,8 @@ class Drawing:
                 image, parameters = event
                 path = Path(folder, f"{parameters.seed:010d}.png")
                 save_png(image, path, parameters)
-                made.append((str(path), f"seed {parameters.seed}"))
+                note = ", withheld by the safety checker" if is_withheld(image) else ""
+                made.append((str(path), f"seed {parameters.seed}{note}"))
                 self._first_look(job, image)
                 yield made, snippets.note("" if len(made) == job.num else "Next picture")
 
@@ -161,6 +162,8 @@ class Drawing:
 
     def _first_look(self, job: Job, image: Image.Image) -> None:
         """A concept that has no picture yet gets the first that shows it alone."""
+        if is_withheld(image):
+            return
         used = [card for card, strength in job.wanted if strength]
         if len(used) != 1 or not any(c.word in job.prompt for c in used[0].concept.calls()):
             return

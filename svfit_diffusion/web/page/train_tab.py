@@ -152,7 +152,7 @@ def build_train(trainer: Trainer, version: gr.Textbox) -> tuple[gr.Button, gr.St
             photos = gr.File(
                 label=f"Photos of one thing: drop 5 to 10 (at most {MAX_PHOTOS})",
                 file_count="multiple",
-                file_types=[*SUFFIXES, CAPTION],
+                file_types=[*SUFFIXES, CAPTION, ".jsonl", ".csv"],
                 height=150,
                 elem_id="photos",
             )

@@ -151,6 +151,7 @@ class Reporter:
             losses=self.losses[::every],
             held_out=self.held_out,
             backgrounds=training.subject.backgrounds,
+            summary=training.summary,
             remarks=[text[:1].upper() + text[1:] for text in training.remarks],
         )
 
@@ -188,7 +189,7 @@ def _sheet(config: Any, trained: Any) -> tuple[Image.Image, Image.Image]:
     from ...pipeline import load_concept
     from ...training import DTYPES
 
-    pipe = load_base(config.pretrained_model_name_or_path, DTYPES[config.mixed_precision])
+    pipe = load_base(config.pretrained_model_name_or_path, DTYPES[config.mixed_precision or "no"])
     pipe.to(pick_device()).set_progress_bar_config(disable=True)
     prompts = [scene.format(trained.concept.trigger) for scene in SCENES]
     before, _ = next(generate(pipe, prompts[0], seed=config.seed))
