@@ -195,13 +195,13 @@ def _reason(path: Path, error: Exception) -> str:
 
 
 def _decode(path: Path) -> Image.Image:
-    """First frame of a file as an upright RGB image on white, free of metadata."""
     if not path.is_file():
         raise _Refused("there is no such file; check the path")
     return _open(path)
 
 
 def _open(file: Path | BinaryIO) -> Image.Image:
+    """First frame of a file as an upright RGB image on white, free of metadata."""
     Image.init()
     formats = [name for name in FORMATS if name in Image.OPEN]
     with warnings.catch_warnings():  # our limit speaks below, as an error

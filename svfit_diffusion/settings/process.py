@@ -39,7 +39,9 @@ class ScheduleSettings:
         None, "passes over the photos, instead of a number of steps", above=0
     )
     train_batch_size: int = option(4, "pictures a step and process", above=0)
-    gradient_accumulation_steps: int = option(1, "batches added up for one optimizer step", above=0)
+    gradient_accumulation_steps: int | None = option(
+        None, "batches added up for one optimizer step; default: the launcher's, or 1", above=0
+    )
     seed: int = option(0, "decides noise, order and generated pictures", least=0)
     learning_rate: float = option(
         6e-3, "of the UNet's deltas, times the root mean square of its singular values", above=0

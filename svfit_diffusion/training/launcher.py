@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import psutil
 
@@ -62,7 +63,7 @@ def _launcher_command() -> list[str]:
 
 def _launcher_flag(command: Sequence[str]) -> str | None:
     """The value of the flag before the script, whose own flags follow it."""
-    for word, following in zip(command, [*command[1:], ""], strict=True):
+    for word, following in pairwise([*command, ""]):
         if word.endswith(".py"):
             return None
         if word == _FLAG:
