@@ -25,7 +25,7 @@ from svfit_diffusion.families import TOYBOX, load_base, recognise
 from svfit_diffusion.generation.pictures import save_png
 from svfit_diffusion.pipeline import trigger
 from svfit_diffusion.settings import TrainConfig
-from svfit_diffusion.training.adapted_base import AdaptedBase
+from svfit_diffusion.training.adapted_base import ADAPTER, AdaptedBase
 from svfit_diffusion.training.backgrounds import complete_captions, recognise_backgrounds
 from svfit_diffusion.training.objective import Denoiser, Objective
 from svfit_diffusion.training.runtime import make_accelerator
@@ -66,8 +66,8 @@ class Run:
             self.subject.examples = replace(self.subject.examples, captions=captions(item, work))
         rows = [
             row
-            for part, ids in self.adapted.ids.items()
-            for row in trigger.row_parameters(getattr(self.pipe, part), ids)
+            for part in self.adapted.ids
+            for row in trigger.row_parameters(getattr(self.pipe, part), ADAPTER)
         ]
         adapter = [*groups["denoiser"], *groups["text"]]
         self.parameters, self.adapter = [*adapter, *rows], adapter
@@ -106,7 +106,7 @@ class Run:
     def prompt(self, words: str) -> str:
         """A prompt's words with the subject in them; the base is asked for its class."""
         named = f"{TOKEN} {self.item.kind}" if self.parameters else with_article(self.item.kind)
-        return self.adapted.put_tokens(words.format(named))
+        return words.format(named)
 
     def train(self, steps: int) -> None:
         """Train on to `steps` in all, with the base's own loss."""

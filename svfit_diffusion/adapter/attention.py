@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from peft import inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from ..settings import ATTENTION
 from .basis import Rank
+from .config import PROJECTIONS, SVFitConfig
 from .layer import SVFitLinear
-from .tuner import PROJECTIONS, SVFitConfig, layers
+from .tuner import TRAINABLE, layers
 
 # FLUX.2's single-stream blocks: q, k, v and the MLP's input in one Linear, and their output. Not in
 # PROJECTIONS: other attention has a ModuleList called to_out.
@@ -140,8 +142,12 @@ def layout(models: Mapping[str, nn.Module], targets: Mapping[str, str]) -> list[
 
 
 def unpatch_attention(model: nn.Module, adapter_name: str) -> None:
-    """Remove an adapter; where none is left on a projection, its own Linear stands there again."""
-    for name, layer in layers(model).items():
+    """Remove an adapter; where none is left on a projection, its own Linear stands there again.
+
+    With the last adapter, the model's own parameters are as trainable as they were before it.
+    """
+    held = [(n, m) for n, m in model.named_modules() if isinstance(m, SVFitLinear)]
+    for name, layer in held:
         layer.set_adapter([a for a in layer.active_adapters if a != adapter_name])
         layer.delete_adapter(adapter_name)
         if not layer.svfit_delta:
@@ -152,13 +158,24 @@ def unpatch_attention(model: nn.Module, adapter_name: str) -> None:
     if not configs and hasattr(model, "peft_config"):
         del model.peft_config
         model._hf_peft_config_loaded = False
+    if not any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+        trainable = model.__dict__.pop(TRAINABLE, ())
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad or name in trainable)
 
 
 def _attention_modules(model: nn.Module) -> dict[str, nn.Module]:
     processors = getattr(model, "attn_processors", None)
     if processors is not None:
         names = (key.removesuffix(".processor") for key in processors)
-        return {name: model.get_submodule(name) for name in names}
+        found = {name: model.get_submodule(name) for name in names}
+        if fused := [n for n, module in found.items() if getattr(module, "fused_projections", 0)]:
+            raise ValueError(
+                f"fuse_qkv_projections() was called on this {type(model).__name__}, so {fused[0]} "
+                "no longer reads its to_q, to_k and to_v, which SVFit edits; call "
+                "unfuse_qkv_projections() first."
+            )
+        return found
     return {
         name: module
         for name, module in model.named_modules()

@@ -147,6 +147,8 @@ def loaded_weight(module: nn.Module) -> Tensor:
     from peft.utils import resolve_quantization_backend
 
     while hasattr(module, "base_layer"):
+        if (kept := getattr(module, "kept_weight", None)) is not None:
+            return kept.detach()  # a fused concept is no part of the base
         module = module.base_layer
     backend = resolve_quantization_backend(module, get_apply_tensor_subclass=lambda: None)
     return module.weight.detach() if backend is None else backend.get_base_weight(module).detach()
@@ -206,8 +208,9 @@ def _entry(kind: str, suffix: str, *key: object) -> Path:
 
 
 def _factor(source: Source, rules: Mapping[str, Rank]) -> dict[str, Basis]:
-    names = sorted(rules)
-    return dict(zip(names, factorize_all((source.weight(n), rules[n]) for n in names), strict=True))
+    names, model = sorted(rules), type(source.model).__name__
+    jobs = ((source.weight(n), rules[n], f"{n} of {model}") for n in names)
+    return dict(zip(names, factorize_all(jobs), strict=True))
 
 
 def _read(path: Path, names: Iterable[str]) -> dict[str, Basis] | None:

@@ -10,20 +10,22 @@ in float32 only: a coarser one would lose small edits.
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from peft.tuners._buffer_dict import BufferDict
-from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from peft.utils import resolve_quantization_backend
 from torch import Tensor, nn
 
 from .basis import Basis
+from .merging import Mergeable
+from .placement import Bases, Deltas, compute_dtype, fetch, hooked
+from .strength import Strengths
+
+BASE = "__base__"  # peft's name for "no adapter" in a mixed batch
 
 
-class SVFitLinear(nn.Module, BaseTunerLayer):
+class SVFitLinear(nn.Module, Mergeable, Strengths):
     """A Linear, quantised or not, with any number of SVFit adapters.
 
     `svfit_delta[adapter]`: [r], float32, the only trained values. `svfit_U[key]` [out, R] and
@@ -37,15 +39,13 @@ class SVFitLinear(nn.Module, BaseTunerLayer):
     def __init__(self, base_layer: nn.Module, **quantization: Any) -> None:
         super().__init__()
         self.base_layer = base_layer
-        self.svfit_delta = nn.ParameterDict()
-        self.svfit_U = BufferDict({}, persistent=False)
-        self.svfit_V = BufferDict({}, persistent=False)
+        self.svfit_delta = Deltas()
+        self.svfit_U = Bases()
+        self.svfit_V = Bases()
         self.svfit_rank: dict[str, int] = {}
-        self.svfit_scaling: dict[str, float] = {}
         self.svfit_key: dict[str, str] = {}
         self.svfit_ties: dict[str, tuple[tuple[int, int, bool], ...]] = {}
-        self._disable_adapters = False
-        self.merged_adapters: list[str] = []
+        self.start_strengths()
         self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
         self.quantization_backend = resolve_quantization_backend(base_layer, **quantization)
 
@@ -63,7 +63,9 @@ class SVFitLinear(nn.Module, BaseTunerLayer):
         rank, base = basis.s.numel(), self.get_base_layer()
         bias = getattr(base, "bias", None)
         weight = base.weight if self.quantization_backend is None or bias is None else bias
-        dtype = weight.dtype if weight.is_floating_point() else torch.float32
+        exact = self.quantization_backend is None
+        dtype = compute_dtype(base) if exact else weight.dtype
+        dtype = dtype if dtype.is_floating_point else torch.float32
         if key not in self.svfit_U or self.svfit_U[key].shape[1] < rank:
             self.svfit_U[key] = basis.U.to(weight.device, dtype)
             self.svfit_V[key] = basis.V.to(weight.device, dtype)
@@ -76,79 +78,35 @@ class SVFitLinear(nn.Module, BaseTunerLayer):
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
 
     def delete_adapter(self, adapter_name: str) -> None:
-        """Delete an adapter, and the basis that no other adapter uses."""
+        """Delete an adapter, and the basis that no other adapter uses; what is merged stays so."""
+        self._settle(adapter_name)
         super().delete_adapter(adapter_name)
         for key in set(self.svfit_U) - set(self.svfit_key.values()):
             del self.svfit_U[key], self.svfit_V[key]
 
     @torch.no_grad()
     def tie(self, adapter: str) -> None:
-        """Give directions that no basis can tell apart their mean delta, or 0 (svd.py)."""
+        """Give directions that no basis can distinguish their mean delta, or 0 (basis.py)."""
         for start, stop, kept in self.svfit_ties.get(adapter, ()):
             group = self.svfit_delta[adapter][start:stop]
             group.copy_(group.mean() * kept)
 
-    def set_scale(self, adapter: str, scale: float) -> None:
-        """Set the strength of an adapter: 0 is the base, 1 as trained."""
-        if adapter in self.svfit_scaling:
-            self.svfit_scaling[adapter] = scale
+    def forward(
+        self, x: Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any
+    ) -> Tensor:
+        """x [..., in] -> [..., out], in the dtype that the base layer gives.
 
-    def scale_layer(self, scale: float) -> None:
-        """Multiply the strength of the active adapters by `scale`."""
-        for adapter in self._present(self.active_adapters):
-            self.svfit_scaling[adapter] *= scale
-
-    def unscale_layer(self, scale: float | None = None) -> None:
-        """Divide the strength of the active adapters by `scale`; None puts it back to 1."""
-        for adapter in self._present(self.active_adapters):
-            self.svfit_scaling[adapter] = self.svfit_scaling[adapter] / scale if scale else 1.0
-
-    def get_delta_weight(self, adapter: str) -> Tensor:
-        """The edit `U diag(strength * delta) V^T`: [out, in], float32."""
-        U, V, delta = (t.float() for t in self._parts(adapter))
-        return (U * delta) @ V.T
-
-    def check_merge(self, adapter_names: list[str] | None = None) -> None:
-        """ValueError where merging the named adapters, or all active ones, gives no usable weight.
-
-        That is where a sum is not finite, or where the weight is quantised for good.
+        adapter_names: of a mixed batch, the adapter of each row, or "__base__".
         """
-        weight = None
-        for adapter in self._present(check_adapters_to_merge(self, adapter_names) or ()):
-            self._check_quantization()
-            weight = self._shifted(adapter, 1, weight)
-            if not torch.isfinite(weight).all():
-                raise ValueError(
-                    f"merging {adapter!r} would put NaN or infinity into a weight; the file is "
-                    "broken or its strength too large. Nothing was merged."
-                )
-
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Add the edits of the named adapters, or all active ones, to the base weight.
-
-        safe_merge: raise ValueError, with the weight untouched, if the sum is not finite.
-        """
-        if safe_merge:
-            self.check_merge(adapter_names)
-        for adapter in self._present(check_adapters_to_merge(self, adapter_names) or ()):
-            self._check_quantization()
-            self.set_base_weight(self._shifted(adapter, 1))
-            self.merged_adapters.append(adapter)
-
-    def unmerge(self) -> None:
-        """Take the merged edits out of the base weight again."""
-        if not self.merged:
-            warnings.warn("no adapter is merged, so there is nothing to unmerge.", stacklevel=2)
-        while self.merged_adapters:
-            self.set_base_weight(self._shifted(self.merged_adapters.pop(), -1))
-
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """x [..., in] -> [..., out], in the dtype that the base layer gives."""
+        if adapter_names is not None:
+            return self._mixed(x, adapter_names, *args, **kwargs)
         if self._disable_adapters and self.merged_adapters:
             self.unmerge()
-        adapters = self._present(self.active_adapters)
         base = self.base_layer
-        if self._disable_adapters or self.merged_adapters or not adapters:
+        adapters = () if self._disable_adapters else self._present(self.active_adapters)
+        if self.merged_adapters:
+            adapters = [name for name in adapters if name not in self.merged_adapters]
+        if not adapters:
             return base(x, *args, **kwargs)
         if self._dense_is_cheaper(x, adapters):
             weight = base.weight
@@ -160,14 +118,35 @@ class SVFitLinear(nn.Module, BaseTunerLayer):
         if self.quantization_backend is not None:
             result = self.quantization_backend.maybe_clone_base_result(result)
         for adapter in adapters:
-            U, V, delta = self._parts(adapter)
-            inner = x.to(V.dtype) @ V
-            inner = inner * delta.to(inner.dtype)
-            if inner.dtype == result.dtype:
-                rows = torch.addmm(result.flatten(0, -2), inner.flatten(0, -2), U.T)
-                result = rows.view_as(result)
-            else:
-                result = result + (inner @ U.T).to(result.dtype)
+            result = self._edited(result, x, adapter)
+        return result
+
+    def _edited(self, result: Tensor, x: Tensor, adapter: str) -> Tensor:
+        """result [..., out] with what an adapter adds to it for x [..., in]."""
+        U, V, delta = self._parts(adapter)
+        inner = x.to(V.dtype) @ V
+        inner = inner * delta.to(inner.dtype)
+        if inner.dtype == result.dtype:
+            rows = torch.addmm(result.flatten(0, -2), inner.flatten(0, -2), U.T)
+            return rows.view_as(result)
+        return result + (inner @ U.T).to(result.dtype)
+
+    def _mixed(self, x: Tensor, adapter_names: list[str], *args: Any, **kwargs: Any) -> Tensor:
+        """A batch x [n, ..., in] in which each row has an adapter of its own."""
+        if len(adapter_names) != len(x):
+            raise ValueError(
+                f"adapter_names names {len(adapter_names)} adapters for a batch of {len(x)}; pass "
+                f"one for each row, {BASE!r} for none."
+            )
+        if self.merged_adapters:
+            raise ValueError("adapters are merged, so rows cannot differ; unmerge them first.")
+        result = self.base_layer(x, *args, **kwargs)
+        if self._disable_adapters:
+            return result
+        result = result.clone()
+        for adapter in self._present(sorted(set(adapter_names))):
+            rows = [i for i, name in enumerate(adapter_names) if name == adapter]
+            result[rows] = self._edited(result[rows], x[rows], adapter)
         return result
 
     def _dense_is_cheaper(self, x: Tensor, adapters: list[str]) -> bool:
@@ -189,33 +168,20 @@ class SVFitLinear(nn.Module, BaseTunerLayer):
             and self.quantization_backend is None
             and base.weight.dtype == x.dtype == torch.float32
             # else the weight may lie elsewhere, or be rounded
-            and not (hasattr(base, "_hf_hook") or torch.is_autocast_enabled(x.device.type))
+            and not (hooked(base) or torch.is_autocast_enabled(x.device.type))
         )
 
-    def _present(self, adapters: list[str] | tuple[()]) -> list[str]:
-        return [name for name in adapters if name in self.svfit_delta]
+    def _basis(self, adapter: str) -> tuple[Tensor, Tensor]:
+        """U [out, r] and V [in, r] of an adapter."""
+        key, rank = self.svfit_key[adapter], self.svfit_rank[adapter]
+        U, V = fetch(self.svfit_U, key), fetch(self.svfit_V, key)
+        return (U[:, :rank], V[:, :rank]) if U.shape[1] > rank else (U, V)
 
     def _parts(self, adapter: str) -> tuple[Tensor, Tensor, Tensor]:
         """U [out, r], V [in, r] and the scaled delta [r] of an adapter."""
-        key, rank = self.svfit_key[adapter], self.svfit_rank[adapter]
-        U, V = self.svfit_U[key], self.svfit_V[key]
-        if U.shape[1] > rank:
-            U, V = U[:, :rank], V[:, :rank]
-        delta, scale = self.svfit_delta[adapter], self.svfit_scaling[adapter]
-        return U, V, delta if scale == 1 else delta * scale  # a kernel less, where each costs time
-
-    def _shifted(self, adapter: str, sign: int, weight: Tensor | None = None) -> Tensor:
-        """A weight [out, in], the base's if none is given, with an edit added or taken away."""
-        weight = self.get_base_weight() if weight is None else weight
-        return (weight.float() + sign * self.get_delta_weight(adapter)).to(weight.dtype)
-
-    def _check_quantization(self) -> None:
-        backend = self.quantization_backend
-        if backend is not None and not backend.supports_merge:
-            raise ValueError(
-                f"a {backend.backend_name} weight cannot take a merged edit; keep the concept "
-                "attached, or load the base without quantisation."
-            )
+        delta, scale = fetch(self.svfit_delta, adapter), self.svfit_scaling[adapter]
+        # a kernel less, where each costs time
+        return *self._basis(adapter), delta if scale == 1 else delta * scale
 
     def __repr__(self) -> str:
         return "svfit." + super().__repr__()

@@ -6,90 +6,26 @@ scaling, saving and all else that peft and diffusers do with an adapter work on 
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftType
+from peft import PeftConfig
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
-from peft.tuners.tuners_utils import BaseTuner
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, _maybe_include_all_linear_layers
 from peft.utils import get_quantization_kwargs, register_peft_method, resolve_quantization_backend
+from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
-from .basis import Rank, parse_rank
+from .basis import Rank
 from .cache import load_bases
-from .layer import SVFitLinear
+from .config import SVFitConfig, peft_type
+from .layer import BASE, SVFitLinear
 
-PROJECTIONS = (
-    *("to_q", "to_k", "to_v", "to_out.0"),  # diffusers' attention
-    *("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),  # its second stream (MMDiT)
-    *("q_proj", "k_proj", "v_proj", "out_proj", "o_proj"),  # transformers' attention
-    *("query", "key", "value"),
-)
-
-
-def _peft_type(name: str) -> PeftType:
-    """The PeftType member called `name`, added to the enum if peft does not have it."""
-    if name not in PeftType.__members__:
-        member = str.__new__(PeftType, name)
-        member._name_ = member._value_ = name
-        setattr(PeftType, name, member)  # since Python 3.12 `PeftType.NAME` is read from the class
-        PeftType._member_map_[name] = PeftType._value2member_map_[name] = member
-        PeftType._member_names_.append(name)
-    return PeftType[name]
-
-
-@dataclass
-class SVFitConfig(PeftConfig):
-    """Which projections SVFit trains, and how many singular values of each.
-
-    Raises ValueError when `r` is no rank rule (svd.parse_rank).
-    """
-
-    r: Rank = field(
-        default=16,
-        metadata={"help": "top singular values trained: a number, 'full' or 'energy=0.99'"},
-    )
-    target_modules: list[str] | str | None = field(
-        default=PROJECTIONS,
-        metadata={"help": "names of the Linear modules to adapt, or a regular expression"},
-    )
-    exclude_modules: list[str] | str | None = field(
-        default=None, metadata={"help": "names of modules not to adapt, or a regular expression"}
-    )
-    rank_pattern: dict[str, Rank] = field(
-        default_factory=dict, metadata={"help": "module name -> rank, where it is not `r`"}
-    )
-    base_dtype: str | None = field(
-        default=None,
-        metadata={"help": "precision the base is published in; None: as its weights are loaded"},
-    )
-    basis_from: str | None = field(
-        default=None,
-        metadata={"help": "folder of the weight files to take the basis from, if not the model's"},
-    )
-    modules_to_save: list[str] | None = field(
-        default=None, metadata={"help": "modules trained and saved whole, such as a classifier"}
-    )
-    init_weights: bool = field(
-        default=True, metadata={"help": "deltas start at zero, which is the base model exactly"}
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.peft_type = _peft_type("SVFIT")
-        self.r = parse_rank(self.r)
-        self.rank_pattern = {name: parse_rank(rank) for name, rank in self.rank_pattern.items()}
-        for name in ("target_modules", "exclude_modules"):
-            if isinstance(value := getattr(self, name), list | tuple):
-                setattr(self, name, set(value))
-        dtype = getattr(torch, self.base_dtype or "float32", None)
-        if not isinstance(dtype, torch.dtype):
-            raise ValueError(
-                f"base_dtype is {self.base_dtype!r}, but must name a torch dtype such as 'float16'."
-            )
+TRAINABLE = "_svfit_trainable"  # attribute of a patched model: names that were trainable before
 
 
 class SVFitModel(BaseTuner):
@@ -107,10 +43,11 @@ class SVFitModel(BaseTuner):
         self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any
     ) -> None:
         """Find the bases of all targets, then let peft put the layers in."""
-        config = self.peft_config[adapter_name]
-        ranks = {
-            name: config.rank_pattern.get(name, config.r) for name in self._targets(model, config)
-        }
+        config = _maybe_include_all_linear_layers(self.peft_config[adapter_name], model)
+        ranks = {name: _rank_of(config, name) for name in self._targets(model, config)}
+        if not any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+            trainable = {name for name, p in model.named_parameters() if p.requires_grad}
+            model.__dict__[TRAINABLE] = trainable
         where = config.base_dtype, config.basis_from
         self._bases = load_bases(model, ranks, *where) if ranks else {}
         self._quantization = get_quantization_kwargs(model)
@@ -119,8 +56,8 @@ class SVFitModel(BaseTuner):
 
     @staticmethod
     def _check_target_module_exists(config: PeftConfig, key: str) -> Any:
-        """As peft decides it, but names that match nothing are told by a look at their endings:
-        the attention patch names every projection in full.
+        """As peft decides it, but a look at its endings rules out most names at once: the attention
+        patch names every projection in full.
         """
         if isinstance(config.target_modules, set):
             parts = key.split(".")
@@ -130,9 +67,13 @@ class SVFitModel(BaseTuner):
         return BaseTuner._check_target_module_exists(config, key)
 
     def _targets(self, model: nn.Module, config: SVFitConfig) -> Iterator[str]:
+        inside = None  # of which tuner layer
         for name, module in model.named_modules():
-            inside = ".base_layer" in name or self.prefix in name
-            if not inside and self._check_target_module_exists(config, name):
+            if inside is not None and name.startswith(inside):
+                continue
+            if isinstance(module, BaseTunerLayer):
+                inside = f"{name}."
+            if self._check_target_module_exists(config, name):
                 _check_linear(name, module)
                 yield name
 
@@ -146,6 +87,11 @@ class SVFitModel(BaseTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
+        """Next to the Linear itself, inside the layers of other methods, in whatever order they
+        came: so a LoRA's file finds its layer where it expects it.
+        """
+        while hasattr(target, "base_layer") and not isinstance(target, SVFitLinear):
+            parent, target_name, target = target, "base_layer", target.base_layer
         layer = target
         if not isinstance(target, SVFitLinear):
             layer = SVFitLinear(target, **self._quantization)
@@ -160,6 +106,29 @@ class SVFitModel(BaseTuner):
         )
         if layer is not target:
             self._replace_module(parent, target_name, layer, target)
+
+    @contextlib.contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """For one call of peft's model: `adapter_names`, the adapter of each row of the batch."""
+        names = kwargs.pop("adapter_names", None)
+        if names is None:
+            yield
+            return
+        held = layers(self.model).values()
+        known = {BASE, *(name for layer in held for name in layer.svfit_delta)}
+        if self.training or (unknown := sorted(set(names) - known)):
+            wrong = "the model is in training mode" if self.training else f"{unknown[0]!r} is none"
+            raise ValueError(
+                f"adapter_names picks loaded adapters for inference, but {wrong}; known are "
+                f"{', '.join(sorted(known))}."
+            )
+        with_names = functools.partial(_with_adapter_names, list(names))
+        hooks = [layer.register_forward_pre_hook(with_names, with_kwargs=True) for layer in held]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def merge_adapter(
         self, adapter_names: list[str] | None = None, safe_merge: bool = False
@@ -186,9 +155,23 @@ class SVFitModel(BaseTuner):
             layer.check_merge(adapter_names)
 
 
+def _with_adapter_names(names: list[str], _: nn.Module, args: Any, kwargs: dict) -> tuple:
+    return args, kwargs | {"adapter_names": names}
+
+
+def _rank_of(config: SVFitConfig, name: str) -> Rank:
+    """The rank of a projection; `rank_pattern` names it in full, by its ending, or as a regular
+    expression, as LoRA's does.
+    """
+    pattern = config.rank_pattern
+    if name in pattern:
+        return pattern[name]
+    return pattern.get(get_pattern_key(pattern, name), config.r)
+
+
 def _check_linear(name: str, module: nn.Module) -> None:
     """Refuse what is no Linear, quantised or not."""
-    inner = module.get_base_layer() if isinstance(module, SVFitLinear) else module
+    inner = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
     if not isinstance(inner, nn.Linear) and resolve_quantization_backend(inner) is None:
         raise ValueError(
             f"SVFit adapts Linear modules, but {name} is a {type(inner).__name__}; leave it out of "
@@ -197,8 +180,15 @@ def _check_linear(name: str, module: nn.Module) -> None:
 
 
 def layers(model: nn.Module) -> dict[str, SVFitLinear]:
-    """Name -> layer of every projection of `model` that carries SVFit adapters, sorted by name."""
-    found = ((n, m) for n, m in model.named_modules() if isinstance(m, SVFitLinear))
+    """Name -> layer of every projection of `model` that carries SVFit adapters, sorted by name.
+
+    The name is that of the projection, also where layers of other methods lie around it.
+    """
+    found = (
+        (name.replace(".base_layer", ""), module)
+        for name, module in model.named_modules()
+        if isinstance(module, SVFitLinear)
+    )
     return dict(sorted(found))
 
 
@@ -245,5 +235,5 @@ def rms_singular_value(models: Iterable[nn.Module]) -> float:
     return math.sqrt(squares / count) if count else 1.0
 
 
-if _peft_type("SVFIT") not in PEFT_TYPE_TO_TUNER_MAPPING:
+if peft_type("SVFIT") not in PEFT_TYPE_TO_TUNER_MAPPING:
     register_peft_method(name="svfit", config_cls=SVFitConfig, model_cls=SVFitModel)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from .. import toybox
 from ..families import base_name, recognise
-from ..pipeline import active_tokens, loaded_concepts, warn_unread_prompt
+from ..pipeline import loaded_concepts, warn_unread_prompt
 from .pictures import Parameters
 from .withheld import TEXT, is_flagged, withheld_card
 
@@ -89,7 +89,7 @@ def generate(
     first, family = parameters(pipe, prompt, seed, **given), recognise(pipe)
 
     for what, text in (("prompt", first.prompt), ("negative prompt", first.negative_prompt)):
-        if said := warn_unread_prompt(pipe, text, what, active_tokens(pipe)):
+        if said := warn_unread_prompt(pipe, text, what):
             log.warning("%s", said)
 
     def stepped(_: Any, step: int, __: Any, tensors: dict[str, torch.Tensor]) -> dict:

@@ -1,9 +1,12 @@
 """Concepts on a diffusers pipeline: load, weigh, swap, remove, fuse; the learned word.
 
-loading.py holds the calls that users make; matching.py and verification.py decide whether a
-concept fits a pipeline; trigger.py keeps the learned word's rows in the text encoders; prompts.py
-says what a tokenizer does not read; concept_size.py estimates how large a concept would be;
-offloading.py moves what is idle out of the accelerator's memory.
+loading.py and fusing.py hold the calls that users make, and attached.py reads from the modules what
+is loaded; matching.py and verification.py decide whether a concept fits a pipeline. The learned
+word: trigger.py teaches it, its rows lie in the text encoder (rows.py), the tokenizer hears it
+(tokenizer.py, words.py), and a base is saved with it (saving.py). model_methods.py: what a model
+with a concept does otherwise, through instance_class.py. activity.py, locking.py, offloading.py:
+which adapters are active, one change at a time, what is idle waits in main memory. prompts.py says
+what a tokenizer does not read; concept_size.py estimates how large a concept would be.
 """
 
 from .._lazy import lazy_names
@@ -15,14 +18,13 @@ __getattr__, __dir__, __all__ = lazy_names(
         "loading": [
             "active_tokens",
             "convert_prompt",
-            "fuse_concepts",
             "load_concept",
-            "loaded_concepts",
             "remove_concept",
             "set_concepts",
             "swap_concept",
-            "unfuse_concepts",
         ],
+        "attached": ["loaded_concepts"],
+        "fusing": ["fuse_concepts", "unfuse_concepts"],
         "matching": [
             "adapter_name",
             "base_fields",

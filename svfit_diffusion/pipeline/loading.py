@@ -1,61 +1,39 @@
-"""Concepts on a diffusers pipeline: load, weigh, swap, fuse, remove.
+"""Concepts on a diffusers pipeline: load, weigh, swap, remove.
 
     load_concept(pipe, "rex.safetensors", strength=0.8)
     pipe("a photo of sks dog on the beach")
 
-A concept is checked against the pipeline in full before anything of the pipeline is touched.
+A concept is checked against the pipeline in full before anything of the pipeline is touched. What
+is loaded lies in the pipeline's modules (attached.py), not in the pipeline.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from ..adapter import SVFitLinear, layers, unpatch_attention
-from ..concept import Concept, Trigger, locate, read_concept
-from ..families import recognise
+from ..adapter import Strengths, unpatch_attention
+from ..concept import Concept, locate, read_concept
+from ..families import Family, recognise
 from . import trigger
+from .activity import others_active, set_active
+from .attached import CONCEPTS, Attached, Loaded, attach, check_whole, detach, loaded_concepts
+from .fusing import unfuse_concepts
+from .instance_class import mix_in, take_out
+from .locking import one_at_a_time
 from .matching import adapter_name, check_base, check_names, check_strength, put_on, trigger_words
+from .model_methods import HoldsConcept
+from .offloading import at_rest
+from .tokenizer import heard_words
 from .verification import check_basis
+from .words import put_names
 
 
-@dataclass
-class Loaded:
-    """A concept as it is on a pipeline.
-
-    words: each learned trigger -> names of its tokens, in order. ids: text encoder -> ids of all
-    those tokens. token: the word given to load_concept in place of the concept's own. table: of the
-    self-check [8, values], shared by all that fit. layers: the projections, in the file's order.
-    """
-
-    concept: Concept
-    strength: float
-    triggers: tuple[Trigger, ...]
-    words: dict[str, list[str]] = field(default_factory=dict)
-    ids: dict[str, list[int]] = field(default_factory=dict)
-    token: str | None = None
-    basis_from: str | None = None
-    table: np.ndarray | None = None
-    layers: list[SVFitLinear] = field(default_factory=list)
-
-    def fits(self, new: Concept) -> bool:
-        """Whether a concept can take this one's place, value for value."""
-        keys = ("family", "targets", "fingerprints", "layout", "ranks")
-        return all(getattr(self.concept, key) == getattr(new, key) for key in keys)
-
-
-def loaded_concepts(pipe: Any) -> dict[str, Loaded]:
-    """Name -> what is loaded under it; a view to read, not to change."""
-    return pipe.__dict__.setdefault("_svfit_concepts", {})
-
-
+@one_at_a_time
 def load_concept(
     pipe: Any,
     concept: Concept | str | Path,
@@ -76,40 +54,67 @@ def load_concept(
     concept = concept if isinstance(concept, Concept) else read_concept(locate(concept))
     name = adapter_name(name or stem or concept.token or "concept")
     triggers = trigger_words(concept, token)
-    check_strength(strength)
-    check_names(loaded_concepts(pipe), name, triggers)
-    family = recognise(pipe)
-    unfuse_concepts(pipe)  # the base is known by its own weights
-    alike = (e for e in loaded_concepts(pipe).values() if e.fits(concept))
+    strength = check_strength(strength)
+    held, family = loaded_concepts(pipe), recognise(pipe)
+    check_names(held, name, triggers)
+    alike = (e.any for e in held.values() if e.fits(concept))
     table = next((e.table for e in alike if e.basis_from == basis_from), None)
-    models, folders, plan, table = check_base(pipe, family, concept, basis_from, table)
-    entry = Loaded(concept, strength, triggers, token=token, basis_from=basis_from, table=table)
-    try:
-        put_on(models, concept, plan, name, family, folders)
-        entry.layers = [models[p.part].get_submodule(p.local) for p in plan]
-        if concept.learned:
-            entry.words, entry.ids = trigger.register_tokens(pipe, family.encoders, triggers, {})
-        loaded_concepts(pipe)[name] = entry
-        _apply(pipe)
-    except BaseException:
-        _take_off(pipe, models, name, entry)
-        raise
+    with at_rest(pipe):
+        unfuse_concepts(pipe)
+        models, folders, plan, table = check_base(pipe, family, concept, basis_from, table)
+        active = _activity(pipe, family, held)
+        try:
+            put_on(models, concept, plan, name, family, folders)
+            if concept.learned:
+                trigger.teach_concept(pipe, family.encoders, name, triggers)
+            entry = Attached(concept, triggers, token, basis_from, table, [], None)
+            _remember(pipe, family, name, entry, plan)
+            for part, model in family.components(pipe).items():
+                set_active(model, [*active[part], *([name] if strength else [])])
+                _weigh(model, {name: strength})
+        except BaseException:
+            _take_off(pipe, family, name, active)
+            raise
     return name
 
 
+def _remember(pipe: Any, family: Family, name: str, entry: Attached, plan: list) -> None:
+    """Let each model that the concept edits, or teaches a word, remember it."""
+    models = family.components(pipe)
+    for part in sorted({*entry.concept.targets, *entry.concept.trigger_shape}):
+        ours = [p.local for p in plan if p.part == part]
+        layers = [_layer(models[part], local) for local in ours]
+        place = ours[0] if ours else None
+        one = Attached(**{**vars(entry), "layers": layers, "first": place})
+        attach(models[part], name, one)
+        mix_in(models[part], HoldsConcept)
+
+
+def _layer(model: nn.Module, name: str) -> nn.Module:
+    """The SVFit layer of a projection, perhaps inside layers of other methods."""
+    layer = model.get_submodule(name)
+    while not hasattr(layer, "svfit_delta"):
+        layer = layer.base_layer
+    return layer
+
+
+@one_at_a_time
 def set_concepts(pipe: Any, strengths: Mapping[str, float]) -> None:
     """Use the named concepts at these strengths, and no other that is loaded."""
     held = loaded_concepts(pipe)
-    if unknown := sorted(set(strengths) - set(held)):
-        known = ", ".join(sorted(held)) or "none"
-        raise ValueError(f"no concept named {unknown[0]!r} is loaded; loaded are: {known}.")
-    for value in strengths.values():
-        check_strength(value)
-    for name, entry in held.items():
-        entry.strength = float(strengths.get(name, 0.0))
-    _apply(pipe)
+    for name in strengths:
+        _held(held, name)
+    wanted = {name: check_strength(value) for name, value in strengths.items()}
+    for name in wanted:
+        check_whole(pipe, held[name])
+    unfuse_concepts(pipe)
+    for part, model in recognise(pipe).components(pipe).items():
+        on = [name for name, entry in held.items() if wanted.get(name) and part in entry.parts]
+        set_active(model, [*others_active(model, held), *on])
+        _weigh(model, {name: wanted[name] for name in on})
 
 
+@one_at_a_time
 def swap_concept(pipe: Any, name: str, concept: Concept | str | Path, **options: Any) -> str:
     """Put another concept in the place of a loaded one, under its name and at its strength.
 
@@ -117,112 +122,103 @@ def swap_concept(pipe: Any, name: str, concept: Concept | str | Path, **options:
     options: those of load_concept. Raises ValueError, with the old one still there, when the new
     one does not fit.
     """
-    old = _held(pipe, name)
+    held = loaded_concepts(pipe)
+    old = _held(held, name)
+    check_whole(pipe, old)
     new = concept if isinstance(concept, Concept) else read_concept(locate(concept))
-    if not old.fits(new) or options or old.basis_from or set(old.ids) != set(new.trigger_shape):
-        return _replace(pipe, name, new, {"strength": old.strength} | options)
+    same_words = set(old.ids) == set(new.trigger_shape)
+    if not old.fits(new) or options or old.any.basis_from or not same_words:
+        return _replace(pipe, old, new, {"strength": old.strength} | options)
     triggers = trigger_words(new)
-    check_names({k: v for k, v in loaded_concepts(pipe).items() if k != name}, name, triggers)
+    check_names({k: v for k, v in held.items() if k != name}, name, triggers)
     family = recognise(pipe)
     trigger.check(pipe, family.encoders, new)
-    check_basis(new, old.table)
-    if any(layer.merged for layer in old.layers):
+    check_basis(new, old.any.table)
+    with at_rest(pipe):
         unfuse_concepts(pipe)
-    deltas = torch.from_numpy(new.deltas.astype("float32")).split(list(new.ranks))
-    held = [layer.svfit_delta[name].data for layer in old.layers]
-    torch._foreach_copy_(held, deltas)
-    old.concept, old.triggers, old.token = new, triggers, None
-    if new.learned:
-        old.words, old.ids = trigger.register_tokens(pipe, family.encoders, triggers, old.ids)
-        trigger.write_rows(pipe, family.encoders, triggers, old.strength, old.ids)
+        deltas = torch.from_numpy(new.deltas.astype("float32")).split(list(new.ranks))
+        torch._foreach_copy_([layer.svfit_delta[name].data for layer in old.layers], deltas)
+        if new.learned:
+            trigger.teach_concept(pipe, family.encoders, name, triggers)
+        for entry in old.parts.values():
+            entry.concept, entry.triggers, entry.token = new, triggers, None
     return name
 
 
-def _replace(pipe: Any, name: str, new: Concept, options: dict[str, Any]) -> str:
+def _replace(pipe: Any, old: Loaded, new: Concept, options: dict[str, Any]) -> str:
     """Swap by removing and loading; a concept that is refused leaves the old one as it was."""
-    old = _held(pipe, name)
     unfuse_concepts(pipe)
-    check_base(pipe, recognise(pipe), new, options.get("basis_from"))
-    remove_concept(pipe, name)
+    with at_rest(pipe):
+        check_base(pipe, recognise(pipe), new, options.get("basis_from"))
+    before = old.any.concept, old.strength, old.name, old.any.token, old.any.basis_from
+    remove_concept(pipe, old.name)
     try:
-        return load_concept(pipe, new, name=name, **options)
+        return load_concept(pipe, new, name=old.name, **options)
     except ValueError:
-        load_concept(pipe, old.concept, old.strength, name, old.token, old.basis_from)
+        load_concept(pipe, *before)
         raise
 
 
+@one_at_a_time
 def remove_concept(pipe: Any, name: str) -> None:
     """Take a concept off; without any, the pipeline is the base again."""
-    entry, family = _held(pipe, name), recognise(pipe)
-    unfuse_concepts(pipe)
-    _take_off(pipe, family.components(pipe), name, entry)
-
-
-def fuse_concepts(pipe: Any) -> None:
-    """Merge the loaded concepts at their strengths into the weights: generation costs nothing.
-
-    ValueError, with all weights untouched, where one would not be finite.
-    """
-    fresh = [layer for layer in _all_layers(pipe) if not layer.merged]
-    for layer in fresh:
-        layer.check_merge()
-    for layer in fresh:
-        layer.merge()
-
-
-def unfuse_concepts(pipe: Any) -> None:
-    """Take fused concepts out of the weights again (to rounding)."""
-    for layer in _all_layers(pipe):
-        if layer.merged:
-            layer.unmerge()
+    family, held = recognise(pipe), loaded_concepts(pipe)
+    _held(held, name)
+    with at_rest(pipe):
+        unfuse_concepts(pipe)
+        _take_off(pipe, family, name, _activity(pipe, family, held))
 
 
 def convert_prompt(pipe: Any, prompt: Any) -> Any:
     """A prompt, or a list of them, with the triggers of active concepts as their tokens."""
     if isinstance(prompt, list | tuple):
         return [convert_prompt(pipe, p) for p in prompt]
-    return trigger.put_tokens(prompt, active_tokens(pipe))
+    return put_names(prompt, active_tokens(pipe))
 
 
 def active_tokens(pipe: Any) -> dict[str, str]:
     """Trigger -> its learned tokens, of the concepts that are in use."""
-    active = (entry.words for entry in loaded_concepts(pipe).values() if entry.strength)
-    return {word: " ".join(names) for words in active for word, names in words.items()}
+    readers = (getattr(pipe, name, None) for name, _ in recognise(pipe).encoders)
+    words = (word for reader in readers if reader is not None for word in heard_words(reader))
+    return {word.word: " ".join(word.names) for word in words}
 
 
-def _apply(pipe: Any) -> None:
-    """Bring the pipeline in line with the strengths of its concepts."""
-    unfuse_concepts(pipe)
-    held, family = loaded_concepts(pipe), recognise(pipe)
-    active = [name for name, entry in held.items() if entry.strength]
-    for layer in _all_layers(pipe):
-        ours = [name for name in active if name in layer.svfit_delta]
-        layer.set_adapter(ours, inference_mode=True)
-        for name in ours:
-            layer.set_scale(name, held[name].strength)
-    for entry in held.values():
-        trigger.write_rows(pipe, family.encoders, entry.triggers, entry.strength, entry.ids)
-    if any(entry.words for entry in held.values()) and not pipe.__dict__.get("_svfit_hooked"):
-        family.hook_prompts(pipe, functools.partial(convert_prompt, pipe))
-        pipe.__dict__["_svfit_hooked"] = True
-
-
-def _held(pipe: Any, name: str) -> Loaded:
-    held = loaded_concepts(pipe)
+def _held(held: Mapping[str, Loaded], name: str) -> Loaded:
     if name not in held:
         known = ", ".join(sorted(held)) or "none"
         raise ValueError(f"no concept named {name!r} is loaded; loaded are: {known}.")
     return held[name]
 
 
-def _all_layers(pipe: Any) -> list[SVFitLinear]:
-    return [x for m in recognise(pipe).components(pipe).values() for x in layers(m).values()]
+def _activity(pipe: Any, family: Family, held: Mapping[str, Loaded]) -> dict[str, list[str]]:
+    """Component -> its active adapters: concepts that have a strength there, and all others."""
+    found = {}
+    for part, model in family.components(pipe).items():
+        on = [name for name, entry in held.items() if entry.strengths.get(part)]
+        found[part] = [*others_active(model, held), *on]
+    return found
 
 
-def _take_off(pipe: Any, models: Mapping[str, nn.Module], name: str, entry: Loaded) -> None:
-    for model in models.values():
+def _weigh(model: nn.Module, strengths: Mapping[str, float]) -> None:
+    """Set strengths on a model's layers, which are switched on for it."""
+    if not strengths:
+        return
+    for layer in model.modules():
+        if isinstance(layer, Strengths):
+            if layer.disable_adapters:
+                layer.enable_adapters(True)
+            for name, strength in strengths.items():
+                layer.set_scale(name, strength)
+
+
+def _take_off(pipe: Any, family: Family, name: str, active: Mapping[str, list[str]]) -> None:
+    """Remove all of a concept that is there; what else was active stays so."""
+    tokenizers = {part: getattr(pipe, reader, None) for reader, part in family.encoders}
+    for part, model in family.components(pipe).items():
         unpatch_attention(model, name)
-    for part, ids in entry.ids.items():
-        trigger.remove_rows(getattr(pipe, part), ids)
-    loaded_concepts(pipe).pop(name, None)
-    _apply(pipe)
+        if part in tokenizers:
+            trigger.forget(tokenizers[part], model, name)
+        detach(model, name)
+        set_active(model, [other for other in active[part] if other != name])
+        if CONCEPTS not in model.__dict__:
+            take_out(model, HoldsConcept)

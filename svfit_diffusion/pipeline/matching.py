@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+import numbers
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -54,7 +56,7 @@ def base_fields(
     plan: list[Projection],
     ranks: tuple[int, ...],
 ) -> dict[str, Any]:
-    """The fields of a Concept that tell which base and which projections it is of."""
+    """The fields of a Concept that state which base and which projections it is of."""
     return {
         "ranks": ranks,
         "layout": _hash(plan, ranks),
@@ -91,8 +93,11 @@ def put_on(
 ) -> None:
     """Patch the models and write a concept's deltas, under the name of its adapter."""
     for part, deltas in split(concept, plan).items():
+        ranks = {local: len(delta) for local, delta in deltas.items()}
+        usual = Counter(ranks.values()).most_common(1)[0][0]
         config = SVFitConfig(
-            rank_pattern={local: len(delta) for local, delta in deltas.items()},
+            r=usual,
+            rank_pattern={local: rank for local, rank in ranks.items() if rank != usual},
             base_dtype=family.dtype,
             basis_from=folders.get(part),
             inference_mode=True,
@@ -114,7 +119,7 @@ def check_base(
     and pipeline do not belong together. table: that table, where it is known.
 
     Weights that are only there as a bfloat16 cast have no fingerprint to compare: there the
-    self-check decides, and its error is told in a warning.
+    self-check decides, and its error is stated in a warning.
     """
     got = printable(base_name(str(getattr(pipe.config, "_name_or_path", ""))), SHOWN)
     own = printable(concept.base, SHOWN)
@@ -197,12 +202,13 @@ def adapter_name(name: str) -> str:
     return f"{name}_" if hasattr(nn.ParameterDict, name) or name == "training" else name
 
 
-def check_strength(strength: float) -> None:
-    """Refuse what is no finite number."""
-    if not isinstance(strength, int | float) or not math.isfinite(strength):
+def check_strength(strength: float) -> float:
+    """The strength as a float of Python's; ValueError for what is no finite number."""
+    if not isinstance(strength, numbers.Real) or not math.isfinite(strength):
         raise ValueError(
             f"the strength is {strength!r}, but must be a number: 0 is the base, 1 as trained."
         )
+    return float(strength)
 
 
 def trigger_words(concept: Concept, token: str | None = None) -> tuple[Trigger, ...]:

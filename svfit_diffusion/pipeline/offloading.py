@@ -1,20 +1,21 @@
-"""Pipelines larger than the GPU's memory: what is not at work waits in main memory.
+"""Pipelines larger than the accelerator's memory: what is not at work waits in main memory.
 
-diffusers' own `enable_sequential_cpu_offload` moves a module's weights when that module is called.
-Deltas and learned words are read by the layer that holds them, not called, so their layers must be
-moved whole: accelerate is told so here. `enable_model_cpu_offload` needs no such care.
+accelerate and diffusers move weights by hooks on the modules that are there when it is enabled.
+So hooks are taken off before a concept's layers or weights change, and put on again afterwards.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from accelerate import cpu_offload
+from accelerate.hooks import AlignDevicesHook, CpuOffload, SequentialHook
+from diffusers.hooks.group_offloading import _maybe_remove_and_reapply_group_offloading
 from torch import nn
 
 KINDS = ("model", "sequential")
-WHOLE = ["SVFitLinear", "TriggerEmbedding"]
 
 
 def offload(pipe: Any, kind: str, device: str | torch.device | None = None) -> None:
@@ -31,11 +32,32 @@ def offload(pipe: Any, kind: str, device: str | torch.device | None = None) -> N
     if kind == "model":
         pipe.enable_model_cpu_offload(device=device)
     else:
-        offload_layers(pipe, device)
+        pipe.enable_sequential_cpu_offload(device=device)
 
 
-def offload_layers(pipe: Any, device: torch.device) -> None:
-    """The sequential kind, to any device. Buffers (bases among them: small) stay there."""
-    for model in pipe.components.values():
-        if isinstance(model, nn.Module):
-            cpu_offload(model, device, offload_buffers=False, preload_module_classes=WHOLE)
+@contextlib.contextmanager
+def at_rest(pipe: Any) -> Iterator[None]:
+    """While layers or weights change: no offloading hooks on the pipeline; then the same again."""
+    models = [model for model in pipe.components.values() if isinstance(model, nn.Module)]
+    hooks = [hook for model in models for hook in _hooks(model)]
+    device = next((hook.execution_device for hook in hooks), None)
+    if hooks:
+        pipe.remove_all_hooks()
+    try:
+        yield
+    finally:
+        if hooks and isinstance(hooks[0], CpuOffload):
+            pipe.enable_model_cpu_offload(device=device)
+        elif hooks:
+            pipe.enable_sequential_cpu_offload(device=device)
+        for model in models:
+            if any("_diffusers_hook" in module.__dict__ for module in model.modules()):
+                _maybe_remove_and_reapply_group_offloading(model)
+
+
+def _hooks(model: nn.Module) -> Iterator[AlignDevicesHook | CpuOffload]:
+    """accelerate's hooks of a component as a whole."""
+    hook = model.__dict__.get("_hf_hook")
+    for one in hook.hooks if isinstance(hook, SequentialHook) else (hook,):
+        if isinstance(one, AlignDevicesHook | CpuOffload):
+            yield one

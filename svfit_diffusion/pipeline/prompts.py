@@ -2,45 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from ..families import recognise
 from ..settings import RARE_WORDS
-from .trigger import put_tokens
 
 QUOTED = 200  # characters of what was cut
 
 
-def unread(pipe: Any, prompt: str, tokens: Mapping[str, str] | None = None) -> str:
+def unread(pipe: Any, prompt: str) -> str:
     """The end of a prompt that the base does not read, "" where it reads all of it.
 
-    tokens: word -> its learned tokens, which stand for it in the text encoders (trigger.py). Of
-    several tokenizers, the one that reads most counts; the words that a chat template adds to a
+    Of several tokenizers, the one that reads most counts; the words that a chat template adds to a
     prompt do not.
     """
     family, ends = recognise(pipe), []
-    for name, length, learned in family.prompt_encoders(pipe):
-        text = put_tokens(prompt, tokens or {}) if learned else prompt
-        tokenizer = getattr(pipe, name)
-        read = tokenizer(
-            text, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False
+    for name, length in family.prompt_encoders(pipe):
+        read = getattr(pipe, name)(
+            prompt, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False
         )
         marks = zip(read.offset_mapping, read.special_tokens_mask, strict=True)
         starts = [start for (start, _), special in marks if not special]
         room = length - (len(read.input_ids) - len(starts))
-        end = text[starts[room] :].rstrip() if len(starts) > room else ""
-        for word, names in (tokens or {}).items():
-            end = end.replace(names, word)
-        ends.append(end)
+        ends.append(prompt[starts[room] :].rstrip() if len(starts) > room else "")
     return min(ends, key=len, default="")
 
 
-def warn_unread_prompt(
-    pipe: Any, prompt: str, what: str = "prompt", tokens: Mapping[str, str] | None = None
-) -> str:
+def warn_unread_prompt(pipe: Any, prompt: str, what: str = "prompt") -> str:
     """A sentence on what of a prompt is not read, "" where all of it is."""
-    end = unread(pipe, prompt, tokens)
+    end = unread(pipe, prompt)
     if not end:
         return ""
     quoted = end if len(end) <= QUOTED else f"{end[: QUOTED - 1]}…"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +17,7 @@ from ..adapter import (
     tie_deltas,
     values_and_outputs,
 )
+from ..concept import Trigger
 from ..families import Family, load_base, recognise
 from ..pipeline import trigger
 from ..settings import TrainConfig
@@ -31,15 +31,13 @@ DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 class AdaptedBase:
     """A frozen base on its device, and the parameters that a training adds to it.
 
-    targets: component -> which of its attention has deltas. word: the trigger as it is typed;
-    tokens: the names of its own tokens, in order, where it is learned; ids: text encoder -> the ids
-    of those tokens.
+    targets: component -> which of its attention has deltas. tokens: the names of the trigger's own
+    tokens, in order, where it is learned; ids: text encoder -> the ids of those tokens.
     """
 
     pipe: Any
     family: Family
     targets: dict[str, str] = field(default_factory=dict)
-    word: str = ""
     tokens: list[str] = field(default_factory=list)
     ids: dict[str, list[int]] = field(default_factory=dict)
 
@@ -60,8 +58,8 @@ class AdaptedBase:
             group = groups["denoiser" if part == self.family.denoiser else "text"]
             for name, layer in layers(model).items():
                 group[f"{part}.{name}"] = layer.svfit_delta[ADAPTER]
-        for part, ids in self.ids.items():
-            rows = trigger.row_parameters(getattr(self.pipe, part), ids)
+        for part in self.ids:
+            rows = trigger.row_parameters(getattr(self.pipe, part), ADAPTER)
             groups["token"] |= {f"{part}.token.{i}": row for i, row in enumerate(rows)}
         return groups
 
@@ -103,24 +101,15 @@ class AdaptedBase:
                 log.info("%s", patched)
 
     def add_trigger(self, word: str, class_word: str, count: int = 1) -> None:
-        """Give the trigger tokens of its own, with `count` trainable rows in each text encoder
-        that start at the class word's embedding; from here on the pipeline reads it as them.
+        """Give the trigger `count` trainable rows in each text encoder, which start at the class
+        word's embedding; from here on the tokenizers read the word as them.
         """
-        name = re.sub(r"\W", "", word) or "token"
-        self.word, self.tokens = word, [f"<{name}-training-{i}>" for i in range(count)]
+        call = Trigger(word, class_word, {})
         for tokenizer_name, part in self.family.encoders:
             tokenizer, encoder = getattr(self.pipe, tokenizer_name), getattr(self.pipe, part)
-            ids = self.ids[part] = trigger.add_tokens(tokenizer, self.tokens)
-            start = trigger.start_row(tokenizer, encoder, class_word)
-            trigger.set_rows(encoder, ids, start.repeat(count, 1), train=True)
-            trigger.pool_at_end(encoder, tokenizer)
-        self.family.hook_prompts(self.pipe, self.put_tokens)
-
-    def put_tokens(self, prompt: str) -> str:
-        """The prompt as the text encoders that learn are to read it."""
-        if not self.tokens or any(name in prompt for name in self.tokens):
-            return prompt
-        return trigger.put_tokens(prompt, {self.word: " ".join(self.tokens)})
+            rows = trigger.start_row(tokenizer, encoder, class_word).repeat(count, 1)
+            (learned,) = trigger.teach(tokenizer, encoder, ADAPTER, [call], [rows], train=True)
+            self.ids[part], self.tokens = list(learned.ids), list(learned.names)
 
     def enable_gradient_checkpointing(self) -> None:
         """Keep fewer activations; what is trained must be in training mode for it."""

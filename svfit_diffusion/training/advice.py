@@ -17,11 +17,10 @@ def remarks(config: TrainConfig, base: AdaptedBase, subject: Subject) -> list[st
         prompts.append(("class prompt", subject.class_examples.captions))
     if config.validation_prompt:
         prompts.append(("validation prompt", (config.validation_prompt,)))
-    tokens = {base.word: " ".join(base.tokens)} if base.tokens else {}
     found = [warn_split_trigger(base.pipe, subject.token, bool(base.tokens))]
     for what, texts in prompts:
         for text in dict.fromkeys(texts):
-            found.append(warn_unread_prompt(base.pipe, text, f"{what} {text[:40]!r}", tokens))
+            found.append(warn_unread_prompt(base.pipe, text, f"{what} {text[:40]!r}"))
     found += [_about_captions(subject), _about_backgrounds(subject)]
     return [sentence for sentence in found if sentence]
 

@@ -42,7 +42,7 @@ class FixedNoise:
     def loss(self, model: nn.Module) -> float:
         """The mean loss, weighted by timestep as in training, without dropout.
 
-        All processes share the work, and get the same number, to the last bit.
+        All processes share the work; a sum over them gives each the same bits.
         """
         accelerator = self.objective.accelerator
         total = torch.zeros((), device=accelerator.device)

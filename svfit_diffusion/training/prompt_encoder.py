@@ -54,5 +54,5 @@ class PromptEncoder:
     ) -> dict[str, Tensor]:
         """All conditioning, by the text encoders that may be trained and what the others gave."""
         base = self.base
-        ids = base.family.tokenize(base.pipe, [base.put_tokens(prompt) for prompt in prompts])
+        ids = base.family.tokenize(base.pipe, prompts)
         return base.family.encode_text(base.pipe, tuple(i.to(device) for i in ids), frozen)

@@ -83,8 +83,8 @@ def unchecked_concept(
         fields["deltas"] = fields["deltas"].astype(np.float16)
     if base.ids:
         rows = {
-            part: trigger.get_rows(getattr(base.pipe, part), ids).half().numpy()
-            for part, ids in sorted(base.ids.items())
+            part: trigger.get_rows(getattr(base.pipe, part), ADAPTER).half().numpy()
+            for part in sorted(base.ids)
         }
         fields["trigger_rows"] = np.concatenate([r.ravel() for r in rows.values()])
         fields["trigger_shape"] = {part: r.shape for part, r in rows.items()}

@@ -1,4 +1,7 @@
-"""What a checkpoint holds of a training, and how a training goes on from one, to the last bit."""
+"""What a checkpoint holds of a training, and how a training goes on from one.
+
+On the same machine, with the same build and number of threads, it goes on to the last bit.
+"""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def test_delta_zero_is_the_base(family):
 
 
 def test_save_load_generate_and_remove(family):
-    """A fresh pipeline draws what the trained one does, to the last bit."""
+    """A fresh pipeline draws what the trained one does, to the last bit on one machine."""
     mine, fresh = drawn(family.training.base.pipe), load(family.base)
     before = drawn(fresh)
     name = load_concept(fresh, family.result.path)

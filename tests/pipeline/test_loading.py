@@ -170,7 +170,7 @@ def test_a_failure_half_way_leaves_the_pipeline(pipe, monkeypatch):
     concept, other = make_concept(pipe), make_concept(pipe, seed=1, token="zwx")
     load_concept(pipe, other, name="other")
     before = picture(pipe)
-    monkeypatch.setattr(pipeline.trigger, "place", lambda *_: 1 / 0)
+    monkeypatch.setattr(pipeline.trigger, "register_tokens", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         load_concept(pipe, concept)
     assert torch.equal(picture(pipe), before)  # the other is as it was

@@ -152,8 +152,8 @@ def test_nothing_in_a_checkpoint_can_run_code(tmp_path, monkeypatch):
 
 HOLDER = """
 import sys
-from svfit_diffusion.training.checkpoints import alone
-with alone(sys.argv[1]):
+from svfit_diffusion.training.checkpoints import folder_lock
+with folder_lock(sys.argv[1]):
     print("in", flush=True)
     sys.stdin.read()
 """

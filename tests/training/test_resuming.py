@@ -1,4 +1,7 @@
-"""resuming.py: a training that was stopped ends where one that was not does, to the last bit."""
+"""resuming.py: a training that was stopped ends where one that was not does.
+
+To the last bit: here both run on one machine.
+"""
 
 import logging
 import shutil

@@ -1,0 +1,156 @@
+"""Merging edits into a weight, and taking them out again to the bit.
+
+    merged = round(W + sum U diag(strength * delta) V^T)
+
+The weight that was there is kept (in main memory, where the model is on an accelerator), since
+rounding cannot be undone by subtraction. What others added to the weight in between, such as a
+fused LoRA, stays in it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+
+import torch
+from peft.tuners.tuners_utils import check_adapters_to_merge
+from torch import Tensor
+
+
+@dataclass
+class Merged:
+    """What is in a weight: the weight [out, in] before, and (delta [r], strength) of each adapter.
+
+    weight: None where the weight is quantised.
+    """
+
+    weight: Tensor | None
+    edits: dict[str, tuple[Tensor, float]] = field(default_factory=dict)
+
+
+class Mergeable:
+    """The merging of SVFitLinear."""
+
+    _merged: Merged | None = None
+
+    @property
+    def kept_weight(self) -> Tensor | None:
+        """The weight [out, in] as it was before anything of this layer was merged into it."""
+        return self._merged.weight if self._merged else None
+
+    def merged_strength(self, adapter: str) -> float:
+        """The strength at which an adapter was merged."""
+        return self._merged.edits[adapter][1]
+
+    def get_delta_weight(self, adapter: str) -> Tensor:
+        """The edit `U diag(strength * delta) V^T`: [out, in], float32."""
+        return self._edit(adapter, self.svfit_delta[adapter].detach(), self.svfit_scaling[adapter])
+
+    def check_merge(self, adapter_names: list[str] | None = None) -> None:
+        """ValueError where merging the named adapters, or all active ones, gives no usable weight.
+
+        That is where a sum is not finite, or where the weight is quantised for good.
+        """
+        weight = None
+        for adapter in self._present(check_adapters_to_merge(self, adapter_names) or ()):
+            self._check_quantization()
+            weight = self.get_base_weight() if weight is None else weight
+            weight = _add(weight, self.get_delta_weight(adapter))
+            if not torch.isfinite(weight.float()).all():
+                raise ValueError(
+                    f"merging {adapter!r} would put NaN or infinity into a weight; the file is "
+                    "broken or its strength too large. Nothing was merged."
+                )
+
+    @torch.no_grad()
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Add the edits of the named adapters, or all active ones, to the base weight.
+
+        safe_merge: raise ValueError, with the weight untouched, if the sum is not finite.
+        """
+        if safe_merge:
+            self.check_merge(adapter_names)
+        names = self._present(check_adapters_to_merge(self, adapter_names) or ())
+        if not names:
+            return
+        self._check_quantization()
+        before = self.get_base_weight()
+        if self._merged is None:
+            exact = self.quantization_backend is None
+            self._merged = Merged(before.to("cpu") if exact else None)
+        untouched = self._is_ours(before)
+        for adapter in names:
+            value = self.svfit_delta[adapter].detach().clone(), self.svfit_scaling[adapter]
+            self._merged.edits[adapter] = value
+            self.merged_adapters.append(adapter)
+        if untouched:
+            self.set_base_weight(self._with_edits(before))
+        else:
+            for adapter in names:
+                before = _add(before, self.get_delta_weight(adapter))
+            self.set_base_weight(before)
+
+    @torch.no_grad()
+    def unmerge(self) -> None:
+        """Take the merged edits out of the base weight again."""
+        if not self.merged:
+            warnings.warn("no adapter is merged, so there is nothing to unmerge.", stacklevel=2)
+            return
+        now, kept = self.get_base_weight(), self._merged.weight
+        if kept is None:
+            for adapter in reversed(self._merged.edits):
+                now = _add(now, -self._edit(adapter, *self._merged.edits[adapter]))
+            self.set_base_weight(now)
+        elif self._is_ours(now):
+            self.set_base_weight(kept.to(now.device, now.dtype))
+        else:
+            others = now.float() - self._with_edits(now).float()
+            self.set_base_weight((kept.to(now.device).float() + others).to(now.dtype))
+        self._merged = None
+        self.merged_adapters.clear()
+
+    def _settle(self, adapter: str) -> None:
+        """Leave a merged edit in the weight for good: its adapter is about to be deleted."""
+        if self._merged is None or adapter not in self._merged.edits:
+            return
+        delta, strength = self._merged.edits.pop(adapter)
+        self.merged_adapters.remove(adapter)
+        if not self._merged.edits:
+            self._merged = None
+        elif self._merged.weight is not None:
+            edit = self._edit(adapter, delta, strength).to(self._merged.weight.device)
+            self._merged.weight = _add(self._merged.weight, edit)
+
+    def _is_ours(self, now: Tensor) -> bool:
+        """Whether the weight is exactly what merging made of the one that is kept."""
+        if self._merged.weight is None:
+            return False
+        return torch.equal(now, self._with_edits(now))
+
+    def _with_edits(self, like: Tensor) -> Tensor:
+        """The kept weight with all merged edits, in the device and precision of a tensor."""
+        weight = self._merged.weight.to(like.device)
+        if not self._merged.edits:
+            return weight.to(like.dtype)
+        total = weight.float()
+        for adapter, value in self._merged.edits.items():
+            total = total + self._edit(adapter, *value).to(like.device)
+        return total.to(like.dtype)
+
+    def _edit(self, adapter: str, delta: Tensor, strength: float) -> Tensor:
+        """`U diag(strength * delta) V^T` of an adapter's basis: [out, in], float32."""
+        U, V = (matrix.float() for matrix in self._basis(adapter))
+        return (U * (strength * delta.to(U.device).float())) @ V.T
+
+    def _check_quantization(self) -> None:
+        backend = self.quantization_backend
+        if backend is not None and not backend.supports_merge:
+            raise ValueError(
+                f"a {backend.backend_name} weight cannot take a merged edit; keep the concept "
+                "attached, or load the base without quantisation."
+            )
+
+
+def _add(weight: Tensor, edit: Tensor) -> Tensor:
+    """Their sum [out, in], in the weight's precision."""
+    return (weight.float() + edit).to(weight.dtype)

@@ -1,0 +1,116 @@
+"""How strongly each adapter of a layer acts, and the calls of peft and diffusers that change it.
+
+    cross_attention_kwargs={"scale": 0.3}  ->  scale_layer(0.3), forward, unscale_layer(0.3)
+
+A strength is what a user puts on an adapter: 0 is the base, 1 as trained. What is scaled for one
+call is put back exactly, to the number that was there before.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+from peft.tuners.tuners_utils import BaseTunerLayer
+
+
+class Strengths(BaseTunerLayer):
+    """A tuner layer that holds `svfit_scaling`: adapter -> strength."""
+
+    cast_input_dtype_enabled = True  # diffusers' layerwise casting reads it of every tuner layer
+
+    def start_strengths(self) -> None:
+        """No adapter, all enabled, nothing merged."""
+        self.svfit_scaling: dict[str, float] = {}
+        self._before_scaling: list[tuple[float, dict[str, float]]] = []
+        self._trainable: dict[str, bool] | None = None
+        self._disable_adapters = False
+        self._active_adapter: list[str] | str = "default"
+        self.merged_adapters: list[str] = []
+
+    @property
+    def present_adapters(self) -> list[str]:
+        """The active adapters that this layer has."""
+        return self._present(self.active_adapters)
+
+    def strength(self, adapter: str) -> float:
+        """The strength at which an adapter acts now; 0 where it is not active."""
+        if adapter in self.merged_adapters:
+            return self.merged_strength(adapter)
+        active = not self._disable_adapters and adapter in self.active_adapters
+        return self.svfit_scaling.get(adapter, 0.0) if active else 0.0
+
+    def merged_strength(self, adapter: str) -> float:
+        """The strength at which an adapter was merged."""
+        raise NotImplementedError
+
+    def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
+        """Make exactly the named adapters act; what is merged is unmerged first, if it changes."""
+        names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
+        if self.merged and set(self.merged_adapters) != set(self._present(names)):
+            self._unmerge_first()
+        self._before_scaling.clear()
+        super().set_adapter(names, inference_mode)
+
+    def enable_adapters(self, enabled: bool) -> None:
+        """Switch all adapters on or off; whether their values are trained stays as it was."""
+        values = {n: p for a in self.adapter_layer_names for n, p in getattr(self, a).items()}
+        if not enabled and not self._disable_adapters:
+            self._trainable = {n: _requires_grad(p) for n, p in values.items()}
+        super().enable_adapters(enabled)
+        if enabled and self._trainable is not None:
+            for name, trained in self._trainable.items():
+                if name in values:
+                    values[name].requires_grad_(trained)
+            self._trainable = None
+
+    def set_scale(self, adapter: str, scale: float) -> None:
+        """Set the strength of an adapter: 0 is the base, 1 as trained."""
+        if adapter not in self.svfit_scaling:
+            return
+        if self._before_scaling and self._before_scaling[-1][0] == 0 and scale == 1.0:
+            # diffusers' way to end scale_layer(0), by which it cannot divide
+            before = self._before_scaling[-1][1]
+            self.svfit_scaling[adapter] = before.pop(adapter, 1.0)
+            if not before:
+                self._before_scaling.pop()
+            return
+        if adapter in self.merged_adapters and scale != self.merged_strength(adapter):
+            self._unmerge_first()
+        self.svfit_scaling[adapter] = scale
+
+    def scale_layer(self, scale: float) -> None:
+        """Multiply the strength of the active adapters by `scale`."""
+        before = {name: self.svfit_scaling[name] for name in self.present_adapters}
+        self._before_scaling.append((scale, before))
+        self.svfit_scaling.update({name: value * scale for name, value in before.items()})
+
+    def unscale_layer(self, scale: float | None = None) -> None:
+        """Undo scale_layer(scale); None puts the strength of the active adapters back to 1."""
+        if scale is None:
+            self._before_scaling.clear()
+            self.svfit_scaling.update(dict.fromkeys(self.present_adapters, 1.0))
+        elif self._before_scaling and self._before_scaling[-1][0] == scale:
+            self.svfit_scaling.update(self._before_scaling.pop()[1])
+        else:
+            for name in self.present_adapters:
+                self.svfit_scaling[name] /= scale
+
+    def _present(self, adapters: list[str] | tuple[()]) -> list[str]:
+        held = getattr(self, self.adapter_layer_names[0])
+        return [name for name in adapters if name in held]
+
+    def _unmerge_first(self) -> None:
+        names = ", ".join(sorted(set(self.merged_adapters)))
+        warnings.warn(
+            f"{names} is fused into the weights, so it is unfused before strengths change; fuse "
+            "again afterwards.",
+            stacklevel=3,
+        )
+        self.unmerge()
+
+
+def _requires_grad(values: object) -> bool:
+    """Whether a parameter, or any parameter of a module, is trained."""
+    if hasattr(values, "parameters"):
+        return any(p.requires_grad for p in values.parameters())
+    return values.requires_grad

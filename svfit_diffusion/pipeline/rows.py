@@ -1,0 +1,271 @@
+"""The rows of learned words in a text encoder, beside its table of embeddings.
+
+    row(strength) = class word + strength * (row - class word)
+
+The table stays as it is. Each row has a token id far beyond any vocabulary, which the encoder's
+tokenizer gives for the word (tokenizer.py), so that no id changes when other words are added to
+the table or removed. For peft and diffusers the rows are an adapter layer like others.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import check_adapters_to_merge
+from torch import Tensor, nn
+
+from ..adapter import Strengths
+from .words import token_names
+
+FIRST_ID = 1_000_000  # of learned tokens: no vocabulary is as large
+PLACE = "svfit_trigger"  # attribute of the module that holds the table, and that table's own:
+TABLE = "token_embedding"
+
+
+@dataclass(frozen=True)
+class Word:
+    """A learned word: the ids of its tokens, and its own share of its concept's strength."""
+
+    word: str
+    ids: tuple[int, ...]
+    share: float = 1.0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of its tokens."""
+        return token_names(self.word, len(self.ids))
+
+
+class LearnedRows(nn.ParameterList):
+    """The rows [width] of a concept's words, float32, and where each starts: `start` [rows, width],
+    the class word's embedding.
+    """
+
+    def __init__(self, words: tuple[Word, ...], rows: Tensor, start: Tensor, train: bool) -> None:
+        super().__init__(nn.Parameter(row.clone(), requires_grad=train) for row in rows)
+        self.register_buffer("start", start.clone(), persistent=False)
+        self.words = words
+
+    def forward(self, ids: Tensor, found: Tensor, strength: float) -> Tensor:
+        """Embeddings found [..., length, width], with the rows at the ids [..., length] of them."""
+        tokens = ((token, word.share) for word in self.words for token in word.ids)
+        for i, (token, share) in enumerate(tokens):
+            row = self.row(i, strength * share)
+            found = torch.where((ids == token).unsqueeze(-1), row.to(found), found)
+        return found
+
+    def row(self, i: int, strength: float) -> Tensor:
+        """Row number i [width], at a strength."""
+        if strength == 1:
+            return self[i]
+        return self.start[i] + strength * (self[i] - self.start[i])
+
+
+class FusedRows(nn.Module):
+    """Rows that stay when adapters are unloaded: those of fused concepts, at fixed strengths."""
+
+    weight = None  # what peft takes over from any layer that it unwraps
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fused = nn.ModuleDict()
+        self.strengths: dict[str, float] = {}
+
+    def __getstate__(self) -> dict:
+        return {key: value for key, value in self.__dict__.items() if key != "_reader"}
+
+    def read_by(self, tokenizer: Any) -> None:
+        """Remember the tokenizer that reads for them."""
+        self.__dict__["_reader"] = weakref.ref(tokenizer)
+
+    def known(self) -> tuple[Word, ...]:
+        """Their words."""
+        return tuple(word for rows in self.fused.values() for word in rows.words)
+
+    def forward(self, ids: Tensor, found: Tensor) -> Tensor:
+        """Embeddings found [..., length, width], with the fused rows at the ids of them."""
+        for adapter, rows in self.fused.items():
+            found = rows(ids, found, self.strengths[adapter])
+        return found
+
+
+class TriggerRows(nn.Module, Strengths):
+    """The learned words of a text encoder: for peft and diffusers an adapter layer like others.
+
+    `svfit_rows[adapter]`: the rows of a concept.
+    """
+
+    adapter_layer_names = ("svfit_rows",)
+    other_param_names = ("svfit_scaling",)
+
+    def __init__(self, holder: nn.Module, base_layer: FusedRows | None = None) -> None:
+        super().__init__()
+        self.base_layer = base_layer or FusedRows()
+        self.svfit_rows = nn.ModuleDict()
+        self.start_strengths()
+        self.bind(holder)
+
+    def bind(self, holder: nn.Module) -> None:
+        """Remember the module that they lie in."""
+        self.__dict__["_holder"] = weakref.ref(holder)
+
+    @property
+    def holder(self) -> nn.Module | None:
+        """The module that they lie in; None where it is not known, as in a copy without it."""
+        reference = self.__dict__.get("_holder")
+        return reference() if reference else None
+
+    @property
+    def in_place(self) -> bool:
+        """Whether they are still where they were put."""
+        return self.holder is None or self.holder._modules.get(PLACE) is self
+
+    def __getstate__(self) -> dict:
+        return {key: value for key, value in self.__dict__.items() if key != "_holder"}
+
+    def __deepcopy__(self, memo: dict) -> TriggerRows:
+        """A copy that belongs to the copy of its holder, where that is being copied too."""
+        copied = self.__class__.__new__(self.__class__)
+        memo[id(self)] = copied
+        copied.__dict__.update(copy.deepcopy(self.__getstate__(), memo))
+        holder = self.holder
+        if holder is not None and id(holder) in memo:
+            copied.bind(memo[id(holder)])
+        return copied
+
+    @property
+    def remains(self) -> bool:
+        """Whether they, or at least what was fused of them, are still where they were put."""
+        return self.in_place or self.holder._modules.get(PLACE) is self.base_layer
+
+    def forward(self, ids: Tensor, found: Tensor) -> Tensor:
+        """Embeddings found [..., length, width], with the rows at the ids [..., length] of them."""
+        found = self.base_layer(ids, found)
+        for adapter, rows in self.svfit_rows.items():
+            if adapter not in self.merged_adapters:
+                found = rows(ids, found, self.strength(adapter))
+        return found
+
+    def heard(self) -> tuple[Word, ...]:
+        """The words that are in use now."""
+        fused = [*self.base_layer.known()]
+        if not self.in_place:  # unloaded; what was fused stays
+            return tuple(fused) if self.remains else ()
+        if self._disable_adapters and self.merged_adapters:
+            self.unmerge()
+            fused = [*self.base_layer.known()]
+        for adapter, rows in self.svfit_rows.items():
+            if adapter not in self.merged_adapters and self.strength(adapter):
+                fused += rows.words
+        return tuple(fused)
+
+    def known(self) -> tuple[Word, ...]:
+        """All words, also those that are not in use."""
+        held = (*self.base_layer.fused.values(), *self.svfit_rows.values())
+        return tuple(dict.fromkeys(word for rows in held for word in rows.words))
+
+    def update_layer(
+        self, adapter: str, words: tuple[Word, ...], rows: Tensor, start: Tensor, train: bool
+    ) -> None:
+        """Add or replace the rows [tokens, width] of an adapter; in place where they are as many."""
+        held = self.svfit_rows[adapter] if adapter in self.svfit_rows else None
+        if held is not None and len(held) == len(rows) and held[0].requires_grad == train:
+            held.words = words
+            with torch.no_grad():
+                for parameter, row in zip(held, rows, strict=True):
+                    parameter.copy_(row)
+                held.start.copy_(start)
+            return
+        self.svfit_rows[adapter] = LearnedRows(words, rows, start, train)
+        self.svfit_scaling.setdefault(adapter, 1.0)
+        if adapter not in self.active_adapters:
+            self._active_adapter = [*self._present(self.active_adapters), adapter]
+
+    def merged_strength(self, adapter: str) -> float:
+        """The strength at which an adapter was merged."""
+        return self.base_layer.strengths[adapter]
+
+    def check_merge(self, adapter_names: list[str] | None = None) -> None:
+        """Rows can always be merged."""
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Let the rows of the named adapters, or all active ones, stay as they now are."""
+        for adapter in self._present(check_adapters_to_merge(self, adapter_names) or ()):
+            self.base_layer.fused[adapter] = self.svfit_rows[adapter]
+            self.base_layer.strengths[adapter] = self.svfit_scaling[adapter]
+            self.merged_adapters.append(adapter)
+
+    def unmerge(self) -> None:
+        """Let the merged rows follow their strengths again."""
+        while self.merged_adapters:
+            adapter = self.merged_adapters.pop()
+            del self.base_layer.fused[adapter], self.base_layer.strengths[adapter]
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Delete the rows of an adapter; what is merged stays so."""
+        if adapter_name in self.merged_adapters:
+            self.merged_adapters.remove(adapter_name)
+        super().delete_adapter(adapter_name)
+
+
+def embed_with_rows(holder: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
+    """Before the holder's forward: look the ids up in its table and the rows beside it."""
+    rows = holder._modules.get(PLACE)
+    ids = args[0] if args else kwargs.get("input_ids")
+    if rows is None or ids is None or kwargs.get("inputs_embeds") is not None:
+        return None
+    if isinstance(rows, TriggerRows) and rows.holder is not holder:
+        rows.bind(holder)
+    ours = torch.zeros_like(ids, dtype=torch.bool)
+    for word in rows.known():
+        for token in word.ids:
+            ours = ours | (ids == token)
+    found = rows(ids, holder._modules[TABLE](ids.masked_fill(ours, 0)))
+    return args, kwargs | {"inputs_embeds": found}
+
+
+def holder_of(encoder: nn.Module) -> nn.Module:
+    """The module of a text encoder that holds its table of embeddings."""
+    for module in encoder.modules():
+        if TABLE in module._modules:
+            return module
+    raise ValueError(
+        f"{type(encoder).__name__} has no {TABLE}, so it cannot be taught a word; pass a CLIP text "
+        "encoder."
+    )
+
+
+def rows_of(encoder: nn.Module) -> TriggerRows | None:
+    """The rows of a text encoder, None where it has been taught no word, or they were unloaded."""
+    holders = (m for m in encoder.modules() if TABLE in m._modules)
+    found = next((m._modules.get(PLACE) for m in holders), None)
+    return found if isinstance(found, TriggerRows) else None
+
+
+def install_rows(encoder: nn.Module) -> TriggerRows:
+    """The rows of a text encoder, put in if there are none yet."""
+    if (rows := rows_of(encoder)) is not None:
+        return rows
+    holder = holder_of(encoder)
+    rows = TriggerRows(holder, holder._modules.get(PLACE))
+    holder.add_module(PLACE, rows)
+    if embed_with_rows not in holder._forward_pre_hooks.values():
+        holder.register_forward_pre_hook(embed_with_rows, with_kwargs=True)
+    return rows
+
+
+def uninstall_rows(encoder: nn.Module) -> None:
+    """Take the rows out again, where none is left."""
+    holder = holder_of(encoder)
+    rows = holder._modules.get(PLACE)
+    if rows is None or rows.known():
+        return
+    delattr(holder, PLACE)
+    for key, hook in list(holder._forward_pre_hooks.items()):
+        if hook is embed_with_rows:
+            del holder._forward_pre_hooks[key]
+            holder._forward_pre_hooks_with_kwargs.pop(key, None)
