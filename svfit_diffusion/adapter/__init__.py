@@ -3,9 +3,9 @@
     W' = W + U_r diag(delta) V_r^T
 
 basis.py computes the canonical U_r, s_r and V_r (by truncated_svd.py) and cache.py keeps them on
-disk; layer.py is the Linear with deltas (strength.py: how strongly each adapter acts; merging.py: into
-the weight and out again; placement.py: where its tensors lie), config.py and tuner.py make it a
-method of peft, and attention.py puts it around the attention projections of a model.
+disk; layer.py is the Linear with deltas (strength.py: how strongly each adapter acts; merging.py:
+into the weight and out again; placement.py: where its tensors lie), config.py and tuner.py make it
+a method of peft, and attention.py puts it around the attention projections of a model.
 """
 
 from .._lazy import lazy_names

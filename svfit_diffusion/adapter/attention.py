@@ -148,8 +148,7 @@ def unpatch_attention(model: nn.Module, adapter_name: str) -> None:
     """
     held = [(n, m) for n, m in model.named_modules() if isinstance(m, SVFitLinear)]
     for name, layer in held:
-        layer.set_adapter([a for a in layer.active_adapters if a != adapter_name])
-        layer.delete_adapter(adapter_name)
+        layer.drop(adapter_name)
         if not layer.svfit_delta:
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, layer.base_layer)

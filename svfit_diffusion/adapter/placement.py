@@ -15,6 +15,8 @@ from torch import Tensor, nn
 class Deltas(nn.ParameterDict):
     """Adapter -> delta [r]."""
 
+    __call__ = nn.Module.__call__  # a ParameterDict refuses to be called
+
     def forward(self, key: str) -> Tensor:
         """The delta, as a tensor of its own: a hook may move the parameter's data away again."""
         return self[key].view_as(self[key])

@@ -95,6 +95,11 @@ class Strengths(BaseTunerLayer):
             for name in self.present_adapters:
                 self.svfit_scaling[name] /= scale
 
+    def drop(self, adapter: str) -> None:
+        """Delete an adapter without making another one active in its place."""
+        self._active_adapter = [name for name in self.active_adapters if name != adapter]
+        self.delete_adapter(adapter)
+
     def _present(self, adapters: list[str] | tuple[()]) -> list[str]:
         held = getattr(self, self.adapter_layer_names[0])
         return [name for name in adapters if name in held]

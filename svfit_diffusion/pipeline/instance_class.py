@@ -1,8 +1,8 @@
 """Methods that one object gets and others of its class do not.
 
-A tokenizer that hears learned words, and a model that can be saved without its concepts, must do
-so for everybody who holds them. So the object's class becomes a subclass of its own class, under
-the same name; copies and pickles of it keep that, and the last removal takes it back.
+A tokenizer that hears learned words must do so for everybody who holds it. So its class becomes a
+subclass of its own class, under the same name; copies and pickles of it keep that, and the last
+removal takes it back.
 """
 
 from __future__ import annotations

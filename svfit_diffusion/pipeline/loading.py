@@ -23,10 +23,9 @@ from . import trigger
 from .activity import others_active, set_active
 from .attached import CONCEPTS, Attached, Loaded, attach, check_whole, detach, loaded_concepts
 from .fusing import unfuse_concepts
-from .instance_class import mix_in, take_out
 from .locking import one_at_a_time
 from .matching import adapter_name, check_base, check_names, check_strength, put_on, trigger_words
-from .model_methods import HoldsConcept
+from .model_methods import install_methods, uninstall_methods
 from .offloading import at_rest
 from .tokenizer import heard_words
 from .verification import check_basis
@@ -87,7 +86,7 @@ def _remember(pipe: Any, family: Family, name: str, entry: Attached, plan: list)
         place = ours[0] if ours else None
         one = Attached(**{**vars(entry), "layers": layers, "first": place})
         attach(models[part], name, one)
-        mix_in(models[part], HoldsConcept)
+        install_methods(models[part])
 
 
 def _layer(model: nn.Module, name: str) -> nn.Module:
@@ -221,4 +220,4 @@ def _take_off(pipe: Any, family: Family, name: str, active: Mapping[str, list[st
         detach(model, name)
         set_active(model, [other for other in active[part] if other != name])
         if CONCEPTS not in model.__dict__:
-            take_out(model, HoldsConcept)
+            uninstall_methods(model)

@@ -5,7 +5,10 @@ take another adapter.
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 import logging
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,43 +17,81 @@ from torch import nn
 
 from .activity import active_names, set_active
 from .attached import CONCEPTS
-from .instance_class import InstanceMixin
 from .saving import with_words
 
 log = logging.getLogger(__name__)
 
 
-class HoldsConcept(InstanceMixin):
-    """The methods of a denoiser or text encoder with a concept on it."""
-
-    def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
-        """Save the base: as it was, or with the concepts that are fused into it."""
-        held = self.__dict__.get(CONCEPTS, {})
-        if loose := [n for n, entry in held.items() if not any(x.merged for x in entry.layers)]:
-            log.warning(
-                "the %s is saved without %s; call fuse_concepts(pipe) before, or run "
-                "`svfit export --fuse`, to keep a concept in a base.",
-                type(self).__name__,
-                ", ".join(loose),
-            )
-        with with_words(self), _unwrapped(self):
-            return super().save_pretrained(*args, **kwargs)
-
-    def fuse_qkv_projections(self, *args: Any, **kwargs: Any) -> Any:
-        """Refused: the fused projection would be the base's, without the concept."""
-        held = ", ".join(self.__dict__.get(CONCEPTS, {})) or "SVFit"
-        raise ValueError(
-            f"fuse_qkv_projections would drop what {held} changes in to_q, to_k and to_v; call "
-            "remove_concept first, or write a base that contains the concept with "
-            "`svfit export --fuse` and fuse that one's."
+def save_pretrained(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """Save the base: as it was, or with the concepts that are fused into it."""
+    held = model.__dict__.get(CONCEPTS, {})
+    if loose := [n for n, entry in held.items() if not any(x.merged for x in entry.layers)]:
+        log.warning(
+            "the %s is saved without %s; call fuse_concepts(pipe) before, or run "
+            "`svfit export --fuse`, to keep a concept in a base.",
+            type(model).__name__,
+            ", ".join(loose),
         )
+    with with_words(model), _unwrapped(model):
+        return type(model).save_pretrained(model, *args, **kwargs)
 
-    def add_adapter(self, *args: Any, **kwargs: Any) -> Any:
-        """As the model's own; the concepts that are in use stay so."""
-        ours = [name for name in active_names(self) if name in self.__dict__.get(CONCEPTS, {})]
-        added = super().add_adapter(*args, **kwargs)
-        set_active(self, [*active_names(self), *ours])
-        return added
+
+def fuse_qkv_projections(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """Refused: the fused projection would be the base's, without the concept."""
+    raise ValueError(
+        f"fuse_qkv_projections would drop what {', '.join(model.__dict__.get(CONCEPTS, {}))} "
+        "changes in to_q, to_k and to_v; call remove_concept first, or write a base that contains "
+        "the concept with `svfit export --fuse` and fuse that one's."
+    )
+
+
+def add_adapter(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """As the model's own; the concepts that are in use stay so."""
+    ours = [name for name in active_names(model) if name in model.__dict__.get(CONCEPTS, {})]
+    added = type(model).add_adapter(model, *args, **kwargs)
+    set_active(model, [*active_names(model), *ours])
+    return added
+
+
+METHODS = {f.__name__: f for f in (save_pretrained, fuse_qkv_projections, add_adapter)}
+
+
+class Method:
+    """A method of one model, in the place of its class's: an attribute of the model.
+
+    Not a subclass for the model, since diffusers' from_pipe asks for the exact class. The model
+    is not kept alive by it; a copy of the model has a copy of it.
+    """
+
+    def __init__(self, model: nn.Module, name: str) -> None:
+        self.model, self.name = weakref.ref(model), name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return METHODS[self.name](self.model(), *args, **kwargs)
+
+    def __reduce__(self) -> tuple:
+        return Method, (self.model(), self.name)
+
+    def __deepcopy__(self, memo: dict) -> Method:
+        return Method(memo.get(id(self.model()), self.model()), self.name)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """That of the class's method, by which diffusers decides what to pass."""
+        return inspect.signature(functools.partial(getattr(type(self.model()), self.name), None))
+
+
+def install_methods(model: nn.Module) -> None:
+    """Give a model with a concept its methods."""
+    for name in METHODS:
+        if hasattr(type(model), name):
+            model.__dict__[name] = Method(model, name)
+
+
+def uninstall_methods(model: nn.Module) -> None:
+    """Give a model its class's methods back."""
+    for name in METHODS:
+        model.__dict__.pop(name, None)
 
 
 @contextlib.contextmanager

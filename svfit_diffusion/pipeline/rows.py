@@ -45,6 +45,8 @@ class LearnedRows(nn.ParameterList):
     the class word's embedding.
     """
 
+    __call__ = nn.Module.__call__  # a ParameterList refuses to be called
+
     def __init__(self, words: tuple[Word, ...], rows: Tensor, start: Tensor, train: bool) -> None:
         super().__init__(nn.Parameter(row.clone(), requires_grad=train) for row in rows)
         self.register_buffer("start", start.clone(), persistent=False)
@@ -171,8 +173,8 @@ class TriggerRows(nn.Module, Strengths):
     def update_layer(
         self, adapter: str, words: tuple[Word, ...], rows: Tensor, start: Tensor, train: bool
     ) -> None:
-        """Add or replace the rows [tokens, width] of an adapter; in place where they are as many."""
-        held = self.svfit_rows[adapter] if adapter in self.svfit_rows else None
+        """Add or replace an adapter's rows [tokens, width]; in place where the count is the same."""
+        held = dict(self.svfit_rows.items()).get(adapter)
         if held is not None and len(held) == len(rows) and held[0].requires_grad == train:
             held.words = words
             with torch.no_grad():

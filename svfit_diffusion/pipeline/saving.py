@@ -68,13 +68,15 @@ def with_words(model: nn.Module) -> Iterator[None]:
     if holder is None:
         yield
         return
-    rows, table = holder._modules.pop(PLACE), holder._modules[TABLE]
+    rows, table = holder._modules[PLACE], holder._modules[TABLE]
     size, end = model.config.vocab_size, model.config.eos_token_id
+    fused = rows if isinstance(rows, FusedRows) else rows.base_layer
+    tokenizer = _reader(fused) if fused.fused else None
+    plan = _plan(tokenizer) if fused.fused else {}
     try:
-        fused = rows if isinstance(rows, FusedRows) else rows.base_layer
-        if fused.fused:
-            tokenizer = _reader(fused)
-            holder._modules[TABLE] = _with_rows(table, fused, _plan(tokenizer))
+        del holder._modules[PLACE]
+        if plan:
+            holder._modules[TABLE] = _with_rows(table, fused, plan)
             model.config.vocab_size = len(holder._modules[TABLE].weight)
             model.config.eos_token_id = tokenizer.eos_token_id
         yield

@@ -75,8 +75,7 @@ def forget(tokenizer: Any, encoder: nn.Module, adapter: str) -> None:
     """Take an adapter's words away; with the last one, encoder and tokenizer are as they were."""
     held = rows_of(encoder)
     if held is not None and adapter in held.svfit_rows:
-        held.set_adapter([name for name in held.active_adapters if name != adapter])
-        held.delete_adapter(adapter)
+        held.drop(adapter)
         uninstall_rows(encoder)
     if tokenizer is not None:
         stop_listening(tokenizer)

@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from PIL import Image
 from safetensors.torch import save
+from tokenizers import AddedToken
 from torch import nn
 
-from ..adapter import unpatch_attention
 from ..concept import Concept, Trigger, printable, replace_file
 from ..families import Family, recognise
 from ..pipeline import (
@@ -125,11 +125,8 @@ def export_pipeline(
     if loaded_concepts(pipe):
         raise ValueError("the pipeline has concepts loaded; export with a freshly loaded base.")
     plain = replace(concept, trigger_rows=None, trigger_shape={}, triggers={})
-    name = load_concept(pipe, plain, strength, name="fused")
+    load_concept(pipe, plain, strength, name="fused")
     fuse_concepts(pipe)
-    for model in family.components(pipe).values():
-        unpatch_attention(model, name)
-    del loaded_concepts(pipe)[name]
     words = ", ".join(_write_trigger(call, pipe, family, strength) for call in concept.calls())
     pipe.to(_dtype(dtype)).save_pretrained(folder)
     return Exported((Path(folder),), printable(words))
@@ -231,7 +228,9 @@ def _write_trigger(call: Trigger, pipe: Any, family: Family, strength: float) ->
             ids = tokenizer(call.word, add_special_tokens=False).input_ids
         else:  # diffusers reads `<word>` as `<word> <word>_1 ...`
             names = [f"<{call.word}>", *(f"<{call.word}>_{i}" for i in range(1, count))]
-            ids = trigger.add_tokens(tokenizer, names)
+            added = [AddedToken(name, normalized=False, special=False) for name in names]
+            tokenizer.add_tokens(added)
+            ids = tokenizer.convert_tokens_to_ids(names)
             encoder.resize_token_embeddings(len(tokenizer))
             trigger.pool_at_end(encoder, tokenizer)
             encoder.config.eos_token_id = tokenizer.eos_token_id

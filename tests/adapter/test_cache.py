@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers.tiny_pipelines import load, make_pipeline
 
-from svfit_diffusion.adapter import cache
+from svfit_diffusion.adapter import cache, truncated_svd
 from svfit_diffusion.adapter.attention import find_projections
 from svfit_diffusion.adapter.cache import cache_folder, fingerprint, load_bases
 

@@ -116,7 +116,7 @@ def test_stop_keeps_the_best_so_far_and_a_killed_one_says_so(base_folder, home):
     run = start_training(workspace, PHOTOS, "a dog", "", "quick", max_train_steps=9_000)
     wait(run, lambda s: s.get("step", 0) > 0)
     worker(run).kill()
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT
     while run.alive() and time.monotonic() < end:
         time.sleep(0.1)
     assert run.status()["state"] == "failed"
