@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import psutil
 
@@ -18,6 +19,7 @@ from ..settings import TrainConfig
 PRECISION = "ACCELERATE_MIXED_PRECISION"
 ACCUMULATION = "ACCELERATE_GRADIENT_ACCUMULATION_STEPS"
 _FLAG = "--gradient_accumulation_steps"
+_LAUNCHERS = ("launch", "accelerate-launch", "accelerate.commands.launch")
 
 
 def launched(config: TrainConfig) -> TrainConfig:
@@ -58,7 +60,10 @@ def _launcher_command() -> list[str]:
         command = psutil.Process().parent().cmdline()
     except (psutil.Error, AttributeError):  # it ended, or may not be looked at
         return []
-    return command[command.index("launch") + 1 :] if "launch" in command else []
+    for place, word in enumerate(command):
+        if Path(word).name in _LAUNCHERS:
+            return command[place + 1 :]
+    return []
 
 
 def _launcher_flag(command: Sequence[str]) -> str | None:

@@ -12,7 +12,7 @@ from PIL import Image
 from svfit_diffusion.cli.main import main
 from svfit_diffusion.concept import write_concept
 from svfit_diffusion.generation import generate, is_withheld
-from svfit_diffusion.web.page.generation_jobs import Drawing
+from svfit_diffusion.web.studio.generation_jobs import GenerationJobs
 
 
 @pytest.fixture
@@ -47,4 +47,4 @@ def test_it_is_no_preview_of_an_export(base_folder, flagging, tmp_path, capsys):
 def test_it_is_no_preview_in_the_library(pipe, flagging):
     """The page gives a concept the first picture that shows it alone."""
     image, _ = next(generate(pipe, "sks dog"))
-    Drawing(None)._first_look(None, image)  # looks at nothing else
+    GenerationJobs(None)._set_missing_preview(None, image)  # looks at nothing else

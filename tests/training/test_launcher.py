@@ -20,7 +20,7 @@ def summaries(config):
     """
 
     def run(launcher, *more):
-        command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", *launcher]
+        command = [str(Path(sys.executable).with_name("accelerate")), "launch", "--cpu", *launcher]
         command += [str(ROOT / "train_dreambooth_svfit.py"), "--dry_run", *more]
         for name in ("pretrained_model_name_or_path", "instance_data_dir", "instance_prompt"):
             command += [f"--{name}", getattr(config, name)]

@@ -77,11 +77,11 @@ def _separate_captions(paths: Sequence[str]) -> tuple[list[Path], Captions, list
         captions, refused = Captions(), [printable(str(error))]
     if len(photos) > MAX_PHOTOS:
         refused.append(f"Only the first {MAX_PHOTOS} photos are used.")
-    refused += [printable(f"{reason}.") for reason in captions.unused.values()]
     refused += [
-        printable(f"The caption of {path.name} cannot be used: {reason}.")
+        printable(f"{path.name} is used without a caption: {reason}.")
         for path, reason in captions.broken.items()
     ]
+    refused += [printable(f"{reason}.") for reason in captions.unused.values()]
     return photos[:MAX_PHOTOS], captions, refused
 
 
