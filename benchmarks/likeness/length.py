@@ -1,4 +1,4 @@
-"""How long to train: fixed numbers of steps, and the end that `--max_train_steps auto` finds."""
+"""How long to train: fixed numbers of steps against `--max_train_steps auto`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SEEN = ("fidelity", "aligned", "copy", "loss")
 
 
 def fixed(method: Method, item: ToyObject, rate: float, work: Path) -> dict[str, dict]:
-    """Steps -> what is seen after so many. The loss is that on unseen compositions."""
+    """Steps -> measures after that many. The loss is that on unseen compositions."""
     run, found = Run(method, item, 0, rate, work), {}
     for steps in STEPS:
         run.train(steps)
@@ -31,10 +31,10 @@ def fixed(method: Method, item: ToyObject, rate: float, work: Path) -> dict[str,
 
 
 def auto(method: Method, item: ToyObject, rate: float, work: Path) -> dict[str, dict]:
-    """What is seen where the product's own rule ends a training, with one photo held out.
+    """Measures when the product's own rule ends a training, with one photo held out.
 
     "auto": of the state with the lowest loss, which the product keeps; "auto, last state": of the
-    one at which it ended.
+    state at the end.
     """
     run = Run(method, item, 0, rate, work)
     model = Denoiser(run.adapted)
@@ -59,7 +59,7 @@ def _named(run: Run) -> dict[str, nn.Parameter]:
 
 
 def _seen(run: Run) -> dict[str, Any]:
-    """What the training so far gives, rounded as in its file; the training can go on after it."""
+    """Measures of the training so far, rounded as in its file; the training can continue."""
     kept = snapshot(_named(run))
     run.round_values()
     seen = {"steps": run.steps, "loss": round(run.loss(), 6)} | glimpse(run)
@@ -68,7 +68,7 @@ def _seen(run: Run) -> dict[str, Any]:
 
 
 def markdown(results: list[dict]) -> str:
-    """A row for each method and length: means over subjects, and the steps that it took."""
+    """A row for each method and length: means over subjects, and the number of steps."""
     lines = [
         "# How long to train, on Toybox, dev subjects",
         "",

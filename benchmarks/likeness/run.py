@@ -1,4 +1,4 @@
-"""One run of the likeness comparison: a method learns a subject on Toybox, and is measured."""
+"""One run of the likeness comparison: train a method on a subject with Toybox, and measure it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ WORDS = [prompt.words for prompt in PROMPTS]
 
 
 class Run:
-    """A base with a method on it, and a subject to learn."""
+    """A base with a method applied to it, and a subject to learn."""
 
     def __init__(self, method: Method, item: ToyObject, seed: int, rate: float, work: Path) -> None:
         torch.set_num_threads(1)
@@ -77,7 +77,7 @@ class Run:
         self.steps = 0
 
     def _subject(self) -> Subject:
-        """The product's own Subject, on a base whose adapters are the method's."""
+        """The product's own Subject, on a base with the method's adapters."""
         folder = self.work / "photos" / self.item.slug
         for index, picture in enumerate(photos(self.item)):
             if not (path := folder / f"{index}.png").is_file():
@@ -93,23 +93,23 @@ class Run:
 
     @property
     def values(self) -> int:
-        """Numbers that the method must keep."""
+        """The number of values that the method must store."""
         return sum(parameter.numel() for parameter in self.parameters)
 
     @property
     def bytes(self) -> int:
-        """Of the values alone, without a header."""
+        """The bytes of these values, without a header."""
         sizes = [parameter.numel() for parameter in self.adapter]
         token = self.values - sum(sizes)
         return tensor_bytes(sizes, self.method.bits) + 2 * token
 
     def prompt(self, words: str) -> str:
-        """A prompt's words with the subject in them; the base is asked for its class."""
+        """A prompt with the subject's words; without training, with its class word only."""
         named = f"{TOKEN} {self.item.kind}" if self.parameters else with_article(self.item.kind)
         return words.format(named)
 
     def train(self, steps: int) -> None:
-        """Train on to `steps` in all, with the base's own loss."""
+        """Continue to `steps` steps in total, with the base's own loss."""
         objective = Objective(self.config, self.accelerator, self.adapted, self.subject)
         model = Denoiser(self.adapted)
         tuner = self.models[self.family.denoiser].__dict__.get("peft_tuner")
@@ -126,13 +126,13 @@ class Run:
             self.steps += 1
 
     def loss(self) -> float:
-        """Error on unseen compositions, at fixed noise and times."""
+        """Error on unseen compositions, with fixed noise and timesteps."""
         pictures, words = compositions(self.item)
         self.pipe.scheduler = self.noise
         return denoising_loss(self.pipe, pictures, [self.prompt(text) for text in words])
 
-    def draw(self, words: list[str], seeds: int) -> list[Image.Image]:
-        """Pictures of each prompt, side by side."""
+    def generate(self, words: list[str], seeds: int) -> list[Image.Image]:
+        """Pictures of each prompt, consecutive for all seeds."""
         jobs = [(self.prompt(text), seed) for text in words for seed in range(seeds)]
         pictures = []
         self.pipe.scheduler = type(self.noise).from_config(self.noise.config)
@@ -156,7 +156,7 @@ class Run:
 
 
 def sweep(method: Method, item: ToyObject, rate: float, looks: tuple[int, ...], work: Path) -> dict:
-    """The loss on unseen compositions after each number of steps, and what is drawn in the end."""
+    """The loss on unseen compositions after each number of steps, and measures at the end."""
     run, losses = Run(method, item, 0, rate, work), {}
     for steps in looks:
         run.train(steps)
@@ -166,9 +166,9 @@ def sweep(method: Method, item: ToyObject, rate: float, looks: tuple[int, ...], 
 
 
 def glimpse(run: Run) -> dict[str, float]:
-    """The means of what is seen in a few pictures of each prompt."""
+    """The means of the measures over a few pictures of each prompt."""
     judge = judge_of(run.item, run.work, SWEEP_SEEDS)
-    pictures = run.draw(WORDS, SWEEP_SEEDS)
+    pictures = run.generate(WORDS, SWEEP_SEEDS)
     scores = judged(judge, pictures, judge.features(pictures))
     return {key: round(float(values.mean()), 4) for key, values in scores.items()}
 
@@ -176,12 +176,12 @@ def glimpse(run: Run) -> dict[str, float]:
 def measure(
     method: Method, item: ToyObject, seed: int, rate: float, steps: int, work: Path
 ) -> dict[str, Any]:
-    """Train, draw all prompts, and measure. The pictures stay in the work folder."""
+    """Train, generate all prompts, and measure. The pictures are kept in the work folder."""
     base, run = base_pictures(item, work), Run(method, item, seed, rate, work)
     run.train(steps)
     run.round_values()
     loss = run.loss()
-    pictures = base if not run.parameters else run.draw([*WORDS, *OTHERS], SEEDS)
+    pictures = base if not run.parameters else run.generate([*WORDS, *OTHERS], SEEDS)
     _keep(work / method.name / f"{item.slug}-{seed}", pictures)
     judge, count = judge_of(item, work, SEEDS), len(WORDS) * SEEDS
     features = judge.features(pictures)
@@ -212,7 +212,7 @@ def judged(judge: Judge, pictures: list[Image.Image], features: Tensor) -> dict[
 
 
 def captions(item: ToyObject, work: Path) -> tuple[str, ...]:
-    """The photos' captions as the product completes them; worked out once and kept."""
+    """The photos' captions as the product completes them; computed once and kept."""
     path = work / "captions" / f"{item.slug}.json"
     if not path.is_file():
         run = Run(BY_NAME["ti"], item, 0, 0.0, work)
@@ -227,17 +227,17 @@ def captions(item: ToyObject, work: Path) -> tuple[str, ...]:
 
 @functools.cache
 def judge_of(item: ToyObject, work: Path, seeds: int) -> Judge:
-    """A judge of so many seeds a prompt."""
+    """A judge for this number of seeds per prompt."""
     base = base_pictures(item, work)
     taken = [base[prompt * SEEDS + seed] for prompt in range(len(WORDS)) for seed in range(seeds)]
     return Judge(item, taken, seeds)
 
 
 def base_pictures(item: ToyObject, work: Path) -> list[Image.Image]:
-    """The base's pictures of its class, for all prompts; drawn once and kept."""
+    """The base's pictures of the class word, for all prompts; generated once and kept."""
     folder, words = work / "base" / item.slug, [*WORDS, *OTHERS]
-    if (pictures := _drawn(folder, words)) is None:
-        pictures = Run(Method("base", "base model"), item, 0, 0.0, work).draw(words, SEEDS)
+    if (pictures := _stored(folder, words)) is None:
+        pictures = Run(Method("base", "base model"), item, 0, 0.0, work).generate(words, SEEDS)
         _keep(folder, pictures)
     return pictures
 
@@ -248,8 +248,8 @@ def _keep(folder: Path, pictures: list[Image.Image]) -> None:
         save_png(picture, folder / f"{index:03d}.png")
 
 
-def _drawn(folder: Path, words: list[str]) -> list[Image.Image] | None:
-    """The pictures of a folder, if all are there."""
+def _stored(folder: Path, words: list[str]) -> list[Image.Image] | None:
+    """The pictures of a folder, if it is complete."""
     paths = [folder / f"{index:03d}.png" for index in range(len(words) * SEEDS)]
     if not all(path.is_file() for path in paths):
         return None

@@ -168,7 +168,7 @@ def _attention_modules(model: nn.Module) -> dict[str, nn.Module]:
     if processors is not None:
         names = (key.removesuffix(".processor") for key in processors)
         found = {name: model.get_submodule(name) for name in names}
-        if fused := [n for n, module in found.items() if getattr(module, "fused_projections", 0)]:
+        if fused := [name for name, module in found.items() if _is_fused(module)]:
             raise ValueError(
                 f"fuse_qkv_projections() was called on this {type(model).__name__}, so {fused[0]} "
                 "no longer reads its to_q, to_k and to_v, which SVFit edits; call "
@@ -181,6 +181,14 @@ def _attention_modules(model: nn.Module) -> dict[str, nn.Module]:
         if "Attention" in type(module).__name__
         and (hasattr(module, "q_proj") or hasattr(module, "to_q"))  # Z-Image lists no processors
     }
+
+
+def _is_fused(module: nn.Module) -> bool:
+    """Whether an attention module reads one fused projection in the place of to_q, to_k and to_v."""
+    if "Fused" in type(getattr(module, "processor", None)).__name__:
+        return True
+    by_processor = hasattr(module, "fuse_projections") and not hasattr(module, "unfuse_projections")
+    return getattr(module, "fused_projections", False) and not by_processor
 
 
 def _is_linear(module: nn.Module | None) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import numbers
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -27,7 +28,7 @@ def pick_device() -> str:
 
 
 def pick_dtype(device: str) -> torch.dtype | None:
-    """What a base is loaded in to draw with it: float32 on the CPU, else as it is published."""
+    """What a base is loaded in to generate: float32 on the CPU, else as it is published."""
     return torch.float32 if device == "cpu" else None
 
 
@@ -77,7 +78,7 @@ def generate(
     watch: Callable[[int, torch.Tensor], None] | None = None,
     **given: Any,
 ) -> Iterator[tuple[Image.Image, Parameters]]:
-    """Draw `num` pictures, one after the other, with the seeds seed, seed + 1, ...
+    """Generate `num` pictures, one after the other, with the seeds seed, seed + 1, ...
 
     A picture depends on its own seed only, not on `num`. Warns of words that the base does not
     read. watch: called after each denoising step
@@ -86,6 +87,11 @@ def generate(
     """
     if num < 1:
         raise ValueError(f"num is {num}, but must be at least 1.")
+    if not isinstance(seed, numbers.Integral) or not -(2**63) <= seed <= 2**64 - num:
+        raise ValueError(
+            f"seed is {seed!r}, but must be a whole number from -2**63 to 2**64 - {num}: a picture "
+            "takes the next seed each."
+        )
     first, family = parameters(pipe, prompt, seed, **given), recognise(pipe)
 
     for what, text in (("prompt", first.prompt), ("negative prompt", first.negative_prompt)):
@@ -98,7 +104,7 @@ def generate(
         return tensors
 
     for i in range(num):
-        made = replace(first, seed=seed + i)
+        made = replace(first, seed=int(seed) + i)
         output = pipe(
             prompt=made.prompt,  # FLUX.2's first argument is an image
             num_inference_steps=made.steps,

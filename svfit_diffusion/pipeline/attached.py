@@ -72,6 +72,11 @@ class Loaded:
         return self.any.concept
 
     @property
+    def triggers(self) -> tuple[Trigger, ...]:
+        """Its words, as they are called here."""
+        return self.any.triggers
+
+    @property
     def any(self) -> Attached:
         """What is attached to the first of the components."""
         return next(iter(self.parts.values()))

@@ -117,14 +117,24 @@ class TriggerRows(nn.Module, Strengths):
 
     @property
     def holder(self) -> nn.Module | None:
-        """The module that they lie in; None where it is not known, as in a copy without it."""
+        """The module that they lie in; None where it is gone, or not known as in a lone copy."""
         reference = self.__dict__.get("_holder")
         return reference() if reference else None
 
     @property
     def in_place(self) -> bool:
         """Whether they are still where they were put."""
-        return self.holder is None or self.holder._modules.get(PLACE) is self
+        return self._placed(self)
+
+    @property
+    def remains(self) -> bool:
+        """Whether they, or at least what was fused of them, are still where they were put."""
+        return self.in_place or self._placed(self.base_layer)
+
+    def _placed(self, module: nn.Module) -> bool:
+        if "_holder" not in self.__dict__:
+            return True
+        return self.holder is not None and self.holder._modules.get(PLACE) is module
 
     def __getstate__(self) -> dict:
         return {key: value for key, value in self.__dict__.items() if key != "_holder"}
@@ -138,11 +148,6 @@ class TriggerRows(nn.Module, Strengths):
         if holder is not None and id(holder) in memo:
             copied.bind(memo[id(holder)])
         return copied
-
-    @property
-    def remains(self) -> bool:
-        """Whether they, or at least what was fused of them, are still where they were put."""
-        return self.in_place or self.holder._modules.get(PLACE) is self.base_layer
 
     def forward(self, ids: Tensor, found: Tensor) -> Tensor:
         """Embeddings found [..., length, width], with the rows at the ids [..., length] of them."""
@@ -173,7 +178,7 @@ class TriggerRows(nn.Module, Strengths):
     def update_layer(
         self, adapter: str, words: tuple[Word, ...], rows: Tensor, start: Tensor, train: bool
     ) -> None:
-        """Add or replace an adapter's rows [tokens, width]; in place where the count is the same."""
+        """Add rows [tokens, width] of an adapter, or replace them, in place where as many."""
         held = dict(self.svfit_rows.items()).get(adapter)
         if held is not None and len(held) == len(rows) and held[0].requires_grad == train:
             held.words = words

@@ -57,6 +57,14 @@ def candidate_captions(subject: Subject) -> list[str]:
     ]
 
 
+def name_backgrounds(
+    objective: Objective, model: nn.Module, known: Sequence[str], progress: bool
+) -> None:
+    """Complete the captions that nobody wrote, by phrases that are known or recognised now."""
+    phrases = known or recognise_backgrounds(objective, model, progress)
+    complete_captions(objective.subject, phrases)
+
+
 def recognise_backgrounds(objective: Objective, model: nn.Module, progress: bool) -> list[str]:
     """A phrase for what is behind the subject on each unnamed photo, "" where none is clear.
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
@@ -21,18 +21,17 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..concept import write_concept
-from ..data import hold_out, reseed
+from ..data import reseed
 from ..settings import AUTO, TrainConfig
-from ..sharing import push_to_hub
 from .advice import advice, remarks
-from .backgrounds import candidate_captions, complete_captions, recognise_backgrounds
+from .backgrounds import candidate_captions, name_backgrounds
 from .checkpoints import Checkpoints, folder_lock
-from .fixed_noise import each_photo, samples
-from .length import SAMPLES, AutoLength
+from .fixed_noise import each_photo
+from .length import auto_length
 from .objective import Denoiser, Objective
 from .preparing import prepare
 from .previews import Previews
-from .result import Trained, make_concept, rounded_parameters
+from .result import Trained, make_concept, rounded_parameters, upload
 from .resuming import Identity, find_checkpoint, known_backgrounds, resume, save_checkpoint
 from .runtime import (
     deterministic_attention,
@@ -47,35 +46,33 @@ from .summary import StepClock
 
 log = logging.getLogger(__name__)
 Report = Callable[["Training", float], None]
+OnSummary = Callable[[Mapping[str, str]], None]
 
 
-def train(config: TrainConfig, progress: bool = True, report: Report | None = None) -> Trained:
+def train(
+    config: TrainConfig,
+    progress: bool = True,
+    report: Report | None = None,
+    on_summary: OnSummary | None = None,
+) -> Trained:
     """Train a concept and write its file. Raises ValueError for settings that cannot be used.
 
     Ctrl-C or SIGTERM ends it after the step under way, with the concept written; so does `report`,
     called after each step with the training and the step's loss, by setting `stopped` (and
-    `final_parameters`, by name, if others than the last are to be written).
+    `final_parameters`, by name, if others than the last are to be written). on_summary: called,
+    once the base is loaded, with what will be done: a name and a sentence for each decision.
     """
     accelerator = make_accelerator(config)
     main = accelerator.is_main_process
     lock = folder_lock(config.output_dir) if main else contextlib.nullcontext()
     with lock, own_random_numbers(accelerator.device), deterministic_attention():
         accelerator.wait_for_everyone()
-        training = Training(config, accelerator, progress)
+        training = Training(config, accelerator, progress, on_summary)
         training.report = report
         trained = training.run()
     if config.push_to_hub and main:
-        trained = replace(trained, address=_upload(config, trained))
+        trained = replace(trained, address=upload(config, trained.path))
     return trained
-
-
-def _upload(config: TrainConfig, trained: Trained) -> str:
-    """Upload the concept, and say where it lies if that fails: it is written all the same."""
-    try:
-        return push_to_hub(trained.path, config.hub_model_id or config.name, token=config.hub_token)
-    except ValueError as error:
-        log.error("%s The concept itself is in %s.", error, trained.path)
-        return ""
 
 
 class Training:
@@ -87,7 +84,13 @@ class Training:
 
     report: Report | None = None
 
-    def __init__(self, config: TrainConfig, accelerator: Accelerator, progress: bool) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        accelerator: Accelerator,
+        progress: bool,
+        on_summary: OnSummary | None = None,
+    ) -> None:
         self.progress = progress and accelerator.is_main_process
         self.step, self.stopped, self.exit_status = 0, None, 0
         self.final_parameters: dict[str, Tensor] | None = None
@@ -95,6 +98,8 @@ class Training:
         plan = prepare(config, accelerator)
         self.config, self.accelerator = plan.config, accelerator
         self.base, self.summary = plan.base, plan.summary
+        if on_summary and accelerator.is_main_process:
+            on_summary(self.summary)
         config = plan.config
         self.subject = encode_subject(config, accelerator, self.base, plan.source, progress)
         if config.gradient_checkpointing:
@@ -113,32 +118,19 @@ class Training:
         self.previews = Previews(config, accelerator, self.base, self.subject.resolution)
 
         self.found = find_checkpoint(config.resume_from_checkpoint, self.checkpoints, self.identity)
-        self._name_backgrounds()
-        self.length = self._auto_length() if config.max_train_steps == AUTO else None
+        if config.offload:
+            texts = (*self.subject.captions(), *candidate_captions(self.subject))
+            self.prompts.fill_cache(texts, accelerator.device)
+            self.base.move_idle(torch.device("cpu"))
+        if self.subject.unnamed:
+            known = known_backgrounds(self.found, self.subject)
+            name_backgrounds(self.objective, self.model, known, self.progress)
+            self.prompts.prune_cache(self.subject.captions())
+        automatic = config.max_train_steps == AUTO
+        self.length = auto_length(self.objective, self.parameters) if automatic else None
         self.fixed_noise = each_photo(self.objective, self.subject.examples)
         self.remarks = remarks(config, self.base, self.subject)
         self._warn(self.remarks)
-
-    def _name_backgrounds(self) -> None:
-        """Complete the captions that nobody wrote; encode all prompts first, if encoders rest."""
-        subject, device = self.subject, self.accelerator.device
-        if self.config.offload:
-            self.prompts.fill_cache((*subject.captions(), *candidate_captions(subject)), device)
-            self.base.move_idle(torch.device("cpu"))
-        if not subject.unnamed:
-            return
-        phrases = known_backgrounds(self.found, subject)
-        if not phrases:
-            phrases = recognise_backgrounds(self.objective, self.model, self.progress)
-        complete_captions(subject, phrases)
-        self.prompts.prune_cache(subject.captions())
-
-    def _auto_length(self) -> AutoLength:
-        """Hold a photo out, and let its loss say when the training ends."""
-        subject = self.subject
-        subject.examples, judge = hold_out(subject.examples, self.config.seed)
-        validation = samples(self.objective, judge, SAMPLES)
-        return AutoLength(validation, self.parameters, held_out=judge is not subject.examples)
 
     @property
     def finished(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,8 +15,11 @@ from ..concept import PROBES, Concept, round_to_four_bits
 from ..families import base_name
 from ..pipeline import concept_fields, trigger, with_self_check
 from ..settings import TrainConfig
+from ..sharing import push_to_hub
 from .adapted_base import ADAPTER, AdaptedBase
 from .subject import Subject
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,17 @@ class Trained:
     advice: tuple[str, ...] = ()
     length: str = ""
     address: str = ""
+
+
+def upload(config: TrainConfig, path: Path) -> str:
+    """Upload a concept file, as the configuration says; its address, "" where that failed, which is
+    logged: the file is there all the same.
+    """
+    try:
+        return push_to_hub(path, config.hub_model_id or config.name, token=config.hub_token)
+    except ValueError as error:
+        log.error("%s The concept itself is in %s.", error, path)
+        return ""
 
 
 def rounded_parameters(base: AdaptedBase, delta_bits: int) -> dict[str, Tensor]:

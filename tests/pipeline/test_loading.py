@@ -10,15 +10,14 @@ from helpers.tiny_pipelines import load, make_concept, make_pipeline, picture
 
 from svfit_diffusion.adapter.attention import layout
 from svfit_diffusion.concept.file import write_concept
+from svfit_diffusion.pipeline.attached import loaded_concepts
+from svfit_diffusion.pipeline.fusing import fuse_concepts, unfuse_concepts
 from svfit_diffusion.pipeline.loading import (
     convert_prompt,
-    fuse_concepts,
     load_concept,
-    loaded_concepts,
     remove_concept,
     set_concepts,
     swap_concept,
-    unfuse_concepts,
 )
 from svfit_diffusion.pipeline.matching import split
 
@@ -170,7 +169,7 @@ def test_a_failure_half_way_leaves_the_pipeline(pipe, monkeypatch):
     concept, other = make_concept(pipe), make_concept(pipe, seed=1, token="zwx")
     load_concept(pipe, other, name="other")
     before = picture(pipe)
-    monkeypatch.setattr(pipeline.trigger, "register_tokens", lambda *_: 1 / 0)
+    monkeypatch.setattr(pipeline.trigger, "teach_concept", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         load_concept(pipe, concept)
     assert torch.equal(picture(pipe), before)  # the other is as it was

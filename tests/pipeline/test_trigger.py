@@ -1,46 +1,66 @@
-"""trigger.py: rows beside the table, and words that become tokens."""
+"""trigger.py and rows.py: rows beside the table, and words that become tokens."""
+
+import copy
 
 import pytest
 import torch
+from helpers.tiny_pipelines import load
 
+from svfit_diffusion.concept import Trigger
 from svfit_diffusion.pipeline import trigger
+from svfit_diffusion.pipeline.rows import FIRST_ID, rows_of
+from svfit_diffusion.pipeline.words import put_names
+
+
+
+def teach(pipe, rows, train=False, word="sks", adapter="rex"):
+    call = Trigger(word, "dog", {})
+    return trigger.teach(pipe.tokenizer, pipe.text_encoder, adapter, [call], [rows], train)
+
+
+def embed(pipe, ids):
+    """The embeddings of ids, by the text encoder's own module for them."""
+    return pipe.text_encoder.embeddings(input_ids=ids) - pipe.text_encoder.embeddings(
+        inputs_embeds=torch.zeros(*ids.shape, pipe.text_encoder.config.hidden_size)
+    )
 
 
 def test_rows_are_used_for_their_ids_only(pipe):
-    encoder, tokenizer = pipe.text_encoder, pipe.tokenizer
-    own = encoder.get_input_embeddings()
-    state = encoder.state_dict().keys()
-    (token,) = trigger.add_tokens(tokenizer, ["<sks-0>"])
-    assert token >= own.num_embeddings  # beyond the table, which does not grow
+    encoder, plain = pipe.text_encoder, copy.deepcopy(pipe)
+    own, state = encoder.get_input_embeddings(), list(encoder.state_dict())
     row = torch.randn(1, own.embedding_dim)
-    trigger.set_rows(encoder, [token], row)
-    ids = torch.tensor([[0, token, 5]])
-    found = encoder.get_input_embeddings()(ids)
-    assert torch.equal(found[0, 1], row[0])
-    assert torch.equal(found[0, [0, 2]], own.weight[[0, 5]])
-    assert torch.equal(trigger.get_rows(encoder, [token]), row)
-    trigger.remove_rows(encoder, [token])
-    assert encoder.get_input_embeddings() is own and encoder.state_dict().keys() == state
+    ((token,),) = (word.ids for word in teach(pipe, row))
+    assert token == FIRST_ID and encoder.get_input_embeddings() is own  # the table is as it was
+    found = embed(pipe, torch.tensor([[0, token, 5]]))
+    assert torch.allclose(found[0, 1], row[0], atol=1e-6)
+    assert torch.allclose(found[0, [0, 2]], own.weight[[0, 5]], atol=1e-6)
+    assert torch.equal(trigger.get_rows(encoder, "rex"), row)
+    ids = torch.tensor([[0, 5, 7]])
+    assert torch.equal(embed(pipe, ids), embed(plain, ids))
+    trigger.forget(pipe.tokenizer, encoder, "rex")
+    assert list(encoder.state_dict()) == state and type(pipe.tokenizer) is type(plain.tokenizer)
+    assert not encoder.embeddings._forward_pre_hooks
+    with pytest.raises(IndexError):
+        embed(pipe, torch.tensor([[token]]))
 
 
 def test_only_the_row_gets_a_gradient(pipe):
-    (token,) = trigger.add_tokens(pipe.tokenizer, ["<sks-0>"])
     pipe.text_encoder.requires_grad_(False)
-    width = pipe.text_encoder.config.hidden_size
-    trigger.set_rows(pipe.text_encoder, [token], torch.randn(1, width), train=True)
-    ids = pipe.tokenizer("a photo of <sks-0> dog", return_tensors="pt").input_ids
+    teach(pipe, torch.randn(1, pipe.text_encoder.config.hidden_size), train=True)
+    ids = pipe.tokenizer("a photo of sks dog", return_tensors="pt").input_ids
     pipe.text_encoder(ids).last_hidden_state.square().sum().backward()
-    (row,) = trigger.row_parameters(pipe.text_encoder, [token])
+    (row,) = trigger.row_parameters(pipe.text_encoder, "rex")
     grads = [p for p in pipe.text_encoder.parameters() if p.grad is not None]
     assert len(grads) == 1 and grads[0] is row and row.grad.abs().sum() > 0
 
 
 def test_a_token_is_one_token_wherever_it_stands(pipe):
-    (token,) = trigger.add_tokens(pipe.tokenizer, ["<sks-1a2b-0>"])
-    for prompt in ("<sks-1a2b-0> dog", "a dog, <sks-1a2b-0>, photo", "A <sks-1a2b-0>"):
+    ((token,),) = (w.ids for w in teach(pipe, torch.randn(1, 32), word="sks-1a2b"))
+    for prompt in ("sks-1a2b dog", "a dog, SKS-1a2b, photo", "A sks-1a2b"):
         ids = pipe.tokenizer(prompt).input_ids
         assert ids.count(token) == 1
-        assert len(ids) - 1 == len(pipe.tokenizer(prompt.replace("<sks-1a2b-0>", "")).input_ids)
+        without = prompt.lower().replace("sks-1a2b", "")
+        assert len(ids) - 1 == len(pipe.tokenizer(without).input_ids)
 
 
 @pytest.mark.parametrize(
@@ -53,11 +73,11 @@ def test_a_token_is_one_token_wherever_it_stands(pipe):
     ],
 )
 def test_whole_words_become_tokens(prompt, wanted):
-    assert trigger.put_tokens(prompt, {"sks": "T1 T2"}) == wanted
+    assert put_names(prompt, {"sks": "T1 T2"}) == wanted
 
 
 def test_no_trigger_no_change():
-    assert trigger.put_tokens("a  b\n c", {}) == "a  b\n c"
+    assert put_names("a  b\n c", {}) == "a  b\n c"
 
 
 def test_start_is_the_class_word(pipe):
@@ -70,4 +90,28 @@ def test_start_is_the_class_word(pipe):
 
 def test_rows_of_another_width_are_refused(pipe):
     with pytest.raises(ValueError, match="another base"):
-        trigger.set_rows(pipe.text_encoder, [999], torch.zeros(1, 7))
+        teach(pipe, torch.zeros(1, 7))
+    assert rows_of(pipe.text_encoder) is None
+
+
+def test_rows_that_are_as_many_are_replaced_in_place(pipe):
+    """So that a compiled encoder stays compiled, and ids in use stay true."""
+    teach(pipe, torch.zeros(2, 32))
+    (first,) = (list(map(id, rows_of(pipe.text_encoder).svfit_rows["rex"])),)
+    (word,) = teach(pipe, torch.ones(2, 32), word="zwx")
+    assert word.ids == (FIRST_ID, FIRST_ID + 1)
+    assert list(map(id, rows_of(pipe.text_encoder).svfit_rows["rex"])) == first
+    assert trigger.get_rows(pipe.text_encoder, "rex").eq(1).all()
+    assert FIRST_ID not in pipe.tokenizer("sks").input_ids
+
+
+def test_a_text_encoder_without_a_table_of_tokens_is_refused(pipe):
+    with pytest.raises(ValueError, match="cannot be taught a word"):
+        trigger.install_rows(pipe.unet)
+
+
+def test_rows_of_an_encoder_that_is_gone_are_not_heard(pipe, base_folder):
+    """A tokenizer does not keep the encoder alive, nor its words in use."""
+    teach(pipe, torch.randn(1, 32))
+    pipe.text_encoder = load(base_folder).text_encoder
+    assert max(pipe.tokenizer("a sks dog").input_ids) < FIRST_ID

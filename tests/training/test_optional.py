@@ -10,9 +10,8 @@ import torch
 from helpers.tiny_pipelines import run, same
 from helpers.trainings import elsewhere, last, stop_at
 
-from svfit_diffusion import sharing
 from svfit_diffusion.concept import read_concept
-from svfit_diffusion.training import loop
+from svfit_diffusion.training import result
 
 
 def missing(monkeypatch, name):
@@ -123,14 +122,13 @@ def test_the_concept_is_uploaded_when_it_is_trained(config, monkeypatch, caplog)
             raise ValueError("the Hub refused.")
         return "https://hub/me/rex"
 
-    monkeypatch.setattr(loop, "push_to_hub", push)
+    monkeypatch.setattr(result, "push_to_hub", push)
     given = {"push_to_hub": True, "max_train_steps": 1}
-    result = run(config, **given, hub_token="secret", hub_model_id="me/rex")
-    assert asked == [("sks", "me/rex", "secret")] and result.address == "https://hub/me/rex"
+    trained = run(config, **given, hub_token="secret", hub_model_id="me/rex")
+    assert asked == [("sks", "me/rex", "secret")] and trained.address == "https://hub/me/rex"
     run(config, **given)
     assert asked[-1] == ("sks", "rex", None)
     with caplog.at_level(logging.ERROR):
         failed = run(config, **given, hub_model_id="me/no")
     assert failed.address == "" and failed.path.is_file() and "The concept itself" in caplog.text
-    assert not any(b"secret" in p.read_bytes() for p in result.path.parent.rglob("*.json"))
-    assert loop.push_to_hub is not sharing.push_to_hub
+    assert not any(b"secret" in p.read_bytes() for p in trained.path.parent.rglob("*.json"))

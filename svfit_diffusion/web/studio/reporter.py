@@ -104,6 +104,5 @@ class Reporter:
             losses=self.losses[::every],
             held_out=self.held_out,
             backgrounds=training.subject.backgrounds,
-            summary=training.summary,
             remarks=[text[:1].upper() + text[1:] for text in training.remarks],
         )

@@ -44,7 +44,12 @@ def _work(run: Run) -> int:
         config = TrainConfig(**run.config["training"], **resumed)
         steps = None if config.max_train_steps == AUTO else config.max_train_steps
         reporter = Reporter(run, steps, config.seed)
-        trained = train(config, progress=False, report=reporter)
+        trained = train(
+            config,
+            progress=False,
+            report=reporter,
+            on_summary=lambda summary: run.write(summary=summary),
+        )
         remarks = " ".join(filter(None, (*trained.advice, trained.length)))
         if message := trained.stopped if trained.exit_status else remarks:
             run.write(message=f"{message[:1].upper()}{message[1:]}")
