@@ -215,5 +215,3 @@ def test_numbers_of_numpy_are_strengths(two, value):
 def test_seeds_out_of_range_are_refused_in_a_sentence(pipe, seed):
     with pytest.raises(ValueError, match="seed is .*, but must be a whole number"):
         list(generate(pipe, "a dog", num=2, seed=seed, steps=1))
-
-

@@ -133,7 +133,7 @@ def test_words_that_contain_one_another(pipe, base_folder, words):
     one = make_concept(pipe, size=0, targets={"unet": "cross"}, rank=1)
     concepts = {w: replace(one, token=w, trigger_rows=one.trigger_rows * (i + 1))
                 for i, w in enumerate(words)}  # fmt: skip
-    for word, concept in concepts.items():
+    for concept in concepts.values():
         load_concept(pipe, concept)
     both = pipe.tokenizer(f"{words[0]}, {words[1]} photo", add_special_tokens=False).input_ids
     assert [i for i in both if i >= 1_000_000] == [1_000_000, 1_000_001]
