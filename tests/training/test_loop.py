@@ -58,7 +58,7 @@ def test_a_fresh_pipeline_draws_the_same_to_the_last_bit(config, base_folder, tr
     trained = training.subject
     prompt = "a photo of sks dog"
     with torch.no_grad():
-        mine = picture(trained.pipe, trained.put_tokens(prompt))
+        mine = picture(trained.pipe, prompt)
     fresh = load(base_folder)
     before = picture(fresh, prompt)
     load_concept(fresh, result.path)
