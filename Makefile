@@ -1,4 +1,5 @@
-# make demo | make test | make test-slow | make test-browser | make faults | make bench: each makes .venv first, if it is not there.
+# make demo | make check | make test | make test-slow | make test-browser | make faults | make bench:
+# each makes .venv first, if it is not there. CONTRIBUTING.md says what they cost.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,10 +7,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 LOCKED := $(PIP) install --require-hashes --no-deps -r requirements
 SOURCES := pyproject.toml constraints.txt requirements/demo.txt
 
-.PHONY: demo test test-slow test-browser faults bench lint clean
+.PHONY: demo check test test-slow test-browser faults bench lint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/svfit demo
+
+check: $(VENV)/.test lint
+	$(BIN)/python tests/touched.py
 
 test: $(VENV)/.test lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile

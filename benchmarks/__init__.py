@@ -1,1 +1,5 @@
-"""Claims, each measured against what else people have: a folder for speed, likeness and sizes."""
+"""Measured claims, a folder each: speed, likeness, and sizes for all families.
+
+Run them as `python -m benchmarks.speed`, `python -m benchmarks.likeness` and
+`python -m benchmarks.families.table`. Each compares SVFit with the alternatives that people use.
+"""

@@ -1,14 +1,23 @@
 """Fixtures: a tiny Stable Diffusion pipeline, photos and a training of four steps."""
 
 import os
+from functools import partial
 
+import httpx
 import pytest
+import scipy.linalg  # noqa: F401, loads the BLAS that is limited below
 import torch
 from helpers.tiny_pipelines import load, make_pipeline
 from PIL import Image
+from threadpoolctl import threadpool_limits
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+for name in ("get", "post"):  # httpx gives up after 5 s, which a busy machine may take
+    setattr(httpx, name, partial(getattr(httpx, name), timeout=120))
 torch.set_num_threads(1)  # tiny matrices: more threads only wait for one another
+threadpool_limits(1, user_api="blas")  # ten times slower where other work holds one of the cores
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # child processes too
+    os.environ.setdefault(name, "1")
 
 
 @pytest.fixture(autouse=True)

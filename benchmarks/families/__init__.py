@@ -1,1 +1,1 @@
-"""Published bases: their true configurations, and how large a concept of each is."""
+"""Published bases: their true configurations, and the size of a concept for each."""

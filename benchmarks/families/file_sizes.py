@@ -1,6 +1,6 @@
-"""Bytes of a concept file on each base, by rank: true configurations, no weights needed.
+"""Bytes of a concept file for each base, by rank: true configurations, no weights needed.
 
-Toybox, and the bases of table.py, with one learned token where the family is taught words.
+Toybox, and the bases of table.py, with one learned token if the family can learn words.
 
     python -m benchmarks.families.file_sizes
 """

@@ -1,8 +1,8 @@
-"""The true configurations of published bases, and how large a concept of each is at rank 16.
+"""The true configurations of published bases, and the size of a concept for each at rank 16.
 
 Writes each as a diffusers folder without weights and counts it as `svfit info --base FOLDER` does.
-Where a configuration comes from stands beside it; those marked "from memory" are the
-published config.json from general knowledge, checked by their number of weights alone.
+The last entry of each is its source; "from memory" means the published config.json as generally
+known, which only the number of weights confirms.
 
     python -m benchmarks.families.table [--rank 16] [--write FOLDER]
 """
@@ -112,7 +112,7 @@ def write(name: str, folder: Path) -> Path:
 
 
 def row(name: str, found: ConceptSize) -> str:
-    """What the README's table and the one printed here begin a base's row with."""
+    """The beginning of a base's row, the same in the README's table and the one printed here."""
     denoiser, *text = found.projections.values()
     projections = f"{denoiser} + {sum(text)}" if text else denoiser
     weights = f"{next(iter(found.weights.values())) / 1e9:.2f} billion"

@@ -1,6 +1,6 @@
 """Published bases in their true size and layout, with random weights, as diffusers folders.
 
-Weights cannot tell likeness here; sizes, memory and the path through every part are the real ones.
+They say nothing about likeness; sizes, memory and the code that runs are those of the real bases.
 The configurations are those of table.py; the attention projections get a decaying spectrum.
 """
 
@@ -51,7 +51,7 @@ def scheduler_of(name: str) -> diffusers.SchedulerMixin:
 
 
 def clip_tokenizer() -> CLIPTokenizer:
-    """A tokenizer of the true size; its words are single letters and place-holders."""
+    """A tokenizer of the true size; its tokens are single letters and placeholders."""
     letters = string.ascii_lowercase + string.digits + "<>-.,"
     tokens = [*letters, *(f"{letter}</w>" for letter in letters)]
     tokens += [f"[{i}]" for i in range(49406 - len(tokens))]
@@ -61,7 +61,7 @@ def clip_tokenizer() -> CLIPTokenizer:
 
 
 def t5_tokenizer() -> T5TokenizerFast:
-    """T5's, which reads single letters."""
+    """A T5 tokenizer whose tokens are single letters."""
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
     pieces += [(letter, -3.0) for letter in string.printable.strip()]
     return T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=512)
@@ -77,7 +77,7 @@ def model(library: str, kind: str, settings: dict) -> torch.nn.Module:
 
 def build(name: str, folder: Path, device: str = "cpu") -> None:
     """Write a base (Stable Diffusion, SDXL or FLUX.1, by its name in table.py) in the precision
-    that it is published in. device: where its weights are drawn; a GPU draws billions in seconds.
+    that it is published in. device: of the random numbers; a GPU makes billions in seconds.
     """
     torch.manual_seed(0)
     kind, parts, _ = BASES[name]
@@ -104,7 +104,7 @@ def build(name: str, folder: Path, device: str = "cpu") -> None:
 
 @torch.no_grad()
 def decay(weight: torch.Tensor) -> None:
-    """Give a weight [out, in] the spectrum of a trained one, falling about as 1 / sqrt(k)."""
+    """Give a weight [out, in] a spectrum like a trained one's, about 1 / sqrt(k)."""
     inner = min(weight.shape)
     scale = torch.arange(1, inner + 1).rsqrt()
     random = (torch.randn(weight.shape[0], inner) * scale) @ torch.randn(inner, weight.shape[1])

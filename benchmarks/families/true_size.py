@@ -1,7 +1,7 @@
 """Stable Diffusion 1.5's true configuration with random weights: two training steps at 512 px.
 
-Prints the number of values, the bytes of the file, peak memory and seconds. Weights cannot tell
-likeness here; sizes, memory and the path through every part are the real ones.
+Prints the number of values, the bytes of the file, peak memory and seconds. Random weights say
+nothing about likeness; sizes, memory and the code that runs are those of the real base.
 
     python -m benchmarks.families.true_size [--base FOLDER] [--rank 16] [--steps 2]
 """
@@ -32,7 +32,7 @@ def photos(folder: Path) -> None:
 
 
 def main() -> None:
-    """Build the base unless it is there, train, and print the figures."""
+    """Build the base unless it exists, train, and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base", type=Path, default=Path(tempfile.gettempdir(), "sd15-random"))
     parser.add_argument("--rank", default="16")

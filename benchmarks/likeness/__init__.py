@@ -1,7 +1,7 @@
-"""Likeness against bytes: SVFit beside the small methods of the field, on Toybox.
+"""Likeness against bytes: SVFit compared with other small methods, on Toybox.
 
-The subjects and their true pictures come from Toybox's recipe, whose files import one another by
-their bare names: its folder joins the search path here.
+The subjects and their true pictures come from Toybox's recipe, whose files import each other
+without a package name, so its folder is added to the import path here.
 """
 
 import sys

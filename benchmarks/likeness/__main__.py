@@ -1,15 +1,15 @@
-"""Likeness against bytes: SVFit beside LoRA and the field's other small methods, on Toybox.
+"""Likeness against bytes: SVFit compared with LoRA and other small methods, on Toybox.
 
-    python -m benchmarks.likeness ladder                  is the measure of fidelity a measure?
+    python -m benchmarks.likeness ladder                  validates the measure of fidelity
     python -m benchmarks.likeness sweep                   learning rates, on dev subjects
-    python -m benchmarks.likeness length                  fixed numbers of steps beside `auto`
+    python -m benchmarks.likeness length                  fixed numbers of steps against `auto`
     python -m benchmarks.likeness measure --split dev     all methods at their best, on dev subjects
     python -m benchmarks.likeness measure --split sealed  the same, once, for the final table
     python -m benchmarks.likeness report --split sealed   table, plot and sheets of what was
                                                           measured so far
 
-Every run adds a line to `results/likeness/<stage>-<split>.jsonl`, so that all of it can be stopped
-and goes on where it was, also on another machine; pictures lie in a work folder.
+Each run adds a line to `benchmarks/likeness/results/<stage>-<split>.jsonl`, so a stage that was
+stopped continues where it was, also on another machine; pictures are kept in a work folder.
 Needs the recipe's objects (`python recipes/toybox/fetch.py`) and the `bench` extra.
 """
 
@@ -40,7 +40,7 @@ TRAINING_SEEDS = 0, 1
 
 @functools.cache
 def base_name() -> str:
-    """A short name of the base that results belong to."""
+    """A short name for the base that results belong to."""
     from svfit_diffusion import toybox
 
     digest = hashlib.sha256()
@@ -50,7 +50,7 @@ def base_name() -> str:
 
 
 def work_folder() -> Path:
-    """Where single runs and their pictures lie, outside the repository."""
+    """The folder of runs and their pictures, outside the repository."""
     root = os.environ.get("LIKENESS_WORK") or platformdirs.user_cache_dir("svfit-likeness")
     return Path(root) / base_name()
 
@@ -80,12 +80,12 @@ def run_job(job: dict) -> dict:
 
 
 def runs_file(stage: str, split: str) -> Path:
-    """Where a stage's results lie, a line a run."""
+    """The file of a stage's results, one line per run."""
     return RESULTS / f"{stage}-{split}.jsonl"
 
 
 def known(stage: str, split: str) -> dict[str, dict]:
-    """A stage's results on this base, by the job's JSON."""
+    """JSON of a job -> its result, for a stage's jobs that were run on this base."""
     path = runs_file(stage, split)
     lines = path.read_text("utf-8").splitlines() if path.is_file() else []
     entries = [json.loads(line) for line in lines]
@@ -93,7 +93,7 @@ def known(stage: str, split: str) -> dict[str, dict]:
 
 
 def results_of(jobs: list[dict]) -> list[dict]:
-    """Jobs of one stage and split with their results, of those that have one."""
+    """The jobs of one stage and split that have a result, with it."""
     done = known(jobs[0]["stage"], jobs[0]["split"])
     keyed = ((job, json.dumps(job)) for job in jobs)
     return [{"job": job, "result": done[key]} for job, key in keyed if key in done]
@@ -119,7 +119,7 @@ def run_all(jobs: list[dict], workers: int) -> None:
 
 
 def sweep_jobs(names: list[str]) -> list[dict]:
-    """Every learning rate of every method on the sweep's subjects."""
+    """All learning rates of all methods on the sweep's subjects."""
     from benchmarks.likeness.methods import BY_NAME
     from benchmarks.likeness.subjects import subjects
 
@@ -133,7 +133,7 @@ def sweep_jobs(names: list[str]) -> list[dict]:
 
 
 def best(names: list[str]) -> dict[str, dict]:
-    """Method -> its best rate in the sweep, and what was seen there, the means of the subjects."""
+    """Method -> its best rate in the sweep, and its measures there, averaged over subjects."""
     found: dict[str, dict[float, list[dict]]] = {}
     done = known("sweep", "dev")
     for job in sweep_jobs(names):
@@ -154,21 +154,21 @@ def best(names: list[str]) -> dict[str, dict]:
 
 
 def choose(means: dict[float, dict[str, float]]) -> float:
-    """The best rate: of the highest fidelity among those that draw nearly all that a prompt asks
-    for (else one that draws the subject alone, whatever the prompt, would win).
+    """The best rate: the one with the highest fidelity among those that follow the prompts almost
+    completely (otherwise one that shows the subject whatever the prompt is would win).
 
-    Rates less than TIE below the highest are alike, as few pictures tell no less; of them the one
-    with the lowest loss on unseen compositions, which scatters little.
+    Rates less than TIE below the highest count as equal, as a few pictures cannot distinguish them;
+    among these, the one with the lowest loss on unseen compositions, which has little variance.
     """
     most = max(min(seen["aligned"], ALIGNED) for seen in means.values())
     kept = {rate: seen for rate, seen in means.items() if seen["aligned"] >= most}
     top = max(seen["fidelity"] for seen in kept.values())
-    alike = [rate for rate, seen in kept.items() if seen["fidelity"] > top - TIE]
-    return min(alike, key=lambda rate: kept[rate]["loss"])
+    equal = [rate for rate, seen in kept.items() if seen["fidelity"] > top - TIE]
+    return min(equal, key=lambda rate: kept[rate]["loss"])
 
 
 def measure_jobs(names: list[str], split: str) -> list[dict]:
-    """Every method at its best on every subject of a split."""
+    """All methods at their best rates on all subjects of a split."""
     from benchmarks.likeness.subjects import subjects
 
     chosen = best(names) | {"base": {"rate": 0.0}}
@@ -189,7 +189,7 @@ def measure_jobs(names: list[str], split: str) -> list[dict]:
 
 
 def length_jobs() -> list[dict]:
-    """The default and LoRA at their best rates on the dev subjects, in each way to end."""
+    """The default and LoRA at their best rates on the dev subjects, with each rule for the end."""
     from benchmarks.likeness.length import WAYS
     from benchmarks.likeness.subjects import subjects
 
@@ -240,7 +240,9 @@ def main() -> None:
         wanted, had = Counter(map(row, jobs)), Counter(row(entry["job"]) for entry in found)
         results = [e for e in found if had[row(e["job"])] == wanted[row(e["job"])]]
         if not any(entry["job"]["method"] == likeness_report.AGAINST for entry in results):
-            raise SystemExit(f"Measure {likeness_report.AGAINST} first: all rows stand beside it.")
+            raise SystemExit(
+                f"Measure {likeness_report.AGAINST} first: all rows are compared with it."
+            )
         likeness_report.write(results, args.split, RESULTS, work_folder())
 
 

@@ -1,8 +1,8 @@
-"""How a measure of fidelity climbs from the base's picture to a true one.
+"""Validates measures of fidelity, on pictures between the base's own and true ones.
 
-A true picture of a subject is drowned in noise to a share of the way, and drawn on from there by
-the base, which knows only its class: at 1 nothing of it is left, at 0 all. A good measure falls
-evenly in between, and by much more than it scatters.
+Noise is added to a true picture of a subject, and the base, which knows only its class, removes it
+(image to image): at strength 1 nothing of the picture is left, at 0 all of it. A good measure falls
+evenly in between, by much more than its standard deviation.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ def draw() -> dict[tuple[str, int, float], list[Image.Image]]:
 
 
 def climb(drawn: dict, see: Extractor, close: bool) -> dict[str, list[float]]:
-    """Mean fidelity at each strength, and its scatter over the pictures at the last.
+    """Mean fidelity at each strength, and its standard deviation at the last one.
 
-    close: of the subject's part of the pictures, less what all objects' true pictures share.
+    close: of the subject's part of the pictures, minus the mean of all objects' true pictures.
     """
 
     part = SubjectPart(see)
@@ -86,7 +86,7 @@ def climb(drawn: dict, see: Extractor, close: bool) -> dict[str, list[float]]:
 
 
 def write(folder: Path) -> None:
-    """Draw, and write `ladder.json` and `ladder.png`."""
+    """Generate the pictures, and write `ladder.json` and `ladder.png`."""
     import matplotlib
 
     matplotlib.use("Agg")

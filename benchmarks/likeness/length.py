@@ -1,4 +1,4 @@
-"""How long to train: fixed numbers of steps, and the end that `--max_train_steps auto` finds."""
+"""How long to train: fixed numbers of steps against `--max_train_steps auto`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from torch import nn
 
 from benchmarks.likeness.methods import BY_NAME, Method
 from benchmarks.likeness.run import SWEEP_SEEDS, WORDS, Run, glimpse
-from svfit_diffusion.training.length import Length
+from svfit_diffusion.data import hold_out
+from svfit_diffusion.training.fixed_noise import samples
+from svfit_diffusion.training.length import SAMPLES, AutoLength
 from svfit_diffusion.training.objective import Denoiser, Objective
 from svfit_diffusion.training.runtime import restore, snapshot
 
@@ -20,7 +22,7 @@ SEEN = ("fidelity", "aligned", "copy", "loss")
 
 
 def fixed(method: Method, item: ToyObject, rate: float, work: Path) -> dict[str, dict]:
-    """Steps -> what is seen after so many. The loss is that on unseen compositions."""
+    """Steps -> measures after that many. The loss is that on unseen compositions."""
     run, found = Run(method, item, 0, rate, work), {}
     for steps in STEPS:
         run.train(steps)
@@ -29,21 +31,23 @@ def fixed(method: Method, item: ToyObject, rate: float, work: Path) -> dict[str,
 
 
 def auto(method: Method, item: ToyObject, rate: float, work: Path) -> dict[str, dict]:
-    """What is seen where the product's own rule ends a training, with one photo held out.
+    """Measures when the product's own rule ends a training, with one photo held out.
 
     "auto": of the state with the lowest loss, which the product keeps; "auto, last state": of the
-    one at which it ended.
+    state at the end.
     """
     run = Run(method, item, 0, rate, work)
-    model = Denoiser(run.subject)
-    length = Length(Objective(run.config, run.accelerator, run.subject), _named(run))
-    length.look(model, 0)
-    while not length.ended:
+    model = Denoiser(run.adapted)
+    objective = Objective(run.config, run.accelerator, run.adapted, run.subject)
+    run.subject.examples, judge = hold_out(run.subject.examples, run.config.seed)
+    length = AutoLength(samples(objective, judge, SAMPLES), _named(run), held_out=True)
+    length.measure(model, 0)
+    while not length.settled:
         run.train(run.steps + 1)
         if length.due(run.steps):
-            length.look(model, run.steps)
+            length.measure(model, run.steps)
     last = _seen(run)
-    run.steps = length.take_best()
+    run.steps = length.restore_best()
     return {"auto": _seen(run), "auto, last state": last}
 
 
@@ -55,7 +59,7 @@ def _named(run: Run) -> dict[str, nn.Parameter]:
 
 
 def _seen(run: Run) -> dict[str, Any]:
-    """What the training so far gives, rounded as in its file; the training can go on after it."""
+    """Measures of the training so far, rounded as in its file; the training can continue."""
     kept = snapshot(_named(run))
     run.round_values()
     seen = {"steps": run.steps, "loss": round(run.loss(), 6)} | glimpse(run)
@@ -64,7 +68,7 @@ def _seen(run: Run) -> dict[str, Any]:
 
 
 def markdown(results: list[dict]) -> str:
-    """A row for each method and length: means over subjects, and the steps that it took."""
+    """A row for each method and length: means over subjects, and the number of steps."""
     lines = [
         "# How long to train, on Toybox, dev subjects",
         "",

@@ -1,7 +1,7 @@
-"""The methods of the likeness comparison: what each trains, and how much it must keep.
+"""The methods of the likeness comparison: what each trains, and how much it must store.
 
-Every method is put on the same base by the field's own library (peft), and trained by one loop.
-A method with a token learns the trigger's embedding as well, as ours does.
+Every method is applied to the same base with peft, and trained by the same loop. A method with a
+token also learns the trigger's embedding, as ours does.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ BLOCK = 256  # values of a tensor with a scale of their own, in four bits
 
 @dataclass(frozen=True)
 class Method:
-    """One row. adapter: see ADAPTERS, or "" for none; text: whether the text encoder is adapted.
-    captions: whether the photos' captions name their backgrounds, which the base finds.
+    """One row. adapter: see ADAPTERS, or "" for none. text: whether the text encoder is adapted.
+    captions: whether the photos' captions name their backgrounds, as recognised by the base.
 
-    bits: of an adapter's value in the file, 16 or 4, those with a scale for each BLOCK of a tensor.
-    rates: learning rates of the sweep. sd15: values on Stable Diffusion 1.5 of each adapted
-    projection (out, in); sd15_text: of the text encoder's, in the mean, if other. judged: whether
-    it is one of the rows of a few kilobytes.
+    bits: of a value in the file, 16 or 4; 4 with one scale per BLOCK of a tensor. rates: learning
+    rates of the sweep. sd15: values on Stable Diffusion 1.5 for an adapted projection (out, in);
+    sd15_text: the mean for the text encoder's, if different. judged: whether it is one of the rows
+    of a few kilobytes.
     """
 
     name: str
@@ -96,7 +96,7 @@ def _peft(kind: str) -> Callable[[nn.Module, dict[str, Any]], Iterator[nn.Parame
         config = getattr(peft, kind)(target_modules=sorted(find_projections(model)), **options)
         before = {name for name, p in model.named_parameters() if p.requires_grad}
         tuner = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](model, {NAME: config}, NAME)
-        model.__dict__["peft_tuner"] = tuner  # AdaLoRA is told of every step
+        model.__dict__["peft_tuner"] = tuner  # AdaLoRA must be called after every step
         for name, parameter in model.named_parameters():
             if parameter.requires_grad and name not in before:
                 yield parameter
@@ -111,7 +111,7 @@ for _kind in ("LoraConfig", "AdaLoraConfig", "TinyLoraConfig", "UniLoraConfig", 
 
 
 def attach(method: Method, models: dict[str, nn.Module], denoiser: str) -> dict[str, list]:
-    """Put a method on the models; returns its parameters, "denoiser" and "text"."""
+    """Apply a method to the models; returns its parameters, "denoiser" and "text"."""
     groups: dict[str, list] = {"denoiser": [], "text": []}
     if not method.adapter:
         return groups
@@ -142,9 +142,10 @@ def _whole(out: int, inner: int) -> int:
 
 DELTAS, LORAS = (1.5e-2, 5e-2, 1e-1, 1.5e-1), (1.5e-3, 3e-3, 5e-3, 1.5e-2)
 TOKEN = (5e-3, 1e-2, 2e-2)
-RANK_EQUAL = 3  # of Toybox's 128 to 192 values, what 16 is of Stable Diffusion's 320 to 1280
-FOUR_BITS = 11  # the same of 48, with which a file in four bits stays under 8 KB there
-TEXT_RANK = 80  # of Toybox's 192, what 320 is of Stable Diffusion's 768; with 16 for all others
+# Ranks that are the same fraction of Toybox's 128 to 192 values as ...
+RANK_EQUAL = 3  # 16 of Stable Diffusion's 320 to 1280
+FOUR_BITS = 11  # 48 of those, with which a file in four bits is below 8 KB there
+TEXT_RANK = 80  # 320 of the text encoder's 768, with 16 for all other projections
 
 
 def _ours(
@@ -242,7 +243,7 @@ def sd15_bytes(method: Method, shapes: dict[str, list[tuple[int, int]]]) -> int 
 
 
 def tensor_bytes(sizes: list[int], bits: int) -> int:
-    """Bytes of tensors of so many values each, with a scale for each block where in four bits."""
+    """Bytes of tensors of these numbers of values, with a scale for each block if in four bits."""
     scales = sum(math.ceil(size / BLOCK) for size in sizes) if bits == 4 else 0
     return math.ceil(sum(sizes) * bits / 8) + 2 * scales
 

@@ -22,7 +22,7 @@ from svfit_diffusion.pipeline.concept_size import skeleton
 RESAMPLES, LEVEL = 4000, 95
 AGAINST = "lora-4"
 SMALL = ("ti", "svfit-3", "svfit-11-4bit", "core-3", "tinylora", "unilora", "waveft")
-PAIRS = (  # what is claimed, or wished for
+PAIRS = (  # the comparisons that claims or goals rest on
     ("svfit-text", "lora-4"),
     ("svfit-text-uncaptioned", "lora-4"),
     ("svfit-text", "lora-4-token"),
@@ -85,16 +85,16 @@ def of_all(found: Cells, method: str) -> np.ndarray:
 
 
 def minus(found: Cells, one: str, other: str) -> np.ndarray:
-    """One method less another on the subjects of both, shaped as `of_all`.
+    """One method minus another on the subjects of both, shaped as `of_all`.
 
-    The base, which is not trained, is taken once for each training seed.
+    The base, which is not trained, is repeated for each training seed.
     """
     shared = [subject for subject in found[one] if subject in found[other]]
     return np.stack([found[one][subject] - found[other][subject] for subject in shared])
 
 
 def interval(values: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
-    """Mean and its bootstrap interval; subjects, training seeds, prompts, seeds are redrawn.
+    """Mean and bootstrap interval; subjects, training seeds, prompts and seeds are resampled.
 
     values: [subjects, training seeds, prompts, seeds], or the paired difference of two such.
     """
@@ -109,7 +109,7 @@ def interval(values: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
 
 
 def table(results: list[dict]) -> list[dict]:
-    """A row a method, in the order of METHODS."""
+    """One row per method, in the order of METHODS."""
     by_method: dict[str, list[dict]] = {}
     for entry in results:
         by_method.setdefault(entry["job"]["method"], []).append(entry)
@@ -137,7 +137,7 @@ def table(results: list[dict]) -> list[dict]:
 
 
 def pairs(results: list[dict]) -> list[dict]:
-    """Differences of two methods, cell by cell, for each of PAIRS that was measured."""
+    """Paired differences of two methods, for each of PAIRS that was measured."""
     found = {measure: cells(results, measure) for measure in SEEN}
     return [
         {"method": one, "other": other, "subjects": len(minus(found["fidelity"], one, other))}
@@ -153,7 +153,7 @@ def _range(triple: tuple[float, float, float], sign: bool = False) -> str:
 
 
 def markdown(rows: list[dict], compared: list[dict], results: list[dict], split: str) -> str:
-    """The table, with what its columns mean, and the differences that claims rest on."""
+    """The table with an explanation of its columns, and the differences that claims rest on."""
     command = f"python -m benchmarks.likeness report --split {split}"
     if len(rows) < len(METHODS):
         command += " --methods " + " ".join(row["method"] for row in rows)
@@ -192,7 +192,7 @@ def markdown(rows: list[dict], compared: list[dict], results: list[dict], split:
 
 
 def plot(rows: list[dict], path: Path) -> None:
-    """Fidelity against bytes (log), of the methods that were measured on as many as the base."""
+    """Fidelity against bytes (log), of the methods that were measured on all subjects."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -248,7 +248,7 @@ def write(results: list[dict], split: str, folder: Path, work: Path) -> None:
         of = {entry["job"]["method"] for entry in results if entry["job"]["subject"] == slug}
         shown = [name for name in SHOWN if name in of and (work / name / f"{slug}-0").is_dir()]
         if AGAINST not in shown:
-            continue  # its pictures lie on another machine
+            continue  # its pictures are on another machine
         path = folder / f"{split}-{slug}.jpg"
         sheet(slug, shown, work).save(path, quality=90)
         print(f"{path}: {size_text(path.stat().st_size)}")

@@ -1,4 +1,4 @@
-"""One run of the likeness comparison: a method learns a subject on Toybox, and is measured."""
+"""One run of the likeness comparison: train a method on a subject with Toybox, and measure it."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ from svfit_diffusion.families import TOYBOX, load_base, recognise
 from svfit_diffusion.generation.pictures import save_png
 from svfit_diffusion.pipeline import trigger
 from svfit_diffusion.settings import TrainConfig
-from svfit_diffusion.training.backgrounds import name_backgrounds
+from svfit_diffusion.training.adapted_base import ADAPTER, AdaptedBase
+from svfit_diffusion.training.backgrounds import complete_captions, recognise_backgrounds
 from svfit_diffusion.training.objective import Denoiser, Objective
 from svfit_diffusion.training.runtime import make_accelerator
-from svfit_diffusion.training.subject import ADAPTER, Subject
+from svfit_diffusion.training.subject import Subject
 
 SEEDS, BATCH, TOKEN_RATE, DRAWN_AT_ONCE = 4, 4, 1e-2, 8
 SWEEP_SEEDS = 2
@@ -37,7 +38,7 @@ WORDS = [prompt.words for prompt in PROMPTS]
 
 
 class Run:
-    """A base with a method on it, and a subject to learn."""
+    """A base with a method applied to it, and a subject to learn."""
 
     def __init__(self, method: Method, item: ToyObject, seed: int, rate: float, work: Path) -> None:
         torch.set_num_threads(1)
@@ -58,12 +59,14 @@ class Run:
         )
         self.accelerator = make_accelerator(self.config)
         groups = attach(method, self.models, self.family.denoiser)
-        self.subject = self._subject(bool(groups["text"]))
+        text = {"text_encoder": "self"} if groups["text"] else {}
+        self.adapted = AdaptedBase(self.pipe, self.family, {self.family.denoiser: "both"} | text)
+        self.subject = self._subject()
         if method.captions:
             self.subject.examples = replace(self.subject.examples, captions=captions(item, work))
         rows = [
             row
-            for part in self.subject.ids
+            for part in self.adapted.ids
             for row in trigger.row_parameters(getattr(self.pipe, part), ADAPTER)
         ]
         adapter = [*groups["denoiser"], *groups["text"]]
@@ -73,8 +76,8 @@ class Run:
         self.optimizer = torch.optim.AdamW(parts, weight_decay=0.0) if parts else None
         self.steps = 0
 
-    def _subject(self, text: bool) -> Subject:
-        """The product's own Subject, whose adapters are the method's."""
+    def _subject(self) -> Subject:
+        """The product's own Subject, on a base with the method's adapters."""
         folder = self.work / "photos" / self.item.slug
         for index, picture in enumerate(photos(self.item)):
             if not (path := folder / f"{index}.png").is_file():
@@ -84,42 +87,38 @@ class Run:
         token, noun, prompt = self.config.words()
         size = self.family.size(self.pipe)
         examples = photo_encoder(self.config, self.pipe, self.family, size)(taken, prompt)
-        targets = {self.family.denoiser: "both"} | ({"text_encoder": "self"} if text else {})
-        subject = Subject(
-            self.pipe, self.family, targets, token, noun, examples, None, resolution=size
-        )
         if self.method.token:
-            subject.add_trigger()
-        return subject
+            self.adapted.add_trigger(token, noun)
+        return Subject(token, noun, examples, resolution=size)
 
     @property
     def values(self) -> int:
-        """Numbers that the method must keep."""
+        """The number of values that the method must store."""
         return sum(parameter.numel() for parameter in self.parameters)
 
     @property
     def bytes(self) -> int:
-        """Of the values alone, without a header."""
+        """The bytes of these values, without a header."""
         sizes = [parameter.numel() for parameter in self.adapter]
         token = self.values - sum(sizes)
         return tensor_bytes(sizes, self.method.bits) + 2 * token
 
     def prompt(self, words: str) -> str:
-        """A prompt's words with the subject in them; the base is asked for its class."""
+        """A prompt with the subject's words; without training, with its class word only."""
         named = f"{TOKEN} {self.item.kind}" if self.parameters else with_article(self.item.kind)
         return words.format(named)
 
     def train(self, steps: int) -> None:
-        """Train on to `steps` in all, with the base's own loss."""
-        objective = Objective(self.config, self.accelerator, self.subject)
-        model = Denoiser(self.subject)
+        """Continue to `steps` steps in total, with the base's own loss."""
+        objective = Objective(self.config, self.accelerator, self.adapted, self.subject)
+        model = Denoiser(self.adapted)
         tuner = self.models[self.family.denoiser].__dict__.get("peft_tuner")
         while self.optimizer and self.steps < steps:
             objective.loss(model, self.steps).backward()
             torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
             self.optimizer.step()
             if self.method.adapter == "svfit":
-                for part in self.subject.targets:
+                for part in self.adapted.targets:
                     tie_deltas(self.models[part], NAME)
             if hasattr(tuner, "update_and_allocate"):
                 tuner.update_and_allocate(self.steps)
@@ -127,13 +126,13 @@ class Run:
             self.steps += 1
 
     def loss(self) -> float:
-        """Error on unseen compositions, at fixed noise and times."""
+        """Error on unseen compositions, with fixed noise and timesteps."""
         pictures, words = compositions(self.item)
         self.pipe.scheduler = self.noise
         return denoising_loss(self.pipe, pictures, [self.prompt(text) for text in words])
 
-    def draw(self, words: list[str], seeds: int) -> list[Image.Image]:
-        """Pictures of each prompt, side by side."""
+    def generate(self, words: list[str], seeds: int) -> list[Image.Image]:
+        """Pictures of each prompt, consecutive for all seeds."""
         jobs = [(self.prompt(text), seed) for text in words for seed in range(seeds)]
         pictures = []
         self.pipe.scheduler = type(self.noise).from_config(self.noise.config)
@@ -157,7 +156,7 @@ class Run:
 
 
 def sweep(method: Method, item: ToyObject, rate: float, looks: tuple[int, ...], work: Path) -> dict:
-    """The loss on unseen compositions after each number of steps, and what is drawn in the end."""
+    """The loss on unseen compositions after each number of steps, and measures at the end."""
     run, losses = Run(method, item, 0, rate, work), {}
     for steps in looks:
         run.train(steps)
@@ -167,9 +166,9 @@ def sweep(method: Method, item: ToyObject, rate: float, looks: tuple[int, ...], 
 
 
 def glimpse(run: Run) -> dict[str, float]:
-    """The means of what is seen in a few pictures of each prompt."""
+    """The means of the measures over a few pictures of each prompt."""
     judge = judge_of(run.item, run.work, SWEEP_SEEDS)
-    pictures = run.draw(WORDS, SWEEP_SEEDS)
+    pictures = run.generate(WORDS, SWEEP_SEEDS)
     scores = judged(judge, pictures, judge.features(pictures))
     return {key: round(float(values.mean()), 4) for key, values in scores.items()}
 
@@ -177,12 +176,12 @@ def glimpse(run: Run) -> dict[str, float]:
 def measure(
     method: Method, item: ToyObject, seed: int, rate: float, steps: int, work: Path
 ) -> dict[str, Any]:
-    """Train, draw all prompts, and measure. The pictures stay in the work folder."""
+    """Train, generate all prompts, and measure. The pictures are kept in the work folder."""
     base, run = base_pictures(item, work), Run(method, item, seed, rate, work)
     run.train(steps)
     run.round_values()
     loss = run.loss()
-    pictures = base if not run.parameters else run.draw([*WORDS, *OTHERS], SEEDS)
+    pictures = base if not run.parameters else run.generate([*WORDS, *OTHERS], SEEDS)
     _keep(work / method.name / f"{item.slug}-{seed}", pictures)
     judge, count = judge_of(item, work, SEEDS), len(WORDS) * SEEDS
     features = judge.features(pictures)
@@ -213,13 +212,14 @@ def judged(judge: Judge, pictures: list[Image.Image], features: Tensor) -> dict[
 
 
 def captions(item: ToyObject, work: Path) -> tuple[str, ...]:
-    """The photos' captions as the product completes them; worked out once and kept."""
+    """The photos' captions as the product completes them; computed once and kept."""
     path = work / "captions" / f"{item.slug}.json"
     if not path.is_file():
         run = Run(BY_NAME["ti"], item, 0, 0.0, work)
         run.subject.unnamed = {i: edge_colours(photo) for i, photo in enumerate(photos(item))}
-        objective = Objective(run.config, run.accelerator, run.subject)
-        name_backgrounds(objective, Denoiser(run.subject), progress=False)
+        objective = Objective(run.config, run.accelerator, run.adapted, run.subject)
+        phrases = recognise_backgrounds(objective, Denoiser(run.adapted), progress=False)
+        complete_captions(run.subject, phrases)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(run.subject.examples.captions))
     return tuple(json.loads(path.read_text()))
@@ -227,17 +227,17 @@ def captions(item: ToyObject, work: Path) -> tuple[str, ...]:
 
 @functools.cache
 def judge_of(item: ToyObject, work: Path, seeds: int) -> Judge:
-    """A judge of so many seeds a prompt."""
+    """A judge for this number of seeds per prompt."""
     base = base_pictures(item, work)
     taken = [base[prompt * SEEDS + seed] for prompt in range(len(WORDS)) for seed in range(seeds)]
     return Judge(item, taken, seeds)
 
 
 def base_pictures(item: ToyObject, work: Path) -> list[Image.Image]:
-    """The base's pictures of its class, for all prompts; drawn once and kept."""
+    """The base's pictures of the class word, for all prompts; generated once and kept."""
     folder, words = work / "base" / item.slug, [*WORDS, *OTHERS]
-    if (pictures := _drawn(folder, words)) is None:
-        pictures = Run(Method("base", "base model"), item, 0, 0.0, work).draw(words, SEEDS)
+    if (pictures := _stored(folder, words)) is None:
+        pictures = Run(Method("base", "base model"), item, 0, 0.0, work).generate(words, SEEDS)
         _keep(folder, pictures)
     return pictures
 
@@ -248,8 +248,8 @@ def _keep(folder: Path, pictures: list[Image.Image]) -> None:
         save_png(picture, folder / f"{index:03d}.png")
 
 
-def _drawn(folder: Path, words: list[str]) -> list[Image.Image] | None:
-    """The pictures of a folder, if all are there."""
+def _stored(folder: Path, words: list[str]) -> list[Image.Image] | None:
+    """The pictures of a folder, if it is complete."""
     paths = [folder / f"{index:03d}.png" for index in range(len(words) * SEEDS)]
     if not all(path.is_file() for path in paths):
         return None

@@ -1,8 +1,8 @@
-"""The subjects of the likeness comparison, and what pictures of them can be asked exactly.
+"""The subjects of the likeness comparison, and the measures of their pictures.
 
-Subjects are the objects that no part of Toybox was trained on: `dev` ones, on which everything is
-chosen, and `sealed` ones for the final table. The world is our own, so each prompt's true picture
-can be rendered, and backgrounds, styles and second objects can be checked.
+Subjects are objects that no part of Toybox was trained on: `dev` ones, on which everything is
+chosen, and `sealed` ones for the final table. Toybox's pictures are rendered, so a true picture
+exists for each prompt, and backgrounds, styles and second objects can be checked.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from svfit_diffusion.evaluation.measures import among, cosines
 SPLITS = {"dev": DEV, "sealed": SEALED}
 SECOND = "apple"  # the other object of a prompt: a training one
 COMPOSITIONS, VIEWS = 24, 4
-OTHER_OBJECTS = 24  # training objects whose common look is no likeness
-BOX = {False: (16, 16, 112, 112), True: (0, 32, 64, 96)}  # where the subject is, beside a second
+OTHER_OBJECTS = 24  # training objects, whose mean feature does not count as likeness
+BOX = {False: (16, 16, 112, 112), True: (0, 32, 64, 96)}  # of the subject: alone, beside a second
 GRAY = 12.0  # mean distance of a pixel's channels from its mean, below which a picture is grey
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is asked for, with {} for the subject, and what must then be seen."""
+    """A prompt, with {} for the subject, and what its picture must show."""
 
     words: str
     kind: str = "plain"
@@ -70,7 +70,7 @@ OTHERS = (
 
 
 def subjects(split: str, count: int) -> tuple[ToyObject, ...]:
-    """The first object of each cluster in turn, then the second ones, up to `count`."""
+    """The first object of each cluster, then the second of each, and so on, up to `count`."""
     seen: dict[str, int] = {}
     order = []
     for place, item in enumerate(SPLITS[split]):
@@ -104,7 +104,7 @@ def compositions(item: ToyObject) -> tuple[list[Image.Image], list[str]]:
 
 @functools.cache
 def truths(item: ToyObject, prompt: Prompt, views: int = VIEWS) -> tuple[Image.Image, ...]:
-    """What the prompt would show, in several poses."""
+    """True pictures for the prompt, in several poses."""
     rng, world = np.random.default_rng(90), World((item, BY_NAME[SECOND]))
     pictures = []
     for _ in range(views):
@@ -121,15 +121,15 @@ def truths(item: ToyObject, prompt: Prompt, views: int = VIEWS) -> tuple[Image.I
 
 
 def others() -> list[ToyObject]:
-    """Training objects, of every sort."""
+    """Training objects of all kinds."""
     return [item for item in TRAIN if item.name != SECOND][:: len(TRAIN) // OTHER_OBJECTS]
 
 
 class SubjectPart:
-    """Features of the part of a prompt's pictures where the subject is asked for.
+    """Features of the part of a prompt's pictures where the subject should be.
 
-    Less their mean over true pictures of other objects: what all have in common, background and
-    sharpness, is no likeness.
+    Minus their mean over true pictures of other objects: what all objects have in common, such as
+    background and sharpness, does not count as likeness.
     """
 
     def __init__(self, see: Extractor) -> None:
@@ -138,8 +138,8 @@ class SubjectPart:
     def features(self, pictures: Sequence[Image.Image], prompt: Prompt) -> Tensor:
         """Unit features [pictures, width]."""
         if prompt not in self.common:
-            alike = [truths(item, prompt, 1)[0] for item in others()]
-            self.common[prompt] = self._cut(alike, prompt).mean(0)
+            true = [truths(item, prompt, 1)[0] for item in others()]
+            self.common[prompt] = self._cut(true, prompt).mean(0)
         return normalize(self._cut(pictures, prompt) - self.common[prompt], dim=1)
 
     def _cut(self, pictures: Sequence[Image.Image], prompt: Prompt) -> Tensor:
@@ -148,7 +148,7 @@ class SubjectPart:
 
 
 class Judge:
-    """Measures of the pictures of one subject; each prompt's pictures lie side by side."""
+    """Measures of the pictures of one subject; each prompt's pictures are consecutive."""
 
     def __init__(self, item: ToyObject, base: list[Image.Image], seeds: int) -> None:
         self.seeds, self.part = seeds, _part()
@@ -165,21 +165,21 @@ class Judge:
         return self.part.see.features(pictures)
 
     def _near(self, pictures: list[Image.Image]) -> np.ndarray:
-        """Cosine of each picture's part with those of its prompt's true pictures."""
+        """Mean cosine of each picture's part with its prompt's true pictures: [prompts, seeds]."""
         rows = []
         for i, prompt in enumerate(PROMPTS):
-            drawn = pictures[i * self.seeds : (i + 1) * self.seeds]
-            rows.append(cosines(self.part.features(drawn, prompt), self.references[i]).numpy())
+            own = pictures[i * self.seeds : (i + 1) * self.seeds]
+            rows.append(cosines(self.part.features(own, prompt), self.references[i]).numpy())
         return np.stack(rows)
 
     def fidelity(self, pictures: list[Image.Image]) -> np.ndarray:
-        """[prompts, seeds]: 0 where it is as the base's mean picture, 1 as a true picture.
+        """[prompts, seeds]: 0 is the mean of the base's pictures, 1 that of true pictures.
 
-        One scale over all prompts, so that a prompt which the base gets right weighs little.
+        All prompts have one scale, so a prompt that the base gets right has little weight.
         """
         scale = np.mean(self.real) - self.base.mean()
         if scale <= 0:
-            raise ValueError("The base draws this subject already; fidelity has no scale.")
+            raise ValueError("The base already generates this subject; fidelity has no scale.")
         return (self._near(pictures) - self.base.mean(1, keepdims=True)) / scale
 
     def copies(self, features: Tensor) -> np.ndarray:
@@ -187,7 +187,9 @@ class Judge:
         return (features @ self.training.T).amax(1).numpy()
 
     def aligned(self, pictures: list[Image.Image]) -> np.ndarray:
-        """[prompts, seeds]: share of what the prompt asks for, beside the subject, that is seen."""
+        """[prompts, seeds]: fraction of what the prompt asks for, besides the subject, that is
+        recognised.
+        """
         recogniser, backgrounds = _recognisers()
         kinds = backgrounds.kinds(pictures)
         rows = []

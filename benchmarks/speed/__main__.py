@@ -1,10 +1,10 @@
-"""As fast as the base itself? Every claim on speed and memory, measured against what else one has.
+"""Speed and memory: every claim is measured side by side with the alternative.
 
     python -m benchmarks.speed [--only load train ...] [--quick] [--diffusers-script FILE]
 
-Each script of a claim runs in a process of its own; `results/` beside this file gets the rows as
-JSON, one table (speed.md) and one plot of growth (growth.png). Times of a machine that does other
-work are worthless: let it be quiet.
+Each script runs in a process of its own. The rows are written to `results/` beside this file, as
+JSON, a table (speed.md) and a plot of growth (growth.png). Run it on a machine that does nothing
+else, or the times mean nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FORMATS = {"s": "{:.3g} s", "MB": "{:.3g} MB", "GB": "{:.3g} GB"}
 
 
 def measure(script: str, quick: bool) -> None:
-    """Run one script's claims here and keep what they found."""
+    """Run one script's claims in this process and store the results."""
     rows, curves = importlib.import_module(f"benchmarks.speed.{script}").run(quick)
     found = {"rows": [row.as_dict() for row in rows], "growth": curves, "machine": machine()}
     RESULTS.mkdir(parents=True, exist_ok=True)
@@ -34,7 +34,7 @@ def measure(script: str, quick: bool) -> None:
 
 
 def machine() -> dict:
-    """What it was measured on."""
+    """The machine of the measurement."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
     return {"cores": os.cpu_count(), "threads": torch.get_num_threads(), "device": device,
             "torch": torch.__version__}  # fmt: skip
@@ -59,7 +59,7 @@ def table(found: list[dict]) -> str:
 
 
 def plot(curves: dict[str, dict], path: Path) -> None:
-    """One panel per curve: the first list is x, each other one a line."""
+    """One panel per curve: the first list is x, each of the others a line."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -79,7 +79,7 @@ def plot(curves: dict[str, dict], path: Path) -> None:
 
 
 def main() -> None:
-    """Measure what is asked for, then write the table of all that has been measured."""
+    """Measure the chosen scripts, then write the table of everything measured so far."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=SCRIPTS, default=SCRIPTS)
     parser.add_argument("--quick", action="store_true", help="one round of each, to see it run")
@@ -95,10 +95,10 @@ def main() -> None:
         os.environ["DIFFUSERS_LORA_SCRIPT"] = given.diffusers_script
     for script in given.only:
         if script == "script" and "DIFFUSERS_LORA_SCRIPT" not in os.environ:
-            print("whole scripts are not compared: name diffusers' with --diffusers-script")
+            print("whole scripts are not compared: pass diffusers' with --diffusers-script")
             continue
         if script == "gpu" and not torch.cuda.is_available():
-            print("nothing is measured on a GPU: there is none here")
+            print("nothing is measured on a GPU, as this machine has none")
             continue
         command = [sys.executable, "-m", "benchmarks.speed", "--here", script] + [
             "--quick"

@@ -19,7 +19,7 @@ STEPS = {SD15: 2, TOYBOX: 25}
 
 @torch.no_grad()
 def draw(pipe: Any, name: str) -> None:
-    """One picture's latents, as the app asks for it: guidance, one prompt."""
+    """The latents of one picture, generated as in the app: with guidance, one prompt."""
     pipe(
         "a photo of a dog on the beach",
         num_inference_steps=STEPS[name],
@@ -31,7 +31,7 @@ def draw(pipe: Any, name: str) -> None:
 
 
 def against_base(name: str, rounds: int) -> list[Row]:
-    """The base, the base with a concept attached, with it fused: three pipelines in turn."""
+    """The base, the base with a concept attached, and with it fused: three pipelines in turn."""
     base, attached, fused = (pipeline(name) for _ in range(3))
     file = concept(attached)
     for pipe in (attached, fused):
@@ -46,7 +46,7 @@ def against_base(name: str, rounds: int) -> list[Row]:
 
 
 def many(rounds: int) -> dict:
-    """Seconds of a Toybox picture by the number of concepts attached."""
+    """Seconds for a Toybox picture, by the number of attached concepts."""
     pipe, found = pipeline(TOYBOX), {"concepts attached": [], "one picture": []}
     file = concept(pipe)
     for count in range(11):

@@ -2,9 +2,9 @@
 
     python -m benchmarks.speed --only gpu --diffusers-script PATH/train_dreambooth_lora.py
 
-Whole training scripts run one after the other, each in a process that notes when its optimizer
-has stepped and how much memory was at most allocated; diffusers' scripts for SDXL and FLUX.1 are
-looked for beside the one that is named. $SVFIT_GPU_PARTS limits it to some ("sd15,load").
+Training scripts run one after another, each in a process that records the time of every optimizer
+step and the peak of allocated memory; diffusers' scripts for SDXL and FLUX.1 are expected beside
+the given one. $SVFIT_GPU_PARTS selects some of the parts ("sd15,load").
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LORA = ("--rank", "4", "--train_text_encoder")
 SDXL, FLUX = "SDXL 1.0", "FLUX.1 dev"
 SCRIPTS = {SD15: "", SDXL: "_sdxl", FLUX: "_flux"}
 SIZES = {SD15: 512, SDXL: 1024, FLUX: 512}  # px
-CARDS = {SD15: 8, SDXL: 16, FLUX: 24}  # GB of the card that many have
+CARDS = {SD15: 8, SDXL: 16, FLUX: 24}  # GB of memory of common cards
 COMMON = {
     SD15: ("--mixed_precision", "fp16"),
     SDXL: ("--mixed_precision", "fp16", "--gradient_checkpointing"),
@@ -51,7 +51,7 @@ SMALL = {
 
 
 def spent(name: str, steps: int, script: tuple[str, ...], *more: str) -> dict[str, float]:
-    """Median seconds of a step after the fifth, and GB at most allocated, of a training script."""
+    """A training script's median seconds per step after the fifth, and peak memory in GB."""
     with tempfile.TemporaryDirectory() as folder:
         photos(Path(folder, "photos"))
         flags = [
@@ -78,7 +78,7 @@ def spent(name: str, steps: int, script: tuple[str, ...], *more: str) -> dict[st
 
 
 def inside(script: str) -> None:
-    """Run a training script in this process, and print what it took."""
+    """Run a training script in this process, and print its time and memory."""
     times: list[float] = []
 
     def stepped(*_: Any) -> None:
@@ -97,9 +97,9 @@ def inside(script: str) -> None:
 
 
 def training(name: str, steps: int) -> list[Row]:
-    """A step of ours and its memory, against diffusers' script where it is there, and a card.
+    """Time and memory of our training step, against diffusers' script if there is one, and a card.
 
-    Ours looks at no backgrounds here, as diffusers' does not.
+    Ours recognises no backgrounds here, as diffusers' does not.
     """
     setting = f"{name}, {SIZES[name]} px, batch 1"
     ours = spent(name, steps, (OURS,), "--no-caption_backgrounds")
@@ -123,7 +123,7 @@ def training(name: str, steps: int) -> list[Row]:
 
 
 def whole(steps: int) -> list[Row]:
-    """All of a training on Stable Diffusion 1.5, its look at the backgrounds included."""
+    """A whole training on Stable Diffusion 1.5, including the recognition of backgrounds."""
     if not (script := diffusers_script(SD15)):
         return []
     ours, theirs = spent(SD15, steps, (OURS,)), spent(SD15, steps, (WRAPPER, str(script)), *LORA)
@@ -135,7 +135,7 @@ def whole(steps: int) -> list[Row]:
 
 
 def diffusers_script(name: str) -> Path | None:
-    """Diffusers' training script for a base, if it is here."""
+    """Diffusers' training script for a base, if it exists."""
     given = os.environ.get("DIFFUSERS_LORA_SCRIPT")
     path = Path(given).with_name(f"train_dreambooth_lora{SCRIPTS[name]}.py") if given else None
     return path if path and path.is_file() else None
@@ -149,14 +149,14 @@ def _row(
 
 
 def on_gpu() -> Any:
-    """Stable Diffusion 1.5 in float16 on the GPU, quiet."""
+    """Stable Diffusion 1.5 in float16 on the GPU, without progress bars."""
     pipe = load_base(str(base(SD15)), torch.float16).to("cuda")
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
 def finished(action: Callable[[], Any]) -> Callable[[], None]:
-    """An action that ends when the GPU has."""
+    """The action, followed by a wait for the GPU."""
 
     def call() -> None:
         action()
@@ -245,7 +245,7 @@ PARTS = {
 
 
 def run(quick: bool) -> tuple[list[Row], dict]:
-    """All rows, or those of the parts that are asked for."""
+    """All rows, or those of the selected parts."""
     rows: list[Row] = []
     for part in os.environ.get("SVFIT_GPU_PARTS", ",".join(PARTS)).split(","):
         rows += PARTS[part](quick)

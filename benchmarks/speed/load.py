@@ -43,13 +43,13 @@ def weights(pipe) -> list[torch.Tensor]:
 
 
 def one_after_another(found: list[torch.Tensor]) -> None:
-    """svdiff-pytorch's way: `torch.linalg.svd` of each weight in turn."""
+    """As svdiff-pytorch does it: `torch.linalg.svd` of each weight in turn."""
     for weight in found:
         torch.linalg.svd(weight, full_matrices=False)
 
 
 def floor(found: list[torch.Tensor], rank: int = RANK) -> None:
-    """LAPACK's cheapest exact way: Gram matrix and its top eigenvectors, one matrix a thread."""
+    """LAPACK's cheapest exact method: top eigenvectors of Gram matrices, one matrix per thread."""
 
     def top(weight: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         matrix = weight.double().numpy()
@@ -65,9 +65,9 @@ def floor(found: list[torch.Tensor], rank: int = RANK) -> None:
 
 
 def first_load(pipe, file: Path, default: Path, rounds: int) -> list[Row]:
-    """Nothing cached: reading the files, the basis, checks and patch, against SVDs alone.
+    """Without a cache: reading files, the basis, checks and patching, against the SVDs alone.
 
-    default: a concept of the default's ranks.
+    default: a concept with the default's ranks.
     """
 
     def ours(file: Path = file) -> None:
@@ -99,7 +99,7 @@ def first_load(pipe, file: Path, default: Path, rounds: int) -> list[Row]:
 
 
 def cached_load(pipe, file: Path, adapter: Path, rounds: int, ranks: str = "") -> Row:
-    """A file on a known base, checks included, against diffusers' loader of a LoRA."""
+    """A file on a base with a cached basis, checks included, against diffusers' LoRA loader."""
     return paired(
         f"load, basis cached{ranks}",
         "load_lora_weights, rank 4",
@@ -112,7 +112,7 @@ def cached_load(pipe, file: Path, adapter: Path, rounds: int, ranks: str = "") -
 
 
 def swaps(pipe, files: list[Path], adapters: list[Path], rounds: int) -> list[Row]:
-    """To another concept of one base, against LoRA's two ways."""
+    """Another concept in place of a loaded one, against two ways to do that with LoRAs."""
     load_concept(pipe, files[0], name="rex")
     queue = itertools.cycle(files[::-1])
 
@@ -128,7 +128,7 @@ def swaps(pipe, files: list[Path], adapters: list[Path], rounds: int) -> list[Ro
 
     rows = [paired("swap", "unload and load of a LoRA", ours, reload, 0.1, rounds)]
     other.unload_lora_weights()
-    # diffusers swaps no text encoder in place, so the LoRA here has fewer projections than ours
+    # diffusers cannot hot-swap text encoders, so the LoRA here has fewer projections than ours
     lean = [lora(other, 4, seed, text=False) for seed in (0, 1)]
     other.enable_lora_hotswap(target_rank=4)
     other.load_lora_weights(lean[0], adapter_name="lora")
@@ -143,7 +143,7 @@ def swaps(pipe, files: list[Path], adapters: list[Path], rounds: int) -> list[Ro
 
 
 def growth(pipe, rounds: int) -> dict:
-    """Seconds of first and cached load by rank, medians."""
+    """Median seconds of the first and of a cached load, by rank."""
     found: dict[str, list] = {"rank": [], "first": [], "cached": []}
     for rank in (1, 4, 16, 64, 256, "full"):
         file = concept(pipe, rank)

@@ -1,9 +1,9 @@
-"""Run diffusers' `train_dreambooth_lora.py` as it is, also where torchvision cannot be imported.
+"""Run diffusers' `train_dreambooth_lora.py` unchanged, even if torchvision cannot be imported.
 
     python -m benchmarks.speed.lora_script PATH/train_dreambooth_lora.py --instance_data_dir ...
 
-Of torchvision that script needs five transforms of a photo, which are here written with Pillow, and
-any installed version of diffusers will do.
+The script needs five transforms of torchvision, which are written with Pillow here, and its check
+of diffusers' version is switched off.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def resize(size: int, interpolation: InterpolationMode = InterpolationMode.BILIN
 
 
 def crop(size: int, place):
-    """Cut a square of `size` at `place(room)` on either side."""
+    """Cut a square of `size`, at `place(room)` along each axis."""
 
     def work(picture: Image.Image) -> Image.Image:
         left, top = (place(side - size) for side in picture.size)
@@ -54,7 +54,7 @@ def to_tensor():
 
 
 def stand_in() -> types.ModuleType:
-    """A module that holds what the script takes from torchvision.transforms."""
+    """A module with everything that the script uses of torchvision.transforms."""
     module = types.ModuleType("torchvision.transforms")
     module.InterpolationMode = InterpolationMode
     module.Resize = resize
@@ -73,11 +73,11 @@ def _through(steps, picture):
 
 
 def main() -> None:
-    """Stand in where needed, then run the script under its own name."""
+    """Replace torchvision if needed, then run the script under its own name."""
     import diffusers.utils
     import transformers.utils
 
-    transformers.utils.is_torchvision_available()  # asked, and remembered, before there is one
+    transformers.utils.is_torchvision_available()  # cached before the replacement is installed
     diffusers.utils.check_min_version = lambda _: None
     try:
         import torchvision  # noqa: F401

@@ -16,7 +16,7 @@ from svfit_diffusion.settings import TEXT_RANK
 
 
 def held(pipe: Any) -> float:
-    """MB of all tensors of the edited components, each storage once."""
+    """MB of all tensors of the edited components, counting each storage once."""
     storages = {}
     for part in TARGETS:
         model = getattr(pipe, part)
@@ -26,7 +26,7 @@ def held(pipe: Any) -> float:
 
 
 def sizes(load: Any, pipe: Any, count: int) -> list[float]:
-    """MB beyond the base after 1 .. count loads."""
+    """MB in addition to the base after 1 .. count loads."""
     empty, found = held(pipe), []
     for index in range(count):
         load(index)
@@ -35,7 +35,7 @@ def sizes(load: Any, pipe: Any, count: int) -> list[float]:
 
 
 def concepts(pipe: Any, file: Path) -> tuple[list[float], float]:
-    """MB beyond the base after 1 .. 10 loads of a file, and of its basis on disk."""
+    """MB in addition to the base after 1 .. 10 loads of a file, and of its basis on disk."""
 
     def load(index: int) -> None:
         load_concept(pipe, file, name=f"c{index}", token=f"word{index}", strength=0.1)

@@ -1,9 +1,9 @@
-"""The claim on whole scripts: a step of ours against one of diffusers' DreamBooth LoRA script.
+"""The claim on training scripts: a step of ours against one of diffusers' DreamBooth LoRA script.
 
     python -m benchmarks.speed --only script --diffusers-script PATH/train_dreambooth_lora.py
 
 Both train Toybox and its text encoder on the sample's photos, batch 4, 128 px. The time of a step
-is that of a long run less that of a short one, so loading and saving do not count. Ours looks at no
+is the difference of a long and a short run, so loading and saving do not count. Ours recognises no
 backgrounds here, as diffusers' does not.
 """
 
@@ -27,7 +27,7 @@ FLAGS = ("--instance_data_dir", str(ROOT / "samples" / "robot" / "photos"), "--r
 
 
 def spent(steps: int, *command: str) -> float:
-    """Seconds of a script with so many steps."""
+    """Seconds of a script with this number of steps."""
     with tempfile.TemporaryDirectory() as folder:
         end = ["--max_train_steps", str(steps), "--output_dir", str(Path(folder, "out"))]
         start = time.perf_counter()

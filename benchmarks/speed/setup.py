@@ -1,7 +1,7 @@
-"""What the speed benchmarks run on, and how they time: pairs side by side, in one process.
+"""The bases and files of the speed benchmarks, and their timing: pairs in turn, in one process.
 
-The bases are Toybox and Stable Diffusion 1.5's true configuration, whose random projections are
-given a decaying spectrum. LoRAs cover the same projections as the concepts.
+The bases are Toybox and Stable Diffusion 1.5's true configuration, whose random projections have a
+decaying spectrum. LoRAs have the same projections as the concepts.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ TARGETS = {"unet": "both", "text_encoder": "self"}
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: medians of both sides, and the median and range of their ratios.
+    """One row of the table: medians of both sides, and the median and range of their ratios.
 
-    unit: of ours and theirs. goal: the ratio (ours / theirs) wanted at most; None shows only.
+    unit: of ours and theirs. goal: the largest acceptable ratio (ours / theirs), or None.
     """
 
     claim: str
@@ -60,14 +60,14 @@ class Row:
 
 
 def folder() -> Path:
-    """Where bases, concepts and LoRAs of the benchmarks lie."""
+    """The folder for bases, concepts and LoRAs of the benchmarks."""
     path = user_cache_path("svfit-diffusion") / "benchmarks"
     path.mkdir(parents=True, exist_ok=True)
     return path
 
 
 def base(name: str) -> Path:
-    """The diffusers folder of a base; all but Toybox's are built on first use (from 2 GB)."""
+    """The diffusers folder of a base; all but Toybox are built on first use (2 GB and more)."""
     if name == TOYBOX:
         return Path(toybox.path())
     path = folder() / f"{name.lower().replace(' ', '-')}-random"
@@ -77,7 +77,7 @@ def base(name: str) -> Path:
 
 
 def pipeline(name: str) -> StableDiffusionPipeline:
-    """A base in float32, quiet, as `svfit generate` loads it."""
+    """A base in float32, as `svfit generate` loads it, without progress bars."""
     pipe = load_base(str(base(name)))
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -86,7 +86,7 @@ def pipeline(name: str) -> StableDiffusionPipeline:
 def concept(pipe: Any, rank: int | str = 16, seed: int = 0, text: int | None = None) -> Path:
     """The file of a concept with random deltas and a random trigger.
 
-    text: the rank of the text encoder's value and output projections, if another.
+    text: the rank of the text encoder's value and output projections, if different.
     """
     name = f"{type(pipe.unet).__name__}-{pipe.unet.config.sample_size}-{rank}-{text or rank}-{seed}"
     path = folder() / f"{name}.safetensors"
@@ -122,7 +122,7 @@ def lora_config(rank: int = 4) -> LoraConfig:
 
 
 def lora(pipe: Any, rank: int = 4, seed: int = 0, text: bool = True) -> Path:
-    """The folder of a LoRA file with random weights, in diffusers' form."""
+    """The folder of a LoRA file with random weights, in diffusers' format."""
     path = folder() / f"lora-{pipe.unet.config.sample_size}-{rank}-{seed}-{int(text)}"
     torch.manual_seed(seed)
     parts = {"unet": pipe.unet} | ({"text_encoder": pipe.text_encoder} if text else {})
@@ -140,7 +140,7 @@ def lora(pipe: Any, rank: int = 4, seed: int = 0, text: bool = True) -> Path:
 
 @contextlib.contextmanager
 def empty_cache() -> Iterator[Path]:
-    """A cache of bases of its own, empty at first, for as long as it is open."""
+    """Use a new, empty cache of bases during the block."""
     kept = os.environ.get("SVFIT_CACHE")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["SVFIT_CACHE"] = folder
@@ -153,7 +153,7 @@ def empty_cache() -> Iterator[Path]:
 
 
 def seconds(action: Callable[[], Any]) -> float:
-    """Time of one call."""
+    """Seconds of one call."""
     gc.collect()
     start = time.perf_counter()
     action()
@@ -171,7 +171,7 @@ def paired(
     warm: bool = True,
     note: str = "",
 ) -> Row:
-    """Time both in turn, `rounds` times; `between` undoes each, untimed."""
+    """Time both in turn, `rounds` times; `between` undoes each, without being timed."""
     times: list[tuple[float, float]] = []
     for index in range(rounds + warm):
         pair = []

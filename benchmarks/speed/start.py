@@ -17,12 +17,12 @@ SAMPLE = Path(__file__).parents[2] / "samples" / "robot" / "robot.safetensors"
 
 
 def call(*command: str) -> None:
-    """Run a command, its output away."""
+    """Run a command and discard its output."""
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def demo() -> Row:
-    """`svfit demo` in an empty folder, nothing cached, against the two minutes promised."""
+    """`svfit demo` in an empty folder, without a cache, against the promised two minutes."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         subprocess.run(

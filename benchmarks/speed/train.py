@@ -1,7 +1,7 @@
 """Claims on the training step, its memory and the full spectrum.
 
-The loop is one: noise, UNet, squared error, backward, AdamW. `frozen` is the base's forward and
-the backward through its activations, from the first transformer block on.
+All use one loop: noise, UNet, squared error, backward, AdamW. `frozen` is the base's forward pass
+and the backward pass through its activations, from the first transformer block on.
 
     python -m benchmarks.speed --only train
 """
@@ -24,7 +24,7 @@ SIZES = {SD15: (1, 32), TOYBOX: (4, 16)}  # batch, side of the latents
 
 
 class Loop:
-    """One UNet, trained one way: "frozen", "lora" or a rank of SVFit."""
+    """A UNet and how it is trained: "frozen", "lora", or a rank of SVFit."""
 
     def __init__(self, name: str, way: str, side: int | None = None) -> None:
         batch, own = SIZES[name]
@@ -57,7 +57,7 @@ class Loop:
         self.optimizer.zero_grad()
 
     def memory(self) -> int:
-        """Bytes that autograd keeps for the backward, and of gradients and moments."""
+        """Bytes of the tensors saved for the backward pass, of gradients and of moments."""
         held: dict[int, int] = {}
         weights = {p.untyped_storage().data_ptr() for p in self.unet.parameters()}
         weights |= {b.untyped_storage().data_ptr() for b in self.unet.buffers()}
@@ -76,7 +76,7 @@ class Loop:
 
 
 def times(loops: dict[str, Loop], rounds: int) -> dict[str, list[float]]:
-    """Seconds of a step of each loop, in turn."""
+    """Seconds per step of each loop, in turn."""
     for loop in loops.values():
         loop.step()
     found: dict[str, list[float]] = {way: [] for way in loops}
@@ -87,9 +87,9 @@ def times(loops: dict[str, Loop], rounds: int) -> dict[str, list[float]]:
 
 
 def of_least(function: Callable[..., float], *series: list[float]) -> tuple[float, float, float]:
-    """A function of each series' least, and its range over that and the two halves of the rounds.
+    """A function of the minimum of each series, with its range over all rounds and both halves.
 
-    What else a machine does only adds to a time, and here differences are small beside it.
+    Other work on the machine only adds to a time, and is not small compared with the differences.
     """
     parts = [[values[i::step] for values in series] for i, step in ((0, 1), (0, 2), (1, 2))]
     found = [function(*map(min, part)) for part in parts if all(part)]
@@ -97,7 +97,7 @@ def of_least(function: Callable[..., float], *series: list[float]) -> tuple[floa
 
 
 def share(ours: float, theirs: float, floor: float) -> float:
-    """What ours takes beyond the floor, of what theirs takes beyond it."""
+    """Our time beyond the floor, as a fraction of theirs beyond it."""
     return (ours - floor) / (theirs - floor) if theirs > floor else math.inf
 
 
@@ -129,7 +129,7 @@ def steps(name: str, rounds: int) -> list[Row]:
 
 
 def growth(rounds: int) -> dict:
-    """Seconds of a Toybox step by rank, and by tokens."""
+    """Seconds per Toybox step by rank, and by the number of tokens."""
     ranks = ("1", "4", "16", "64", "full")
     found = times({rank: Loop(TOYBOX, rank) for rank in ranks}, rounds)
     by_rank = {"rank": list(ranks), "step": [min(t) for t in found.values()]}

@@ -2,14 +2,17 @@
 
     W = U diag(s) V^T        W: [out, in]   U: [out, r]   s: [r], descending   V: [in, r]
 
-SVFit (arXiv 2409.05926) freezes U and V and trains a change of s. Singular vectors are unique up
-to a common sign, which leaves every edit `U diag(delta) V^T` unchanged. Whatever algorithm finds
-them (triples.py), each pair is checked: |W v - s u| and |W^T u - s v| are at most 1e-9 s.
+SVFit (arXiv 2409.05926) freezes U and V and trains a change of s. Singular vectors are unique only
+up to a common sign, which leaves every edit `U diag(delta) V^T` unchanged. What is promised is that
+edit: within 1e-6, relative, whatever the processor, the threads and the LAPACK driver.
+truncated_svd.py finds the vectors, derives that bound and checks it for every weight.
 
 Vectors of (nearly) equal singular values are unique only up to a rotation among them, and another
 LAPACK driver finds other ones. Such directions form a group that takes one common delta, for then
 the edit is the same whatever the rotation. Where a group cannot be held together (its values are
 nearly zero, so that U and V turn independently, or the rank cuts it) it takes the delta 0.
+
+A weight is scaled by a power of two first, which is exact: neither huge nor tiny ones lose digits.
 """
 
 from __future__ import annotations
@@ -25,9 +28,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from .truncated_svd import gram, truncated_svd
-
-GAP = 1e-7  # neighbouring singular values nearer than this share of the largest are a group
+from .truncated_svd import GAP, gram, runs, truncated_svd
 
 Rank = int | str
 
@@ -85,32 +86,43 @@ def resolve_rank(weight: Tensor, rank: Rank) -> int:
         return most
     if isinstance(rule, int):
         return min(rule, most)
-    energies = scipy.linalg.eigvalsh(gram(_as_float64(weight)))[::-1].clip(min=0)
+    energies = scipy.linalg.eigvalsh(gram(_scaled(weight)[0]))[::-1].clip(min=0)
     held = np.cumsum(energies)
     wanted = float(rule.removeprefix("energy=")) * held[-1]
     return min(int(np.searchsorted(held, wanted * (1 - 1e-12))) + 1, most)
 
 
-def factorize(weight: Tensor, rank: Rank) -> Basis:
+def factorize(weight: Tensor, rank: Rank, name: str = "a weight") -> Basis:
     """The basis of weight [out, in], as float32 tensors on the CPU; r is at most min(out, in).
 
-    Raises ValueError when the weight is not a finite matrix or cannot be factored accurately.
+    Raises ValueError, which begins with `name`, when the weight is not a finite matrix, its
+    singular values exceed float32, or it cannot be factored to the promise.
     """
-    if weight.ndim != 2 or not torch.isfinite(weight).all():
+    name = f"{name} of shape {tuple(weight.shape)}"
+    if weight.ndim != 2 or not weight.numel() or not torch.isfinite(weight).all():
         raise ValueError(
-            f"a weight of shape {tuple(weight.shape)} is no matrix of finite numbers, so it has no "
-            "singular basis; check the base model's files."
+            f"{name} is no matrix of finite numbers, so it has no singular basis; check the base "
+            "model's files."
         )
-    matrix, r = _as_float64(weight), resolve_rank(weight, rank)
+    (matrix, exponent), r = _scaled(weight), resolve_rank(weight, rank)
     most = min(r + 1, *matrix.shape)  # one more, to see whether the rank cuts a group
-    triples = truncated_svd(matrix, most)
-    groups = torch.from_numpy(_groups(triples[1], r))
-    parts = (np.ascontiguousarray(a[..., :r], dtype=np.float32) for a in triples)
+    try:
+        u, s, v = truncated_svd(matrix, most)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    groups = torch.from_numpy(_groups(s, r))
+    s = np.ldexp(s, exponent)
+    if s[0] > np.finfo(np.float32).max:
+        raise ValueError(
+            f"{name} has a singular value of {s[0]:.1e}, more than float32 holds; check the base "
+            "model's files."
+        )
+    parts = (np.ascontiguousarray(a[..., :r], dtype=np.float32) for a in (u, s, v))
     return Basis(*(torch.from_numpy(a) for a in parts), groups)
 
 
-def factorize_all(jobs: Iterable[tuple[Tensor, Rank]]) -> list[Basis]:
-    """factor() of every (weight, rank), one matrix a thread: threaded LAPACK calls are slower.
+def factorize_all(jobs: Iterable[tuple[Tensor, Rank] | tuple[Tensor, Rank, str]]) -> list[Basis]:
+    """factorize() of every (weight, rank, name), one matrix a thread: threaded LAPACK is slower.
 
     The first are at work while the last are still being read.
     """
@@ -120,13 +132,17 @@ def factorize_all(jobs: Iterable[tuple[Tensor, Rank]]) -> list[Basis]:
 
 def _groups(s: np.ndarray, r: int) -> np.ndarray:
     """Group numbers [r] of singular values s [r or r + 1], descending; 0 where no delta can be."""
-    near = s[:-1] - s[1:] <= GAP * s[0]
-    numbers = 1 + np.concatenate([[0], np.cumsum(~near)]).astype(np.int32)
+    numbers = runs(s)
     unfit = {n for n, value in zip(numbers, s, strict=True) if value <= GAP * s[0]}
-    if len(s) > r and near[-1]:
+    if len(s) > r and numbers[-1] == numbers[-2]:
         unfit.add(numbers[-1])
     return np.where(np.isin(numbers, list(unfit)), 0, numbers)[:r].astype(np.int32)
 
 
-def _as_float64(weight: Tensor) -> np.ndarray:
-    return weight.detach().to("cpu", torch.float64).numpy()
+def _scaled(weight: Tensor) -> tuple[np.ndarray, int]:
+    """The weight in float64, times a power of two that brings its largest entry to 0.5 ... 1, and
+    the exponent that undoes it.
+    """
+    matrix = weight.detach().to("cpu", torch.float64).numpy()
+    exponent = int(np.frexp(np.abs(matrix).max())[1])
+    return np.ldexp(matrix, -exponent), exponent

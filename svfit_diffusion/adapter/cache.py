@@ -208,8 +208,9 @@ def _entry(kind: str, suffix: str, *key: object) -> Path:
 
 
 def _factor(source: Source, rules: Mapping[str, Rank]) -> dict[str, Basis]:
-    names = sorted(rules)
-    return dict(zip(names, factorize_all((source.weight(n), rules[n]) for n in names), strict=True))
+    names, model = sorted(rules), type(source.model).__name__
+    jobs = ((source.weight(n), rules[n], f"{n} of {model}") for n in names)
+    return dict(zip(names, factorize_all(jobs), strict=True))
 
 
 def _read(path: Path, names: Iterable[str]) -> dict[str, Basis] | None:

@@ -9,10 +9,38 @@
 2. the eigenvectors of the smaller Gram matrix, which holds the square of a value and so loses tiny
    ones;
 3. LAPACK's SVD of all of it.
+
+**What float64 can hold.** The SVD is backward stable: what it finds are the triples of W + F with
+|F| <= p eps s_1 and a p that grows slowly with the size (Golub and Van Loan, Matrix Computations,
+4th ed., 5.4.1 and 8.6); the products that check it are rounded by up to n eps |W| |v| themselves
+(Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., 3.5). So the residual of a triple,
+
+    rho = sqrt(|W v - s u|^2 + |W^T u - s v|^2) <= 1e-9 s + eps (out + in) s_1,
+
+has an absolute part: however small s is, no less can be asked for (at most 0.4 of it was seen).
+
+**From the residual to the edit.** [[0, W], [W^T, 0]] has the eigenvalues +s, -s and, where W is not
+square, 0, with the eigenvectors (u, +-v) / sqrt(2). For a group G of triples that take one delta
+the sin theta theorem (Davis and Kahan, SIAM J. Numer. Anal. 7, 1970; for singular vectors Wedin,
+BIT 12, 1972) says how far U_G V_G^T is off: at most sqrt(2) |rho_G| / gap_G in the Frobenius norm,
+gap_G being the distance of the group's values from all others and from 0. Over all groups (Cauchy
+and Schwarz) the edit `U diag(delta) V^T`, whose norm is |delta|, is off by at most
+
+    sqrt(2 sum_i (rho_i / gap_i)^2)        relative, and at most 3e-7 is accepted (EDIT).
+
+Rounding U and V to float32 adds 1.2e-7 at most. Two factorisations of one weight, whatever the
+processor's kernels, the number of threads or the LAPACK driver, then give one edit within 1e-6.
+
+**What follows for groups.** rho is about 1e-15 s_1, so over a gap of 1e-7 s_1 (GAP) it turns the
+vectors by some 1e-8; over much smaller gaps they are arbitrary. Neighbours nearer than that form a
+group, within which vectors may turn as they like. Where a value is itself at most 1e-7 s_1, u and v
+turn independently and mean nothing: there delta must be 0. Nothing is asked of such triples but the
+residual. A delta is tied by whoever writes it, so readers need not find the same groups.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
 
@@ -20,7 +48,10 @@ import numpy as np
 import scipy.linalg
 
 TOLERANCE = 1e-9  # of the residual of each singular triple, relative to its singular value
-FLOOR = 1e-6  # singular values below this share of the largest are checked against this share
+EPSILON = float(np.finfo(np.float64).eps)
+GAP = 1e-7  # neighbouring singular values nearer than this share of the largest are a group
+EDIT = 3e-7  # by which an edit may be off at most, relative
+FLOOR = 1e-6  # below this share of the largest value, 1. and 2. are not tried
 GRAM_SHARE = 0.25  # up to this share of the spectrum, the Gram matrix's top pairs alone are cheaper
 PRICE = 30  # of a block Krylov step, measured: its share of the Gram matrix's work, times its rate
 STEEP = 1.2  # e-folds a step: a rate that few weights exceed
@@ -29,16 +60,20 @@ Triples = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def truncated_svd(matrix: np.ndarray, r: int) -> Triples:
-    """u [out, r], s [r] and v [in, r] of a finite float64 matrix, accurate to TOLERANCE.
+    """u [out, r], s [r] and v [in, r] of a finite float64 matrix, accurate as said above.
 
-    The same matrix gives the same bits. ValueError if no way is accurate.
+    The same matrix gives the same bits on the same machine, with the same build and threads.
+    ValueError if no way is accurate.
     """
-    for triples in _candidates(matrix, r):
-        if _accurate(matrix, *triples):
-            return triples
+    for way in (_by_krylov, _by_gram, _by_svd):
+        with contextlib.suppress(np.linalg.LinAlgError):  # LAPACK did not converge
+            for triples in way(matrix, r):
+                if _accurate(matrix, *triples):
+                    return triples
     raise ValueError(
-        f"the singular basis of a {matrix.shape} weight is not accurate to {TOLERANCE}; "
-        "please report the base model and the version of scipy."
+        f"no singular basis keeps its edits within {EDIT:g}: give it a lower rank, or try other "
+        "kernels (the environment variable OPENBLAS_CORETYPE=Haswell) or another build of numpy "
+        "and scipy."
     )
 
 
@@ -48,12 +83,24 @@ def gram(matrix: np.ndarray) -> np.ndarray:
     return matrix.T @ matrix if in_features <= out_features else matrix @ matrix.T
 
 
-def _candidates(matrix: np.ndarray, r: int) -> Iterator[Triples]:
-    yield from _by_krylov(matrix, r)
-    if r < min(matrix.shape):  # the least value of all is often too small for it
-        yield from _by_gram(matrix, r)
-    u, s, vt = scipy.linalg.svd(matrix, full_matrices=False, check_finite=False)
-    yield u[:, :r], s[:r], vt[:r].T
+def runs(s: np.ndarray) -> np.ndarray:
+    """Group numbers [r] from 1 of values s [r], descending: neighbours within GAP share one."""
+    return 1 + np.concatenate([[0], np.cumsum(s[:-1] - s[1:] > GAP * s[0])]).astype(np.int32)
+
+
+def edit_error(s: np.ndarray, rho: np.ndarray, complete: bool) -> float:
+    """How far an edit in triples of these values [r] and residuals [r] is off at most, relative.
+
+    complete: whether the matrix has no further values; else the last group is cut and takes 0.
+    """
+    numbers = runs(s)
+    first = np.flatnonzero(np.diff(numbers, prepend=0))
+    last = np.append(first[1:], len(s)) - 1
+    between = s[last[:-1]] - s[first[1:]]
+    gap = np.minimum(s[last], np.minimum(np.append(np.inf, between), np.append(between, np.inf)))
+    moves = s[last] > GAP * s[0]
+    moves[-1] &= complete
+    return float(math.sqrt(2) * np.linalg.norm(rho / np.where(moves, gap, np.inf)[numbers - 1]))
 
 
 def _by_krylov(matrix: np.ndarray, r: int) -> Iterator[Triples]:
@@ -102,8 +149,10 @@ def _sweep(matrix: np.ndarray, start: np.ndarray, steps: int) -> Triples:
 
 
 def _by_gram(matrix: np.ndarray, r: int) -> Iterator[Triples]:
-    """Once, unless a value vanishes."""
+    """Once, unless a value vanishes; the least of all often does."""
     n = min(matrix.shape)
+    if r == n:
+        return
     few = {"driver": "evr", "subset_by_index": [n - r, n - 1]}
     way = few if r <= GRAM_SHARE * n else {"driver": "evd"}
     values, vectors = scipy.linalg.eigh(gram(matrix), check_finite=False, **way)
@@ -118,8 +167,21 @@ def _by_gram(matrix: np.ndarray, r: int) -> Iterator[Triples]:
         yield vectors, s, (matrix.T @ vectors) / s
 
 
+def _by_svd(matrix: np.ndarray, r: int) -> Iterator[Triples]:
+    """By divide and conquer, then by QR steps, which are slower and never fail to converge."""
+    for driver in ("gesdd", "gesvd"):
+        with contextlib.suppress(np.linalg.LinAlgError):
+            u, s, vt = scipy.linalg.svd(
+                matrix, full_matrices=False, check_finite=False, lapack_driver=driver
+            )
+            yield u[:, :r], s[:r], vt[:r].T
+
+
 def _accurate(matrix: np.ndarray, u: np.ndarray, s: np.ndarray, v: np.ndarray) -> bool:
-    allowed = TOLERANCE * np.maximum(s, FLOOR * s[0])
+    """Whether the residuals are what float64 can hold, and keep the edit."""
     right = np.linalg.norm(matrix @ v - u * s, axis=0)
     left = np.linalg.norm(matrix.T @ u - v * s, axis=0)
-    return bool((right <= allowed).all() and (left <= allowed).all())
+    rho = np.hypot(right, left)
+    allowed = TOLERANCE * s + EPSILON * sum(matrix.shape) * s[0]
+    complete = len(s) == min(matrix.shape)
+    return bool((rho <= allowed).all()) and edit_error(s, rho, complete) <= EDIT

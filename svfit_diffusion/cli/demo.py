@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ..data import read_folder
-from ..families import load_base
-from ..generation import generate, save_png, sheet, size_text
-from ..pipeline import load_concept
 from ..settings import TrainConfig
-from ..training import SAMPLE, Trained, sample_folder, train
+from .terminal import quiet_libraries
+from .train import report
+
+if TYPE_CHECKING:
+    from ..training import Trained
 
 SCENES = (
     "a photo of {} on the beach",
@@ -35,10 +37,29 @@ class Demo:
     sheet: Path
 
 
+def add_command(commands: Any) -> None:
+    """Add `demo` to the commands."""
+    command = commands.add_parser("demo", help="learn the sample subject and show it, offline")
+    command.add_argument("--output_dir", default="svfit-demo", help="folder of all that is made")
+    command.add_argument("--max_train_steps", type=int, help="optimizer steps, for a quick look")
+    command.set_defaults(run=_demo)
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    quiet_libraries()
+    return report(run_demo(arguments.output_dir, arguments.max_train_steps).trained)
+
+
 def run_demo(
     output_dir: str, max_train_steps: int | None = None, say: Callable[[str], None] = print
 ) -> Demo:
-    """Train the sample subject on Toybox, then draw it with a freshly loaded base."""
+    """Train the sample subject on Toybox, then generate it with a freshly loaded base."""
+    from ..data import read_folder
+    from ..families import load_base
+    from ..generation import generate, save_png, sheet, size_text
+    from ..pipeline import load_concept
+    from ..training import SAMPLE, sample_folder, train
+
     folder = Path(output_dir)
     steps = {"max_train_steps": max_train_steps} if max_train_steps else {}
     photos, _ = read_folder(sample_folder())
@@ -46,7 +67,7 @@ def run_demo(
     trained = train(TrainConfig(output_dir=str(folder / SAMPLE), **steps))
     size = trained.path.stat().st_size
     say(f"2/3  {trained.path}: {size_text(size)}, {trained.concept.values:,} values")
-    say(f"3/3  drawing {len(SCENES)} scenes with a fresh base and that file")
+    say(f"3/3  generating {len(SCENES)} scenes with a fresh base and that file")
     pipe, pictures = load_base("toybox"), []
     prompts = [scene.format(trained.concept.trigger) for scene in SCENES]
     before, made = next(generate(pipe, prompts[0], seed=SEED))

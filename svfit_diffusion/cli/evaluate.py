@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from .files import shown
+from .terminal import quiet_libraries, shown
 
 
-def add_command(commands: argparse._SubParsersAction, quiet: Callable[[], None]) -> None:
-    """Add `evaluate` to the commands; quiet: what keeps the libraries' remarks off the screen."""
+def add_command(commands: Any) -> None:
+    """Add `evaluate` to the commands."""
     command = commands.add_parser(
         "evaluate",
         help="measure the likeness of concepts",
-        description="Draw prompts with concepts and measure fidelity, copying, alignment, drift "
-        "and diversity; with --preset dreambooth, train and measure its 30 subjects.",
+        description="Generate prompts with concepts and measure fidelity, copying, alignment, "
+        "drift and diversity; with --preset dreambooth, train and measure its 30 subjects.",
     )
     command.add_argument("--base", default="toybox", help="base of the concepts (default: toybox)")
     command.add_argument("--concept", action="append", default=[], metavar="FILE",
@@ -42,12 +42,12 @@ def add_command(commands: argparse._SubParsersAction, quiet: Callable[[], None])
     command.add_argument("--mixed_precision", choices=("no", "fp16", "bf16"), default="no",
                          help="of the preset's trainings (default: no)")  # fmt: skip
     command.add_argument("--output_dir", default="svfit-evaluation", help="pictures and scores")
-    command.set_defaults(run=lambda arguments: _run(arguments, quiet))
+    command.set_defaults(run=_run)
 
 
-def _run(arguments: argparse.Namespace, quiet: Callable[[], None]) -> int:
+def _run(arguments: argparse.Namespace) -> int:
     """Evaluate and print the table."""
-    quiet()
+    quiet_libraries()
     from ..evaluation import PROMPTS, EvaluationPlan, evaluate, read_references
     from ..generation import pick_device
 

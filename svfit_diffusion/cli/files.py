@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-MAX_LINE = 1_000  # characters of a message
+from .terminal import quiet_libraries, shown
 
 
-def shown(text: object) -> str:
-    """A message or a path as one line that cannot steer the terminal."""
-    from ..concept import printable
-
-    return printable(str(text), MAX_LINE)
-
-
-def add_commands(commands: Any, quiet: Callable[[], None]) -> None:
-    """Add the parsers; `quiet` is called before the heavy libraries are imported."""
-    _add_export(commands, quiet)
-    _add_import(commands, quiet)
+def add_command(commands: Any) -> None:
+    """Add `export`, `import`, `merge` and `push` to the commands."""
+    _add_export(commands)
+    _add_import(commands)
     merge = commands.add_parser("merge", help="several concepts of one base as one file")
     merge.add_argument("files", nargs="+", metavar="FILE[:WEIGHT]", help="weight 1 if not given")
     merge.add_argument("-o", "--output", required=True, help="the file to write")
     merge.add_argument("--words", nargs="+", help="another trigger for each, where two are alike")
     merge.add_argument("--base", help="the base; needed where projections or ranks differ")
-    merge.set_defaults(run=lambda given: _merge(given, quiet))
+    merge.set_defaults(run=_merge)
 
     push = commands.add_parser("push", help="upload a concept to the Hugging Face Hub")
     push.add_argument("file", help="a concept's .safetensors file")
@@ -36,7 +28,7 @@ def add_commands(commands: Any, quiet: Callable[[], None]) -> None:
     push.set_defaults(run=_push)
 
 
-def _add_export(commands: Any, quiet: Callable[[], None]) -> None:
+def _add_export(commands: Any) -> None:
     export = commands.add_parser("export", help="a concept for other programs, as a LoRA")
     export.add_argument("file", help="a concept's .safetensors file, or a Hub id")
     export.add_argument(
@@ -51,19 +43,19 @@ def _add_export(commands: Any, quiet: Callable[[], None]) -> None:
     )
     export.add_argument("--strength", type=float, default=1.0, help="put into it (default: 1)")
     export.add_argument("--fuse", action="store_true", help="write the whole base, concept merged")
-    export.add_argument("--preview", help="a picture to show; default: one is drawn; or 'none'")
+    export.add_argument("--preview", help="a picture to show; default: one is generated; or 'none'")
     export.add_argument("--output", help="file, or folder with --fuse (default: by FILE's name)")
-    export.set_defaults(run=lambda given: _export(given, quiet))
+    export.set_defaults(run=_export)
 
 
-def _add_import(commands: Any, quiet: Callable[[], None]) -> None:
+def _add_import(commands: Any) -> None:
     parser = commands.add_parser("import", help="what of a LoRA a concept can hold")
     parser.add_argument("file", help="a LoRA's .safetensors file (kohya, diffusers)")
     parser.add_argument("--base", default="toybox", help="base of the LoRA (default: toybox)")
     parser.add_argument("--rank", default="16", help="a number, full or energy=0.99 (default: 16)")
     parser.add_argument("--trigger", help="words that call it; default: what the file states")
     parser.add_argument("--output", help="the concept file (default: FILE-svfit.safetensors)")
-    parser.set_defaults(run=lambda given: _import(given, quiet))
+    parser.set_defaults(run=_import)
 
 
 def split_number(text: str) -> tuple[str, float]:
@@ -75,13 +67,13 @@ def split_number(text: str) -> tuple[str, float]:
         return text, 1.0  # a colon of the path's own, as in C:\\
 
 
-def _export(given: argparse.Namespace, quiet: Callable[[], None]) -> int:
+def _export(given: argparse.Namespace) -> int:
     if given.fuse and given.to != "diffusers":
         raise ValueError("--fuse writes a diffusers folder; pass --to diffusers with it.")
     from ..concept import locate, read_concept
 
     concept, stem = read_concept(locate(given.file)), Path(given.file).stem
-    quiet()
+    quiet_libraries()
     from ..families import load_base
     from ..sharing import export_lora, export_pipeline
 
@@ -103,7 +95,7 @@ def _export(given: argparse.Namespace, quiet: Callable[[], None]) -> int:
 
 
 def _preview(given: argparse.Namespace, pipe: Any, concept: Any) -> Any:
-    """The picture to show: a file's, a drawn one, or none."""
+    """The picture to show: a file's, a generated one, or none."""
     if given.preview == "none":
         return None
     if given.preview:
@@ -119,8 +111,8 @@ def _preview(given: argparse.Namespace, pipe: Any, concept: Any) -> Any:
     return image
 
 
-def _import(given: argparse.Namespace, quiet: Callable[[], None]) -> int:
-    quiet()
+def _import(given: argparse.Namespace) -> int:
+    quiet_libraries()
     from ..concept import write_concept
     from ..families import load_base
     from ..sharing import import_lora
@@ -133,16 +125,16 @@ def _import(given: argparse.Namespace, quiet: Callable[[], None]) -> int:
         f"({made.used} of its modules are projections here, {made.others} are not)"
     )
     if made.share < 0.5:
-        print("that is too little to draw what the LoRA draws; use the LoRA itself.")
+        print("that is too little to generate what the LoRA does; use the LoRA itself.")
     return 0
 
 
-def _merge(given: argparse.Namespace, quiet: Callable[[], None]) -> int:
+def _merge(given: argparse.Namespace) -> int:
     from ..concept import locate, read_concept, write_concept
 
     named = [split_number(text) for text in given.files]
     concepts = [(read_concept(locate(path)), weight) for path, weight in named]
-    quiet()
+    quiet_libraries()
     from ..sharing import combine
 
     pipe = None

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from ..settings import ATTENTION, RANK, TEXT_RANK, TrainConfig
 
 
-def add_command(commands: argparse._SubParsersAction) -> None:
+def add_command(commands: Any) -> None:
     """Add `info` to the commands."""
     info = commands.add_parser(
         "info",
@@ -50,7 +51,7 @@ def _base(arguments: argparse.Namespace) -> int:
         "projections": f"{sum(found.projections.values())}: {parts}",
         "values": f"{found.values:,} singular values{learned}",
         "file": f"{found.bytes:,} bytes",
-        "basis": f"{found.basis:,} bytes, worked out once and cached",
+        "basis": f"{found.basis:,} bytes, computed once and cached",
     }
     for key, value in lines.items():
         print(f"{key:<12} {value}")

@@ -1,9 +1,9 @@
-"""The concept file: format, checks, four-bit packing, self-check, and where a name leads.
+"""The concept file: format, checks, four-bit packing, self-check, atomic writes, the Hub.
 
-file.py holds `Concept`, and reads and writes it; header.py refuses what is no such file before
-anything of it is used; packing.py turns deltas into four bits and back; self_check.py computes
-eight numbers that only the right basis gives; atomic.py writes files whole or not at all; hub.py
-fetches a concept from the Hugging Face Hub. Nothing here needs torch.
+file.py holds `Concept`, and reads and writes it; header.py refuses invalid files before anything
+in them is used; packing.py packs deltas into four bits and unpacks them; self_check.py computes
+eight numbers that identify the basis; atomic.py writes a file completely or not at all; hub.py
+finds a concept by its path or Hub id, and downloads it. Nothing here needs torch.
 """
 
 from .._lazy import lazy_names

@@ -1,7 +1,7 @@
-"""The one way to write a file: whole or not at all, and on the disk when it is said to be written.
+"""Atomic writes: a file is written completely or not at all, and is on the disk afterwards.
 
-A file is written under another name in the same folder, synced, and put in its place at once. So
-whoever looks finds the old file or the new one, also after a crash, a power cut or on a full disk.
+A file is written under a temporary name in the same folder, synced, and renamed. A reader finds
+either the old file or the new one, also after a crash, a power cut or on a full disk.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-ABANDONED = 3600  # seconds without a change, after which a temporary file is nobody's
+ABANDONED = 3600  # seconds without a change, after which a temporary file has no writer any more
 
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """A new empty file beside `path` to write to; it takes the place of `path` after the block.
+    """Yield an empty temporary file beside `path`; after the block it replaces `path`.
 
-    Its mode follows the umask. An error leaves `path` as it was; an OSError becomes one that says
-    so in a sentence.
+    Its mode follows the umask. An error leaves `path` unchanged; an OSError is raised again with a
+    message that says so.
     """
     path = Path(path)
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -30,7 +30,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         with open(fresh, "xb") as file:
             mode = os.fstat(file.fileno()).st_mode
         yield fresh
-        fresh.chmod(mode & 0o777)  # safetensors puts a file of its own there, with mode 0600
+        fresh.chmod(mode & 0o777)  # safetensors replaces the file by its own, of mode 0600
         fsync_folder(fresh)
         os.replace(fresh, path)
         fsync_folder(path.parent)
@@ -43,7 +43,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 def replace_file(path: str | Path, data: bytes) -> Path:
-    """Write a file's contents all at once; makes the folder. OSError leaves `path` as it was."""
+    """Write a file atomically and create its folder. An OSError leaves `path` unchanged."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as fresh:
@@ -52,18 +52,18 @@ def replace_file(path: str | Path, data: bytes) -> Path:
 
 
 def remove_leftovers(folder: str | Path) -> None:
-    """Delete what writes that were killed more than an hour ago left behind in a folder."""
+    """Delete the temporary files of writes that were killed more than an hour ago."""
     for path in Path(folder).glob(".*.tmp"):
-        with contextlib.suppress(OSError):  # another process sweeps too
+        with contextlib.suppress(OSError):  # another process may delete it first
             ours = re.fullmatch(r"\..+\.[0-9a-f]{8}\.tmp", path.name) and path.is_file()
             if ours and time.time() - path.stat().st_mtime > ABANDONED:
                 path.unlink()
 
 
 def fsync_folder(path: str | Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
+    """Wait until a file's contents, or a folder's entries, are on the disk."""
     folder = Path(path).is_dir()
-    if folder and os.name == "nt":  # Windows opens no folders, and keeps names itself
+    if folder and os.name == "nt":  # Windows cannot open folders, and needs no sync of them
         return
     handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
     try:

@@ -1,11 +1,11 @@
-"""The concept file: what was learned of a subject, in a few kilobytes, and nothing else.
+"""The concept file: what was learned of a subject, in a few kilobytes.
 
 One safetensors file with the tensor `deltas` [values] (the deltas of all projections, in the
 order of their canonical names; float16, float32, or four bits each with `scales`, packing.py) and,
-where a trigger was trained, `trigger` [values] (the rows of each text encoder's embedding, one
-after the other). Everything else is text in the header: which base, which projections, how it was
-made. Projections are not named one by one; `layout` is a hash over (name, out, in, r) of all of
-them. docs/concept-format.md tells all of it.
+if a trigger was trained, `trigger` [values] (the rows of each text encoder's embedding, one after
+the other). Everything else is text in the header: which base, which projections, how it was made.
+Projections are not listed; `layout` is a hash over (name, out, in, r) of all of them.
+docs/concept-format.md describes the format in full.
 
 Reading checks everything (header.py) and needs neither torch nor the base.
 """
@@ -29,14 +29,14 @@ from .header import MAX_FILE_BYTES, PACKED, TEXT_FIELDS, Refused, parse
 from .packing import pack
 
 KINDS = {"f": "F", "u": "U"}  # numpy's kinds of numbers -> safetensors'
-MAX_MARKS = 3  # accents on one letter that are shown
+MAX_MARKS = 3  # combining marks shown on one letter
 
 
 @dataclass(frozen=True)
 class Trigger:
-    """A word that calls a subject, and how: text encoder -> learned rows [tokens, width], or {}.
+    """A word that calls a subject, with its learned rows: text encoder -> [tokens, width], or {}.
 
-    strength: of the rows, when the concept is at full strength; 1 but in combined concepts.
+    strength: of the rows when the concept is at strength 1; other than 1 in combined concepts only.
     """
 
     word: str
@@ -52,13 +52,13 @@ class Trigger:
 class Concept:
     """A subject as learned on one base.
 
-    deltas: [sum of ranks]. packed: they are written in four bits, which hold them exactly.
-    ranks: one per projection, by canonical name. targets: component -> "both", "self" or "cross"
-    attention. fingerprints: component -> hash (hex, 128 bits) of its
-    projections' published weights. trigger_rows: [sum of tokens x width] or None. trigger_shape:
-    text encoder -> (tokens, width). training: settings, for people to read. check: the self-check
-    (selfcheck.py), () in files of version 1. triggers: of a combined concept, word -> (class word,
-    tokens, strength), the rows of each encoder in the order of the words; token is the first.
+    deltas: [sum of ranks]. packed: they are written in four bits, which represent them exactly.
+    ranks: one per projection, ordered by canonical name. targets: component -> "both", "self" or
+    "cross" attention. fingerprints: component -> hash (hex, 128 bits) of its projections' published
+    weights. trigger_rows: [sum of tokens x width] or None. trigger_shape: text encoder ->
+    (tokens, width). training: settings, for people to read. check: the self-check (self_check.py),
+    () in files of version 1. triggers: of a combined concept, word -> (class word, tokens,
+    strength), with the rows of each encoder in the order of the words; token is the first word.
     """
 
     deltas: np.ndarray
@@ -82,16 +82,16 @@ class Concept:
 
     @property
     def trigger(self) -> str:
-        """The words that call the concept, such as "sks dog"; of a combined one, all of them."""
+        """The words that call the concept, such as "sks dog"; of a combined concept, all words."""
         return ", ".join(str(call) for call in self.calls())
 
     @property
     def learned(self) -> bool:
-        """Whether a trigger's embedding was learned."""
+        """Whether an embedding was learned for the trigger."""
         return self.trigger_rows is not None
 
     def calls(self) -> tuple[Trigger, ...]:
-        """The triggers, each with its rows."""
+        """The triggers, each with its learned rows."""
         single = {self.token: (self.class_word, None, 1.0)}
         found, start, rows = [], 0, self.rows()
         for word, (noun, tokens, strength) in sorted((self.triggers or single).items()):
@@ -103,11 +103,11 @@ class Concept:
 
     @property
     def values(self) -> int:
-        """How many numbers were trained."""
+        """The number of trained values."""
         return self.deltas.size + (0 if self.trigger_rows is None else self.trigger_rows.size)
 
     def rows(self) -> dict[str, np.ndarray]:
-        """Text encoder -> its rows of the trigger, [tokens, width]."""
+        """Text encoder -> learned rows [tokens, width]."""
         rows, start = {}, 0
         for name, (tokens, width) in sorted(self.trigger_shape.items()):
             part = self.trigger_rows[start : start + tokens * width]
@@ -116,10 +116,10 @@ class Concept:
 
 
 def printable(text: str, length: int = 400) -> str:
-    """A stranger's text as one line, at most `length` characters, none that steers a terminal.
+    """Text from an untrusted file as one printable line of at most `length` characters.
 
-    Replaced are control characters, escapes, line ends, what turns the direction of writing, and
-    marks that pile up on the lines above. In HTML it is still to be escaped.
+    Control characters, escapes, line breaks, marks that change the direction of writing, and piles
+    of combining marks are replaced. For HTML it must still be escaped.
     """
     text = text if len(text) <= length else f"{text[: length - 1]}…"
     marks, found = 0, []
@@ -137,8 +137,8 @@ def layout_hash(entries: Iterable[tuple[str, int, int, int]]) -> str:
 
 
 def to_bytes(concept: Concept) -> bytes:
-    """The file's contents, the same bytes for the same concept (safetensors' own writer shuffles
-    the metadata). Raises ValueError for a concept that could not be read again.
+    """The file's contents. The same concept gives the same bytes, unlike with safetensors' own
+    writer, which shuffles the metadata. Raises ValueError for a concept that could not be read.
     """
     settings = {
         "targets": dict(concept.targets),
@@ -178,7 +178,7 @@ def to_bytes(concept: Concept) -> bytes:
 
 
 def write_concept(concept: Concept, path: str | Path) -> Path:
-    """Write the file all at once: it is whole or not there. Its mode follows the umask."""
+    """Write the file atomically; its mode follows the umask."""
     return replace_file(Path(path), to_bytes(concept))
 
 
@@ -202,12 +202,12 @@ def read_concept(path: str | Path) -> Concept:
 
 
 def _at_once(path: str, flags: int) -> int:
-    """Open without waiting: a pipe that nobody writes to would hold the reader for ever."""
+    """Open without blocking: a pipe without a writer would block the reader for ever."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def from_bytes(data: bytes, name: str) -> Concept:
-    """A checked Concept from a file's contents; ValueError with `name` and the reason if not."""
+    """A checked Concept from a file's contents. Raises ValueError with `name` and the reason."""
     try:
         fields, tensors = parse(data)
     except Refused as reason:
@@ -219,7 +219,7 @@ def from_bytes(data: bytes, name: str) -> Concept:
 
 
 def _pack_ranks(ranks: tuple[int, ...]) -> str:
-    """Runs of equal ranks, such as "16x128 4 8x3"."""
+    """Ranks as runs of equal ones, such as "16x128 4 8x3"."""
     runs: list[list[int]] = []
     for rank in ranks:
         if runs and runs[-1][0] == rank:

@@ -1,7 +1,7 @@
-"""Checks of a concept file's bytes: everything that is refused before a Concept exists.
+"""Validation of a concept file's bytes, before a Concept is made of them.
 
-Nothing of a stranger's file is trusted: sizes are capped before parsing, and keys, types, lengths
-and numbers are checked one by one. Metadata is text to show, never a path or a model to fetch.
+Nothing in the file is trusted: its size is limited before it is parsed, and keys, types, lengths
+and numbers are checked one by one. Metadata is text to show, never a path or a model to load.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..settings import ATTENTION
 from .packing import unpack
 from .self_check import PROBES
 
-VERSIONS = ("1", "2", "3")  # 1 has no self-check and one trigger; in 3 deltas take four bits
+VERSIONS = ("1", "2", "3")  # 1: no self-check, one trigger only; 3: deltas in four bits
 PACKED = "3"
 MAX_FILE_BYTES = 16_000_000  # bytes; the whole spectrum of FLUX.2 takes 4,000,000 in float32
 MAX_HEADER = 200_000  # bytes
@@ -34,11 +34,11 @@ _REQUIRED = ("rank", "layout", "base", "family", "ranks", "targets", "fingerprin
 
 
 class Refused(Exception):
-    """Why a file is refused, as the end of a sentence."""
+    """The reason why a file is refused, as the end of a sentence."""
 
 
 def parse(data: bytes) -> tuple[dict, dict[str, np.ndarray]]:
-    """Checked metadata fields and tensors of a file's bytes; Refused says why not."""
+    """The checked metadata fields and tensors of a file's bytes. Raises Refused."""
     if len(data) > MAX_FILE_BYTES:
         raise Refused(f"it has {len(data):,} bytes, more than {MAX_FILE_BYTES:,}")
     header, start = read_header(data, len(data), MAX_HEADER)
@@ -66,15 +66,15 @@ def parse(data: bytes) -> tuple[dict, dict[str, np.ndarray]]:
 
 
 def _unpack_deltas(fields: dict, tensors: dict[str, np.ndarray]) -> None:
-    """Put deltas of four bits in their numbers' place; refuse scales where there are none."""
+    """Replace deltas in four bits by their values. Raises Refused, also for unexpected scales."""
     scales, ranks = tensors.pop("scales", None), fields["ranks"]
     if fields["packed"] != (scales is not None):
-        raise Refused("it has no scales for its deltas, or scales without use")
+        raise Refused("it has no scales for its deltas, or scales that it does not need")
     if fields["packed"]:
         fit = (scales >= 0).all() and sum(ranks) <= MAX_PACKED
         deltas = unpack(tensors["deltas"], scales, ranks) if fit else None
         if deltas is None:
-            raise Refused("its deltas are not levels and scales as its ranks want them")
+            raise Refused("its deltas are not levels and scales that match its ranks")
         tensors["deltas"] = deltas
 
 
@@ -86,11 +86,13 @@ def _unique(pairs: list[tuple[str, object]]) -> dict:
 
 
 def read_json(text: str, what: str) -> dict:
-    """A JSON object of a stranger's: no key twice, no NaN or infinity, no half characters."""
+    """An untrusted JSON object. Raises Refused for repeated keys, NaN, infinity and lone
+    surrogates.
+    """
     hooks = {"object_pairs_hook": _unique, "parse_constant": _constant, "parse_float": _float}
     try:
         value = json.loads(text, **hooks)
-        json.dumps(value, ensure_ascii=False).encode()  # escapes can make what is no text
+        json.dumps(value, ensure_ascii=False).encode()  # fails for a lone surrogate
     except (ValueError, RecursionError):
         raise Refused(f"its {what} is not valid JSON") from None
     if not isinstance(value, dict):
@@ -99,7 +101,7 @@ def read_json(text: str, what: str) -> dict:
 
 
 def _constant(text: str) -> float:
-    raise Refused(f"its header holds {text}, which is no number")
+    raise Refused(f"its header holds {text}, which is not a finite number")
 
 
 def _float(text: str) -> float:
@@ -109,14 +111,14 @@ def _float(text: str) -> float:
 
 
 def read_header(data: bytes, size: int, most: int) -> tuple[dict, int]:
-    """The header of a safetensors file, and where its tensors start; Refused says why not.
+    """The header of a safetensors file, and the offset of its tensors. Raises Refused.
 
-    data: the file's first bytes, all of the header if that has at most `most` bytes. size: bytes
-    of the whole file.
+    data: the beginning of the file, at least the header if that has at most `most` bytes. size: of
+    the whole file, in bytes.
     """
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or length > size - 8:
-        raise Refused("it is no safetensors file, or is cut off")
+        raise Refused("it is not a safetensors file, or it is cut off")
     if length > most:
         raise Refused(f"its header has {length:,} bytes, more than {most:,}")
     try:
@@ -127,9 +129,9 @@ def read_header(data: bytes, size: int, most: int) -> tuple[dict, int]:
 
 
 def check_tensors(header: dict, size: int, dtypes: dict[str, int], dimensions: range) -> None:
-    """Refuse tensors that do not fill a file's `size` bytes after the header, each byte once.
+    """Raise Refused for tensors that do not use each of the `size` bytes after the header once.
 
-    dtypes: those allowed -> bytes of a number. dimensions: how many there may be.
+    dtypes: allowed type -> bytes of a number. dimensions: allowed numbers of dimensions.
     """
     spans = []
     for name, info in header.items():
@@ -139,9 +141,9 @@ def check_tensors(header: dict, size: int, dtypes: dict[str, int], dimensions: r
         if not isinstance(dtype, str) or dtype not in dtypes:
             raise Refused(f"its tensor {name[:60]!r} is not of type {' or '.join(dtypes)}")
         if not (_whole(shape, dimensions, 1) and _whole(span, range(2, 3))):
-            raise Refused(f"its tensor {name[:60]!r} is of impossible sizes")
+            raise Refused(f"its tensor {name[:60]!r} has an impossible shape or offset")
         if span[1] - span[0] != math.prod(shape) * dtypes[dtype]:
-            raise Refused(f"its tensor {name[:60]!r} does not fill its bytes")
+            raise Refused(f"its tensor {name[:60]!r} does not have the bytes of its shape")
         spans.append(span)
     spans.sort()
     ends = [0, *(end for _, end in spans)]
@@ -150,7 +152,7 @@ def check_tensors(header: dict, size: int, dtypes: dict[str, int], dimensions: r
 
 
 def _whole(values: object, lengths: range, least: int = 0) -> bool:
-    """Whether it is a list of whole numbers from `least` on, of one of these lengths."""
+    """Whether it is a list of integers >= `least`, of one of these lengths."""
     return (
         isinstance(values, list)
         and len(values) in lengths
@@ -165,13 +167,13 @@ def _check_text(text: object) -> dict:
         raise Refused("it is not marked as a concept of SVFit")
     if (version := text.get("version", "none")) not in VERSIONS:
         raise Refused(
-            f"it is of version {version[:20]!r}, and this program reads up to version "
+            f"it has version {version[:20]!r}, and this program reads up to version "
             f"{VERSIONS[-1]}; update svfit-diffusion"
         )
     added = set() if version == "1" else {"check", "triggers"}
     known = {*TEXT_FIELDS, *JSON_FIELDS, "ranks", "format", "version", "check"}
     if unknown := sorted(set(text) - (known - {"check", "triggers"} | added)):
-        raise Refused(f"its metadata has a field {unknown[0][:60]!r} that is not known")
+        raise Refused(f"its metadata has an unknown field {unknown[0][:60]!r}")
     required = _REQUIRED if version == "1" else (*_REQUIRED, "check")
     if missing := [key for key in required if not text.get(key)]:
         raise Refused(f"its metadata lacks {missing[0]!r}")
@@ -190,12 +192,12 @@ def _check_text(text: object) -> dict:
 def _check_objects(fields: dict) -> None:
     targets, prints = fields["targets"], fields["fingerprints"]
     if not targets or any(not isinstance(v, str) or v not in ATTENTION for v in targets.values()):
-        raise Refused("its targets are none of both, self and cross")
+        raise Refused("its targets are not among both, self and cross")
     if set(targets) != set(prints) or not all(
         isinstance(v, str) and len(v) == 32 and set(v) <= set("0123456789abcdef")
         for v in prints.values()
     ):
-        raise Refused("its fingerprints are not a hash for each target")
+        raise Refused("its fingerprints are not one hash for each target")
     if not all(_whole(v, range(2, 3), 1) for v in fields["trigger_shape"].values()):
         raise Refused("its trigger's shape is not rows and width for each text encoder")
     if not all(isinstance(v, str | int | float | None) for v in fields["training"].values()):
@@ -203,7 +205,7 @@ def _check_objects(fields: dict) -> None:
 
 
 def _check_triggers(triggers: dict, shapes: dict) -> None:
-    """Several triggers: word -> [class word, rows, strength], with all rows between them."""
+    """Check several triggers, word -> [class word, rows, strength], which must use all rows."""
     for word, entry in triggers.items():
         if not word or len(word) > MAX_WORD or not isinstance(entry, list) or len(entry) != 3:
             raise Refused("its triggers are not words with class word, rows and strength")
@@ -211,10 +213,10 @@ def _check_triggers(triggers: dict, shapes: dict) -> None:
         if not isinstance(noun, str) or not _whole([rows], range(1, 2)):
             raise Refused("its triggers are not words with class word, rows and strength")
         if type(strength) not in (int, float) or not abs(strength) <= MAX_STRENGTH:
-            raise Refused("a trigger's strength is no number in range")
+            raise Refused("a trigger's strength is not a number in range")
     total = sum(rows for _, rows, _ in triggers.values())
     if triggers and any(total != tokens for tokens, _ in shapes.values()):
-        raise Refused("its triggers do not share out the rows that its metadata states")
+        raise Refused("its triggers do not add up to the rows that its metadata states")
 
 
 def _unpack_check(text: str) -> tuple[float, ...]:
@@ -231,12 +233,14 @@ def _unpack_check(text: str) -> tuple[float, ...]:
 def _check_sizes(fields: dict, tensors: dict[str, np.ndarray]) -> None:
     deltas, rows = tensors["deltas"], tensors.get("trigger")
     if deltas.size != sum(fields["ranks"]):
-        raise Refused(f"it holds {deltas.size} deltas where its ranks want {sum(fields['ranks'])}")
+        raise Refused(
+            f"it holds {deltas.size} deltas, but its ranks add up to {sum(fields['ranks'])}"
+        )
     wanted = sum(tokens * width for tokens, width in fields["trigger_shape"].values())
     if (0 if rows is None else rows.size) != wanted:
-        raise Refused("its trigger tensor is not of the shape that its metadata states")
+        raise Refused("its trigger tensor does not have the shape that its metadata states")
     if rows is not None and not fields["token"]:
-        raise Refused("it holds a trigger without the token that it stands for")
+        raise Refused("it holds a learned trigger, but not the word that it belongs to")
 
 
 def _unpack_ranks(text: str) -> tuple[int, ...]:
@@ -249,5 +253,5 @@ def _unpack_ranks(text: str) -> tuple[int, ...]:
             raise Refused("its ranks are out of range")
         ranks += [int(rank)] * int(count or 1)
         if len(ranks) > 1 << 14:
-            raise Refused("it names more projections than any base has")
+            raise Refused("it has more projections than any base")
     return tuple(ranks)

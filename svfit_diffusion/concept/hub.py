@@ -1,6 +1,6 @@
 """Concepts from the Hugging Face Hub: a repository holds one, as `concept.safetensors`.
 
-What a repository says is never run, and its file is checked like any other stranger's.
+No code of a repository is run, and its file is checked like any other untrusted file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def locate(source: str | Path) -> Path:
-    """The concept file that is meant: a file, a repository's folder, or a Hub id "user/name"."""
+    """The path of a concept file, given a file, a repository's folder, or a Hub id "user/name"."""
     path = Path(source)
     if path.is_dir() and (path / HUB_FILE).is_file():
         return path / HUB_FILE
@@ -24,8 +24,8 @@ def locate(source: str | Path) -> Path:
 
 
 def download(repo_id: str) -> Path:
-    """The concept file of a Hub repository, from the Hub or, where that is out of reach, from the
-    local cache of earlier downloads. Raises ValueError in one sentence when it cannot be had.
+    """Download the concept file of a Hub repository; without a connection, take it from the cache
+    of earlier downloads. Raises ValueError, in one sentence, when neither has it.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError, HTTPError, RepositoryNotFoundError
@@ -51,8 +51,8 @@ def download(repo_id: str) -> Path:
     except (OSError, HTTPError):
         reason = _UNREACHED
     raise ValueError(
-        f"the concept {repo_id!r} is no file here, and could not be downloaded: {reason}."
+        f"the concept {repo_id!r} is not a file here, and could not be downloaded: {reason}."
     )
 
 
-_UNREACHED = "the Hub cannot be reached (offline?) and no earlier download is there"
+_UNREACHED = "the Hub cannot be reached (offline?) and there is no earlier download"

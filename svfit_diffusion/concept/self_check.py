@@ -1,11 +1,11 @@
-"""The self-check of a concept file: eight numbers that only the right basis gives.
+"""The self-check of a concept file: eight numbers that identify the basis of its deltas.
 
     c_k = sum over projections of a_k^T U diag(delta) V^T b_k        k = 0 .. 7
 
-a_k [out] and b_k [in] are vectors of +1 and -1 drawn from the projection's name, so the mean of
-c_k^2 over all draws is |delta|^2, and the mean of (c_k - c'_k)^2 the squared difference of two
-edits. Signs and rotations that leave the edit as it is leave c as it is; a wrong basis does not.
-The sum is linear in the deltas, so files of one base combine without the base.
+a_k [out] and b_k [in] are pseudo-random vectors of +1 and -1, seeded by the projection's name. The
+expected value of c_k^2 is |delta|^2, and that of (c_k - c'_k)^2 the squared difference of two
+edits. Signs and rotations of the basis that do not change the edit do not change c; another basis
+does. c is linear in the deltas, so concepts of one base can be combined without the base.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ from collections.abc import Sequence
 import numpy as np
 
 PROBES = 8
-SELF_CHECK_TOLERANCE = (
-    1e-4  # of the edit, relative; another LAPACK driver and float32 stay below 1e-6
-)
-COARSE_TOLERANCE = 0.05  # the same, where the weights are only there as a bfloat16 cast
+# Relative to the edit. Other LAPACK drivers and float32 stay below 1e-6.
+SELF_CHECK_TOLERANCE = 1e-4
+COARSE_TOLERANCE = 0.05  # the same, where only a bfloat16 cast of the weights is available
 
 
 def signs(name: str, side: str, length: int) -> np.ndarray:
-    """Vectors [8, length] of +1 and -1 of a projection: the bits of SHAKE-256 of `name|side`,
+    """The vectors [8, length] of +1 and -1 of a projection: the bits of SHAKE-256 of `name|side`,
     most significant first, 1 for +1. side: "U" or "V".
     """
     data = hashlib.shake_256(f"{name}|{side}".encode()).digest(PROBES * length // 8)
@@ -32,7 +31,7 @@ def signs(name: str, side: str, length: int) -> np.ndarray:
 
 
 def self_check_rows(name: str, U: np.ndarray, V: np.ndarray) -> np.ndarray:
-    """What each delta of a projection adds to the eight numbers: [8, r], float64."""
+    """The contribution of each delta of a projection to the eight numbers: [8, r], float64."""
     left = signs(name, "U", len(U)) @ U.astype(np.float64)
     return left * (signs(name, "V", len(V)) @ V.astype(np.float64))
 
@@ -40,7 +39,7 @@ def self_check_rows(name: str, U: np.ndarray, V: np.ndarray) -> np.ndarray:
 def self_check_deviation(
     found: Sequence[float], stated: Sequence[float], deltas: np.ndarray
 ) -> float:
-    """How far two edits of norm |deltas| differ, relative to it, as their checks tell."""
+    """The difference of two edits of norm |deltas|, relative to it, estimated by their checks."""
     distance = np.sqrt(np.mean(np.square(np.subtract(found, stated))))
     norm = np.linalg.norm(deltas.astype(np.float64))
     return float(distance / norm) if norm else float("inf" if distance else 0)

@@ -1,8 +1,8 @@
 """Photos, captions, masks, buckets and class images -> encoded training examples.
 
 reading.py reads photos of every kind and their captions; masks.py says where the loss counts;
-buckets.py keeps the photos' shapes; encoding.py sends them through the VAE; examples.py draws the
-batches, each random number from the seed and the sample's number alone.
+buckets.py keeps the photos' shapes; encoding.py sends them through the VAE; examples.py samples
+the batches, each random number from the seed and the sample's number alone.
 """
 
 from .._lazy import lazy_names
@@ -17,7 +17,7 @@ __getattr__, __dir__, __all__ = lazy_names(
             "Examples",
             "LONG",
             "PLACES",
-            "draw_batch",
+            "sample_batch",
             "fixed_noise_batches",
             "generator",
             "group_by_size",

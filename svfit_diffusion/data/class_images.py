@@ -1,4 +1,4 @@
-"""Class images, which a base draws itself, for prior preservation (arXiv 2208.12242)."""
+"""Class images, which the base generates itself, for prior preservation (arXiv 2208.12242)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .examples import generator
 def fill_class_images(
     config: TrainConfig, accelerator: Accelerator, pipe: Any, prompt: str, size: int, progress: bool
 ) -> None:
-    """Draw class images with the base until their folder holds as many as are wanted."""
+    """Generate class images with the base until their folder holds as many as are wanted."""
     folder = Path(config.class_data_dir)
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)

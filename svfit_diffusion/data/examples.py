@@ -1,6 +1,6 @@
 """Training examples: photos as latents, encoded once, and every random number of a training.
 
-Sample number i of a training (photo, crop, noise, time step) is a function of (seed, i) alone. So a
+Sample number i of a training (photo, crop, noise, timestep) is a function of (seed, i) alone. So a
 resumed training goes on exactly where it stopped, and two processes see together what one process
 with twice the batch sees.
 """
@@ -54,7 +54,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class Batch:
-    """Latents and noise [n, c, h, w], time steps [n], the photos' indices, masks [n, 1, h, w]."""
+    """Latents and noise [n, c, h, w], timesteps [n], the photos' indices, masks [n, 1, h, w]."""
 
     latents: Tensor
     noise: Tensor
@@ -122,7 +122,7 @@ def seed_of(*key: object) -> int:
 
 
 def reseed(*key: object) -> None:
-    """Let PyTorch's global numbers, from which dropout draws, depend on the key alone."""
+    """Let PyTorch's global numbers, which dropout uses, depend on the key alone."""
     torch.manual_seed(seed_of(*key))
 
 
@@ -141,7 +141,7 @@ def group_by_size(examples: Examples, seed: int, indices: Sequence[int]) -> list
     return list(groups.values())
 
 
-def draw_batch(
+def sample_batch(
     examples: Examples,
     seed: int,
     indices: Sequence[int],
@@ -151,7 +151,7 @@ def draw_batch(
 ) -> Batch:
     """The batch of the samples with these numbers, whose latents are of one size.
 
-    Time steps are below `steps`; time: how one is drawn, if not uniformly.
+    Timesteps are below `steps`; time: how one is sampled, if not uniformly.
     """
     time = time or (lambda random: torch.randint(steps, (), generator=random))
     latents, noises, times, photos, masks = [], [], [], [], []
@@ -186,7 +186,7 @@ def hold_out(examples: Examples, seed: int) -> tuple[Examples, Examples]:
 
 
 def fixed_noise_batches(examples: Examples, steps: int, times: int = 4) -> list[Batch]:
-    """Noise that no training draws: each photo at `times` evenly spaced time steps.
+    """Noise that no training samples: each photo at `times` evenly spaced timesteps.
 
     One batch for each size of latents.
     """

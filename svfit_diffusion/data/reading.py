@@ -212,7 +212,7 @@ def _decode(path: Path) -> Image.Image:
             key = _PNG_KEY.get(image.tile[0][3], lambda value: value)
             image.info["transparency"] = key(image.info["transparency"])
         image = _to_rgb(ImageOps.exif_transpose(image))
-    image.info = {}  # the pixels are sRGB now; place and time of the shot are nobody's business
+    image.info = {}  # the pixels are sRGB now; place and time of the shot stay private
     return image
 
 

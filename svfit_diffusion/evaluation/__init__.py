@@ -1,4 +1,9 @@
-"""Is it the subject, and is it what was asked for? Features, measures and protocols."""
+"""Measuring concepts: likeness to the subject, and what else a picture shows.
+
+features.py extracts features of pictures; measures.py computes the measures from them;
+comparison.py generates pictures with concepts and measures them (`evaluate`); dreambooth.py runs
+the DreamBooth benchmark, with the prompts of dreambooth_prompts.py.
+"""
 
 from .._lazy import lazy_names
 

@@ -1,8 +1,8 @@
-"""Evaluate concepts: draw a list of prompts with each, measure, and lay it out to look at.
+"""Evaluate concepts: generate pictures of a list of prompts with each, measure them, and show them.
 
-What is drawn lies in the output folder, a PNG each with its parameters, so an evaluation that was
-stopped goes on where it was, and several processes share the drawing (`accelerate launch`). The
-measures are those of measures.py; `base` is the base alone, asked for the subject's class.
+The pictures are PNG files with their parameters in the output folder. So an evaluation that was
+stopped continues where it was, and several processes can share the work (`accelerate launch`). The
+measures are those of measures.py; `base` is the base alone, prompted with the class word.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ BASE = "base"
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """What to draw and how.
+    """Which pictures to generate, and how to measure them.
 
-    prompts: with `{}` where the subject stands. others: prompts that do not name it, for drift.
-    num: pictures a prompt, at the seeds seed, seed + 1, ... steps, guidance: None for the base's
-    own. features: extractors by name (features.py); the first one measures copies, drift and
-    diversity, and `clip` among them measures alignment.
+    prompts: with `{}` in place of the subject. others: prompts without the subject, for drift.
+    num: pictures per prompt, with the seeds seed, seed + 1, ... steps, guidance: None for the
+    base's own. features: names of extractors (features.py); the first one measures copies, drift
+    and diversity, and `clip`, if named, alignment.
     """
 
     prompts: tuple[str, ...] = PROMPTS
@@ -61,18 +61,20 @@ class EvaluationPlan:
     def __post_init__(self) -> None:
         if not self.prompts or any("{}" not in prompt for prompt in self.prompts):
             raise ValueError(
-                "each prompt must hold {} where the subject is to stand, as in "
+                "each prompt must contain {} in place of the subject, as in "
                 f"'a photo of {{}} on the beach'; got {list(self.prompts)[:3]}."
             )
         if self.num < 2:
-            raise ValueError(f"num is {self.num}, but diversity needs 2 pictures a prompt or more.")
+            raise ValueError(
+                f"num is {self.num}, but diversity needs at least 2 pictures a prompt."
+            )
         if not self.features:
             raise ValueError("no feature extractor is named; name one, such as dino.")
 
 
 @dataclass
 class Row:
-    """The measures of one concept, or of the base; feature name -> its likeness."""
+    """The measures of one concept, or of the base. likeness: extractor name -> its likeness."""
 
     name: str
     bytes: int = 0
@@ -84,9 +86,9 @@ class Row:
 
 
 def read_references(folder: str | Path, masks: str | Path | None = None) -> list[Image.Image]:
-    """The subject's pictures of a folder, cut to the subject where `masks` has a mask of that name.
+    """The pictures of a folder, cut to the subject if the folder `masks` has a mask of their name.
 
-    Raises ValueError when there are fewer than two, or no mask fits a picture.
+    Raises ValueError when there are fewer than two pictures, or no mask for any of them.
     """
     photos, _ = read_folder(folder)
     if len(photos) < 2:
@@ -95,7 +97,7 @@ def read_references(folder: str | Path, masks: str | Path | None = None) -> list
         return [photo.image for photo in photos]
     held = {path.stem: path for path in sorted(Path(masks).iterdir())}
     if not any(photo.path.stem in held for photo in photos):
-        raise ValueError(f"{masks} holds no mask that is named like a picture of {folder}.")
+        raise ValueError(f"{masks} has no mask that is named like a picture in {folder}.")
     return [_cut(photo, held.get(photo.path.stem)) for photo in photos]
 
 
@@ -116,10 +118,10 @@ def evaluate(
     device: str = "cpu",
     progress: bool = True,
 ) -> list[Row]:
-    """Draw and measure the base and each concept file; writes scores.json and sheet.png as well.
+    """Generate and measure pictures of the base and each concept; writes scores.json, sheet.png.
 
-    references: pictures of the subject to compare with; training: those it was learned from.
-    Concepts of one call share their subject. Raises ValueError for what cannot be used.
+    references: pictures of the subject to compare with. training: the pictures it was learned
+    from. All concepts of a call must be of the same subject. Raises ValueError for unusable input.
     """
     plan, folder = plan or EvaluationPlan(), Path(output_dir)
     if not concepts:
@@ -129,14 +131,14 @@ def evaluate(
     pipe = load_base(base, pick_dtype(device)).to(device)
     pipe.set_progress_bar_config(disable=True)
     word = files[0][1].class_word or "thing"
-    drawn = {BASE: _draw_all(pipe, plan, word, None, folder, progress)}
+    paths = {BASE: _generate_all(pipe, plan, word, None, folder, progress)}
     for path, concept in files:
-        drawn[_label(path)] = _draw_all(pipe, plan, concept.trigger, path, folder, progress)
+        paths[_label(path)] = _generate_all(pipe, plan, concept.trigger, path, folder, progress)
     state = PartialState()
     state.wait_for_everyone()
     if not state.is_main_process:
         return []
-    pictures = {name: [_open(path) for path in paths] for name, paths in drawn.items()}
+    pictures = {name: [_open(path) for path in found] for name, found in paths.items()}
     rows = _score(plan, extractors, pictures, files, list(references), list(training), word)
     scores = {"base": base, "plan": asdict(plan), "rows": [asdict(row) for row in rows]}
     (folder / "scores.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
@@ -145,14 +147,14 @@ def evaluate(
 
 
 def _label(path: Path) -> str:
-    """A folder's name that changes with the file's contents."""
+    """The name of a concept's folder, which depends on the file's contents."""
     return f"{path.stem}-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
 
 
-def _draw_all(
+def _generate_all(
     pipe: Any, plan: EvaluationPlan, words: str, concept: Path | None, folder: Path, progress: bool
 ) -> list[Path]:
-    """All pictures of the plan, this process's share drawn; prompts first, then the others."""
+    """The paths of all pictures, prompts first, then the others; generates this process's share."""
     name = _label(concept) if concept else BASE
     prompts = [*(prompt.format(words) for prompt in plan.prompts), *plan.others]
     jobs = [(i, k) for i in range(len(prompts)) for k in range(plan.num)]
@@ -172,7 +174,7 @@ def _draw_all(
 
 @contextlib.contextmanager
 def _loaded(pipe: Any, concept: Path | None):
-    """The concept on the pipeline for a while."""
+    """Keep the concept loaded during the block."""
     name = load_concept(pipe, concept) if concept else None
     try:
         yield
@@ -185,7 +187,7 @@ def _parameters(path: Path) -> Any:
     try:
         return read_parameters(path)
     except (OSError, ValueError):
-        return None  # half a picture, or another's: it is drawn anew
+        return None  # an incomplete or foreign file, which will be generated again
 
 
 def _open(path: Path) -> Image.Image:
@@ -202,7 +204,7 @@ def _score(
     training: list[Image.Image],
     word: str,
 ) -> list[Row]:
-    """A row for the base and for each concept."""
+    """One row for the base and one for each concept."""
     count, first = len(plan.prompts) * plan.num, next(iter(extractors))
     words = {BASE: word} | {_label(path): concept.class_word or word for path, concept in files}
     rows = {name: Row(name) for name in pictures}
@@ -224,12 +226,12 @@ def _score(
 
 
 def _texts(extractor: Clip, plan: EvaluationPlan, word: str) -> Tensor:
-    """The prompts' features with the class word for the subject, as CLIP knows no trigger."""
+    """Features of the prompts with the class word as the subject, as CLIP knows no triggers."""
     return extractor.texts([p.format(word) for p in plan.prompts]).repeat_interleave(plan.num, 0)
 
 
 def _sheet(plan: EvaluationPlan, pictures: dict[str, list[Image.Image]]) -> Image.Image:
-    """The first seed of every prompt, a line for the base and for each concept."""
+    """The first seed of every prompt, with a row for the base and for each concept."""
     lines = [images[: len(plan.prompts) * plan.num : plan.num] for images in pictures.values()]
     captions = [f"{name}: {p.format('…')}" for name in pictures for p in plan.prompts]
     return grid([image for line in lines for image in line], len(plan.prompts), captions)

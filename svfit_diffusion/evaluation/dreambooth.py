@@ -1,7 +1,7 @@
-"""The DreamBooth benchmark with one command: train 30 subjects, draw, measure, average.
+"""The DreamBooth benchmark with one command: train 30 subjects, generate, measure, average.
 
-Each subject's concept and pictures lie in a folder of their own; what is there is not made again,
-and with `accelerate launch` all processes share each training and each drawing.
+Each subject has a folder for its concept and pictures; existing files are not made again. With
+`accelerate launch`, all processes share the trainings and the generation.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def run_dreambooth(
 ) -> dict[str, float]:
     """Means over all subjects: the raw cosine of each extractor, and CLIP's alignment.
 
-    dataset: a folder with one folder of photos for each of `protocol.SUBJECTS`. ValueError where
-    one is missing. plan: its prompts are replaced by the benchmark's own. Empty for all processes
-    but the main one. Writes scores.json into `output`.
+    dataset: a folder with a folder of photos for each of `protocol.SUBJECTS`. plan: its prompts are
+    replaced by those of the benchmark. Writes scores.json into `output`. Returns an empty result
+    in all processes but the main one. Raises ValueError when a subject is missing.
     """
     if missing := [name for name in protocol.SUBJECTS if not (dataset / name).is_dir()]:
         raise ValueError(
@@ -60,7 +60,7 @@ def run_dreambooth(
 def _concept(
     base: str, photos: Path, folder: Path, word: str, steps: int | None, precision: str
 ) -> Path:
-    """The subject's concept file, trained if it is not there."""
+    """The subject's concept file; it is trained unless it exists."""
     config = TrainConfig(
         pretrained_model_name_or_path=base,
         instance_data_dir=str(photos),

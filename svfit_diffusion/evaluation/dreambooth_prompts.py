@@ -1,7 +1,7 @@
 """The DreamBooth benchmark (arXiv 2208.12242): 30 subjects, 25 prompts each, 4 pictures a prompt.
 
-The photos are in the repository google/dreambooth, a folder per subject; the prompts and the
-subjects' classes are those of its file dataset/prompts_and_classes.txt.
+The photos are in the repository google/dreambooth, one folder per subject; the prompts and the
+class words are those of its file dataset/prompts_and_classes.txt.
 """
 
 from __future__ import annotations
@@ -43,6 +43,6 @@ SUBJECTS = {
 
 
 def prompts(class_word: str) -> tuple[str, ...]:
-    """The 25 prompts of a class, `{}` where the subject stands: `a {} in the snow`."""
+    """The 25 prompts of a class, with `{}` in place of the subject: `a {} in the snow`."""
     more = _OUTFITS if class_word in LIVING else _THINGS
     return (*(f"a {{}} {words}" for words in (*_PLACES, *more)), *(f"a {w} {{}}" for w in _LOOKS))

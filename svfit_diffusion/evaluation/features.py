@@ -1,6 +1,6 @@
-"""What a picture shows, as a vector: the feature extractors that likeness is measured with.
+"""Feature extractors: pictures as vectors, with which likeness is measured.
 
-A feature is a vector of length 1, so that a dot product of two is their cosine similarity.
+Features are vectors of length 1, so the dot product of two is their cosine similarity.
 
 | name | model | feature |
 |---|---|---|
@@ -10,9 +10,9 @@ A feature is a vector of length 1, so that a dot product of two is their cosine 
 | efficientnet-lite0 | EfficientNet-Lite0 (arXiv 1905.11946), from PyPI: offline | pooled, 1280 |
 | efficientnet-lite0-grid | the same up to its fourth stage | 80 channels in 4 x 4 cells, 1280 |
 
-The grid knows where in the picture a thing is. To a picture of the subject that is drawn half anew
-it gives 0.21 of the way to a true one, where the pooled feature, made to tell classes apart, gives
-0.09 (benchmarks/likeness/results/ladder.json).
+The grid depends on where in the picture a thing is. A true picture that the base has half
+regenerated keeps 0.21 of its fidelity by the grid, but 0.09 by the pooled feature, which was made
+to distinguish classes (benchmarks/likeness/results/ladder.json).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Extractor:
         """Unit features, float32 on the CPU: [pictures, width]."""
         pictures, parts = list(pictures), []
         if not pictures:
-            raise ValueError("there are no pictures to take features of.")
+            raise ValueError("there are no pictures to extract features from.")
         with torch.inference_mode():
             for start in range(0, len(pictures), BATCH):
                 batch = [picture.convert("RGB") for picture in pictures[start : start + BATCH]]
@@ -55,14 +55,14 @@ class Extractor:
 
 
 def load_extractor(name: str, device: str = "cpu") -> Extractor:
-    """The extractor called `name`, or `name=SOURCE` with a folder or another Hub id of its kind.
+    """The extractor `name`, or `name=SOURCE` with a folder or another Hub id of the same kind.
 
-    Raises ValueError for an unknown name, or a source that cannot be had.
+    Raises ValueError for an unknown name, or a source that cannot be loaded.
     """
     kind, _, source = name.partition("=")
     if kind not in MODELS:
         raise ValueError(
-            f"{kind!r} is no feature extractor; expected one of {', '.join(MODELS)}, or one of "
+            f"{kind!r} is not a feature extractor; expected one of {', '.join(MODELS)}, or one of "
             "them with its folder, such as dino=models/dino-vits16."
         )
     offline = {
@@ -76,13 +76,13 @@ def load_extractor(name: str, device: str = "cpu") -> Extractor:
     except OSError as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise ValueError(
-            f"the feature extractor {kind!r} cannot be loaded ({reason}); pass a folder that holds "
-            f"it, as {kind}=FOLDER, or go online."
+            f"the feature extractor {kind!r} cannot be loaded ({reason}); pass the folder of its "
+            f"files, as {kind}=FOLDER, or go online."
         ) from None
 
 
 class _Transformer(Extractor):
-    """What the extractors from transformers share: the picture's preparation."""
+    """What the extractors from transformers share: preprocessing."""
 
     def __init__(self, source: str, device: str) -> None:
         from transformers import AutoImageProcessor
@@ -108,7 +108,7 @@ class ClassToken(_Transformer):
 
 
 class Clip(_Transformer):
-    """CLIP: pictures and texts in one space."""
+    """CLIP: pictures and texts in the same space."""
 
     def __init__(self, source: str, device: str = "cpu") -> None:
         from transformers import AutoTokenizer, CLIPModel
@@ -152,7 +152,7 @@ class EfficientNetLite0(Extractor):
         return x.mean((2, 3))
 
     def _run(self, pictures: list[Image.Image], stages: int) -> Tensor:
-        """The maps after this many stages: [pictures, channels, h, w]."""
+        """The feature maps after this many stages: [pictures, channels, h, w]."""
         size = (self.side, self.side)
         x = torch.cat([F.interpolate(_pixels(p), size, mode="bicubic", antialias=True)
                        for p in pictures])  # fmt: skip
@@ -182,7 +182,7 @@ class EfficientNetLite0(Extractor):
 
 
 class EfficientNetLite0Grid(EfficientNetLite0):
-    """EfficientNet-Lite0's fourth stage, averaged in 4 x 4 cells of the picture."""
+    """EfficientNet-Lite0's fourth stage, averaged in 4 x 4 cells."""
 
     depth, cells = 4, 4
 
@@ -196,7 +196,7 @@ def _pixels(picture: Image.Image) -> Tensor:
 
 
 def _same_conv(x: Tensor, weight: Tensor, stride: int, groups: int = 1) -> Tensor:
-    """Convolution with TensorFlow's `same` padding, which is lopsided at stride 2."""
+    """Convolution with TensorFlow's `same` padding, which is asymmetric at stride 2."""
     kernel, side = weight.shape[-1], x.shape[-1]
     total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
     x = F.pad(x, (total // 2, total - total // 2) * 2)

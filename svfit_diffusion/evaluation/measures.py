@@ -1,19 +1,19 @@
-"""Is it the subject, and is it what was asked for? The measures of a concept.
+"""The measures of a concept: likeness to the subject, and what else the pictures show.
 
-All of them compare features of pictures (features.py) by their cosine:
+All of them are cosines of features of pictures (features.py):
 
-    fidelity    mean over generations of the mean cosine with the subject's reference pictures,
-                shifted and scaled so that the base without concept has 0 and the references among
-                themselves have 1
-    copy        mean over generations of the largest cosine with a training photo; where it lies
-                above what the references reach among themselves, photos were memorised
-    alignment   mean cosine of a picture and its prompt, by a model that knows texts (CLIP-T)
-    drift       1 - mean cosine of a picture with and without the concept, on prompts that do not
-                name the subject, at equal seeds
+    fidelity    mean over generated pictures of the mean cosine with the subject's reference
+                pictures, shifted and scaled so that the base without a concept has 0 and the
+                references among themselves have 1
+    copy        mean over generated pictures of the largest cosine with a training photo; photos
+                were memorised if it exceeds the cosines of the references among themselves
+    alignment   mean cosine of a picture and its prompt, by a model of pictures and texts (CLIP-T)
+    drift       1 - mean cosine of pictures with and without the concept, with the same seed and a
+                prompt that does not name the subject
     diversity   1 - mean cosine between the seeds of a prompt
 
-and `denoising_loss` is the base's own training loss on unseen pictures: cheap, smooth, for sweeps.
-Raw DINO, CLIP-I and CLIP-T are as in DreamBooth (arXiv 2208.12242).
+`denoising_loss` is the base's own training loss on unseen pictures: cheap and smooth, for sweeps.
+The raw cosines of DINO, CLIP-I and CLIP-T are those of DreamBooth (arXiv 2208.12242).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from ..pipeline import convert_prompt
 
 @dataclass(frozen=True)
 class Likeness:
-    """fidelity: normalised. raw, base, real: the cosines it was made of. copy: see the module."""
+    """fidelity: normalised. raw, base, real: the cosines behind it. copy: see the module."""
 
     fidelity: float
     raw: float
@@ -45,16 +45,16 @@ class Likeness:
 
 
 def cosines(pictures: Tensor, others: Tensor) -> Tensor:
-    """Mean cosine of each of the unit features [n, width] with all of [m, width]: [n]."""
+    """Mean cosine of each unit feature [n, width] with all others [m, width]: [n]."""
     return (pictures @ others.T).mean(1)
 
 
 def among(pictures: Tensor) -> float:
-    """Mean cosine between different ones of n unit features; ValueError for fewer than two."""
+    """Mean cosine of all pairs of n unit features. Raises ValueError for fewer than two."""
     count = len(pictures)
     if count < 2:
         raise ValueError(
-            f"{count} picture cannot be compared with others of its kind; pass at least two."
+            f"{count} picture cannot be compared with others of the subject; pass at least two."
         )
     return float(((pictures @ pictures.T).sum() - count) / (count * (count - 1)))
 
@@ -62,8 +62,8 @@ def among(pictures: Tensor) -> float:
 def likeness(generated: Tensor, base: Tensor, references: Tensor, training: Tensor) -> Likeness:
     """Fidelity and copy score from unit features.
 
-    generated, base: pictures with and without the concept, [n, width] each; references: real
-    pictures of the subject, at least two; training: the photos it was learned from.
+    generated, base: of pictures with and without the concept, [n, width] each. references: of at
+    least two real pictures of the subject. training: of the photos it was learned from.
     """
     raw, zero, one = (
         float(cosines(generated, references).mean()),
@@ -72,9 +72,9 @@ def likeness(generated: Tensor, base: Tensor, references: Tensor, training: Tens
     )
     if one <= zero:
         raise ValueError(
-            f"the references are no more alike ({one:.3f}) than the base's pictures are like them "
-            f"({zero:.3f}), so fidelity has no scale; use pictures that show the subject better, "
-            "or masks."
+            f"the references are no more similar to each other ({one:.3f}) than to the base's "
+            f"pictures ({zero:.3f}), so fidelity has no scale; use pictures that show the subject "
+            "better, or masks."
         )
     copy = float((generated @ training.T).amax(1).mean())
     return Likeness((raw - zero) / (one - zero), raw, zero, one, copy)
@@ -86,28 +86,28 @@ def alignment(pictures: Tensor, prompts: Tensor) -> float:
 
 
 def drift(with_concept: Tensor, without: Tensor) -> float:
-    """1 - mean cosine of pictures of equal prompt and seed, [n, width] each; 0 is no drift."""
+    """1 - mean cosine of pictures with the same prompt and seed, [n, width] each; 0: no drift."""
     return 1 - float((with_concept * without).sum(1).mean())
 
 
 def diversity(pictures: Tensor, seeds: int) -> float:
-    """1 - mean cosine between the `seeds` pictures of each prompt, which lie side by side."""
+    """1 - mean cosine between the `seeds` pictures of each prompt, which are consecutive."""
     return 1 - float(np.mean([among(group) for group in pictures.split(seeds)]))
 
 
 def masked(image: Image.Image, mask: Image.Image, margin: float = 0.05) -> Image.Image:
-    """The object alone, on white, cut to its box and a margin (a share of the box's longer side).
+    """The object on white, cropped to its box and a margin (a fraction of the box's longer side).
 
-    mask: any size, light on the object. Raises ValueError where it is empty.
+    mask: of any size, white on the object. Raises ValueError for an empty mask.
     """
     mask = mask.convert("L").resize(image.size).point(lambda value: 255 if value > 127 else 0)
     if (box := mask.getbbox()) is None:
-        raise ValueError("the mask is black all over; it must be white where the subject is.")
-    alone = Image.new("RGB", image.size, "white")
-    alone.paste(image, mask=mask)
+        raise ValueError("the mask is completely black; it must be white where the subject is.")
+    cut = Image.new("RGB", image.size, "white")
+    cut.paste(image, mask=mask)
     border = round(margin * max(box[2] - box[0], box[3] - box[1]))
     left, top, right, bottom = box
-    return alone.crop((
+    return cut.crop((
         max(left - border, 0), max(top - border, 0),
         min(right + border, image.width), min(bottom + border, image.height),
     ))  # fmt: skip
@@ -117,9 +117,10 @@ def masked(image: Image.Image, mask: Image.Image, margin: float = 0.05) -> Image
 def denoising_loss(
     pipe: Any, pictures: Sequence[Image.Image], prompts: Sequence[str], times: int = 8
 ) -> float:
-    """The base's denoising error on pictures, each with its prompt, at fixed noise and time steps.
+    """The denoising error on pictures, each with its prompt, for fixed noise and timesteps.
 
-    Concepts on the pipeline count, and their triggers. times: time steps a picture, evenly spaced.
+    Concepts on the pipeline are in effect, with their triggers. times: timesteps per picture,
+    evenly spaced.
     """
     family, total = recognise(pipe), 0.0
     denoiser = getattr(pipe, family.denoiser)

@@ -1,8 +1,10 @@
-"""What differs between model families: components, text encoding, prediction target, noise.
+"""What differs between model families: components, text encoding, noise, prediction target.
 
-A family is one small class; it is recognised from the pipeline, never asked for. To add one: a
-class here, its name in registry.py, and a tiny pipeline of it in tests/helpers/tiny_families.py.
-loading.py loads a base: Toybox, a diffusers folder, a single checkpoint file, or a Hub id.
+A family is one small class with the interface in base.py, recognised from the pipeline's class. It
+inherits the loss from diffusion.py (sd.py) or flow.py (sd3.py, flux.py, flux2.py, zimage.py). To
+add one: its class here, a line in registry.py, and a tiny pipeline in
+tests/helpers/tiny_families.py. loading.py loads a base: Toybox, a diffusers folder, a single
+checkpoint file, or a Hub id; quantization.py loads it in fewer bits.
 """
 
 from .._lazy import lazy_names

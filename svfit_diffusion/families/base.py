@@ -1,13 +1,13 @@
-"""What a family is: everything in which model families differ, as one interface.
+"""The interface of a model family: everything in which families differ.
 
-Every tensor keeps pictures or prompts as its first dimension. Time steps are whole numbers below
-the scheduler's `num_train_timesteps`; `model_timesteps` says what the denoiser is told for them.
+Every tensor has pictures or prompts as its first dimension. Timesteps are integers below the
+scheduler's `num_train_timesteps`; `model_timesteps` converts them to what the denoiser takes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from diffusers.utils.torch_utils import unwrap_module
@@ -16,15 +16,40 @@ from torch import Tensor, nn
 from ..settings import TrainConfig
 
 
+class TextEncoder(NamedTuple):
+    """A text encoder and its tokenizer, by the names of their components in the pipeline."""
+
+    tokenizer: str
+    model: str
+
+
+# As pipelines number them.
+FIRST, SECOND, THIRD = (TextEncoder(f"tokenizer{n}", f"text_encoder{n}") for n in ("", "_2", "_3"))
+
+
+class PromptEncoder(NamedTuple):
+    """What reads a prompt: tokenizer component, and the number of tokens that it takes."""
+
+    tokenizer: str
+    length: int
+
+
+class Sampling(NamedTuple):
+    """The usual settings of generation: denoising steps and guidance scale."""
+
+    steps: int
+    guidance: float
+
+
 class Family:
     """Interface of a family.
 
     name: as written into concept files. pipelines: the classes that bases are published as.
-    models: the denoiser's classes, by which other pipelines are recognised; text_model: part of the
-    name of its first text encoder's class. dtype: the precision its bases are published in.
-    denoiser: the component that predicts. encoders: (tokenizer, text encoder) components that a
-    concept may edit and teach a word; frozen_text_encoders: those that are only read, with the
-    words as typed. original: diffusers' names for its kinds of single-file checkpoints.
+    models: the denoiser's classes; with the class of its text encoder (text_model) they identify
+    the family of any other pipeline. dtype: the precision its bases are published in. denoiser: the
+    component that predicts. encoders: text encoders that a concept may edit and teach a word.
+    frozen_text_encoders: those that stay unchanged and read prompts as typed. original: diffusers'
+    names for its kinds of single-file checkpoints. defaults: of generation.
     """
 
     name: ClassVar[str]
@@ -33,17 +58,18 @@ class Family:
     text_model: ClassVar[str] = "CLIPText"
     dtype: ClassVar[str]
     denoiser: ClassVar[str]
-    encoders: ClassVar[tuple[tuple[str, str], ...]] = ()
-    frozen_text_encoders: ClassVar[tuple[tuple[str, str], ...]] = ()
+    encoders: ClassVar[tuple[TextEncoder, ...]] = ()
+    frozen_text_encoders: ClassVar[tuple[TextEncoder, ...]] = ()
     original: ClassVar[tuple[str, ...]] = ()
-    length: ClassVar[int] = 512  # tokens that the frozen encoders read, as the pipelines' default
+    length: ClassVar[int] = 512  # tokens that frozen encoders read, as the pipelines' default
+    defaults: ClassVar[Sampling]
 
     def recognises(self, pipe: Any) -> bool:
-        """Whether a pipeline's models are this family's: its denoiser, and all that reads words.
+        """Whether a pipeline's denoiser and text encoders are those of this family.
 
-        Image to image, inpainting, ControlNet, modular and people's own pipelines have the same.
+        They are in pipelines for image to image, inpainting, ControlNet, and in users' own.
         """
-        parts = [part for _, part in (*self.encoders, *self.frozen_text_encoders)]
+        parts = [encoder.model for encoder in (*self.encoders, *self.frozen_text_encoders)]
         every = [f"text_encoder{suffix}" for suffix in ("", "_2", "_3", "_4")]
         if any(hasattr(pipe, part) != (part in parts) for part in every):
             return False
@@ -52,86 +78,90 @@ class Family:
         return known and bool({*self.models} & {*_classes(getattr(pipe, self.denoiser, None))})
 
     def components(self, pipe: Any) -> dict[str, nn.Module]:
-        """Component name -> model, of those that a concept may edit."""
-        return _present(pipe, (self.denoiser, *(encoder for _, encoder in self.encoders)))
+        """Component name -> model, of the components that a concept may edit."""
+        return _present(pipe, (self.denoiser, *(encoder.model for encoder in self.encoders)))
 
     def text_models(self, pipe: Any) -> dict[str, nn.Module]:
-        """Component name -> model, of all that read prompts."""
-        return _present(
-            pipe, (encoder for _, encoder in (*self.encoders, *self.frozen_text_encoders))
-        )
+        """Component name -> model, of all text encoders."""
+        encoders = (*self.encoders, *self.frozen_text_encoders)
+        return _present(pipe, (encoder.model for encoder in encoders))
 
-    def prompt_encoders(self, pipe: Any) -> list[tuple[str, int]]:
-        """(tokenizer component, tokens it takes) of each model that conveys a prompt to the
-        denoiser: the frozen ones where there are some, else the encoders.
+    def prompt_encoders(self, pipe: Any) -> list[PromptEncoder]:
+        """The encoders that describe a prompt to the denoiser word by word: the frozen ones if
+        there are any, otherwise those that learn words.
         """
-        names = [name for name, _ in self.frozen_text_encoders if getattr(pipe, name, None)]
+        names = [e.tokenizer for e in self.frozen_text_encoders if getattr(pipe, e.tokenizer, None)]
         if names:
-            return [(name, self.length) for name in names]
-        there = (name for name, _ in self.encoders if getattr(pipe, name, None))
-        return [(name, getattr(pipe, name).model_max_length) for name in there]
+            return [PromptEncoder(name, self.length) for name in names]
+        held = [e.tokenizer for e in self.encoders if getattr(pipe, e.tokenizer, None)]
+        return [PromptEncoder(name, getattr(pipe, name).model_max_length) for name in held]
 
     def check(self, config: TrainConfig) -> None:
-        """Refuse settings of a training that mean nothing for this family."""
+        """Raise ValueError for training settings that this family has no use for."""
         raise NotImplementedError
 
     def size(self, pipe: Any) -> int:
-        """Side of the base's own pictures, in pixels."""
+        """Side of the pictures that the base was made for, in pixels."""
         return getattr(pipe, self.denoiser).config.sample_size * pipe.vae_scale_factor
 
     def size_multiple(self, pipe: Any) -> int:
-        """What widths and heights must be a multiple of, in pixels."""
+        """Widths and heights must be multiples of this number of pixels."""
         return pipe.vae_scale_factor
 
     def tokenize(self, pipe: Any, prompts: list[str]) -> tuple[Tensor, ...]:
-        """Prompts -> ids [prompts, length] of each encoder, with learned words as their rows."""
-        return tuple(clip_ids(getattr(pipe, name), prompts) for name, _ in self.encoders)
+        """Prompts -> ids [prompts, length] of each encoder, learned words included."""
+        return tuple(clip_ids(getattr(pipe, e.tokenizer), prompts) for e in self.encoders)
 
     def encode_frozen(
         self, pipe: Any, prompts: list[str], device: torch.device
     ) -> dict[str, Tensor]:
-        """What the frozen text encoders give for the prompts as typed; no training changes it."""
+        """Outputs of the frozen text encoders for the prompts as typed; training keeps them."""
         return {}
 
     def encode_text(
         self, pipe: Any, ids: tuple[Tensor, ...], read: dict[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """Token ids of the encoders, and what the frozen ones gave -> conditioning."""
-        raise NotImplementedError
+        """Token ids of `encoders`, and the outputs of the frozen encoders -> conditioning.
+
+        Without encoders to train, those outputs are the conditioning.
+        """
+        return dict(read or {})
 
     def encode_images(self, vae: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixels [n, 3, H, W] in -1..1 -> mean and deviation [n, c, h, w] of the scaled latents."""
+        """Pixels [n, 3, H, W] in -1..1 -> mean and standard deviation [n, c, h, w] of the scaled
+        latents.
+        """
         spread, scale = vae.encode(pixels).latent_dist, vae.config.scaling_factor
         shift = getattr(vae.config, "shift_factor", None) or 0.0
         return (spread.mean - shift) * scale, spread.std * scale
 
     def unscale_latents(self, pipe: Any, latents: Tensor, height: int, width: int) -> Tensor:
-        """The pipeline's own latents of a picture of that many pixels -> what the VAE decodes."""
+        """The pipeline's latents of a picture of height x width pixels -> what the VAE decodes."""
         shift = getattr(pipe.vae.config, "shift_factor", None) or 0.0
         return latents / pipe.vae.config.scaling_factor + shift
 
     def training_scheduler(self, scheduler: Any) -> Any:
-        """The scheduler of training: another than the pipeline draws with, of its configuration."""
+        """The noise scheduler of training, made from the configuration of the pipeline's own."""
         raise NotImplementedError
 
     def sample_timestep(self, random: torch.Generator, count: int, config: TrainConfig) -> Tensor:
-        """The time step of one picture [], below `count`, as the base was trained."""
-        return torch.randint(count, (), generator=random)
+        """A random timestep [] below `count`, distributed as in the base's training."""
+        raise NotImplementedError
 
     def add_noise(self, scheduler: Any, latents: Tensor, noise: Tensor, steps: Tensor) -> Tensor:
-        """Latents and noise [n, c, h, w], steps [n] -> noisy latents, in the latents' shape."""
+        """Latents and noise [n, c, h, w], timesteps [n] -> noisy latents, in the latents' shape."""
         raise NotImplementedError
 
     def target(self, scheduler: Any, latents: Tensor, noise: Tensor, steps: Tensor) -> Tensor:
-        """What `predict` should have given, in the latents' shape."""
+        """What `predict` should return, in the latents' shape."""
         raise NotImplementedError
 
     def model_timesteps(self, scheduler: Any, steps: Tensor) -> Tensor:
-        """What the denoiser is told for the time steps [n]."""
+        """Timesteps [n] -> the values [n] that the denoiser takes for them."""
         return steps
 
     def weights(self, scheduler: Any, steps: Tensor, config: TrainConfig) -> Tensor:
-        """The loss's weight [n] at each time step."""
+        """The weight of the loss at each timestep, [n]."""
         raise NotImplementedError
 
     def predict(
@@ -139,21 +169,21 @@ class Family:
     ) -> Tensor:
         """The denoiser's output for noisy latents, in their shape.
 
-        guidance: what a guidance-distilled denoiser is told, where there is one.
+        guidance: the input of a guidance-distilled denoiser, ignored by others.
         """
         raise NotImplementedError
 
-    def sampling(self, pipe: Any) -> tuple[int, float]:
-        """(denoising steps, guidance) that the base is drawn with, unless told otherwise."""
-        raise NotImplementedError
+    def sampling(self, pipe: Any) -> Sampling:
+        """The steps and guidance that the base is used with if the user names none."""
+        return self.defaults
 
     def guidance_kwargs(self, guidance: float, negative_prompt: str) -> dict[str, Any]:
-        """Arguments of the pipeline's call for guidance; ValueError for what it cannot do."""
+        """Guidance as arguments of the pipeline's call; ValueError for what it cannot do."""
         return {"guidance_scale": guidance, "negative_prompt": negative_prompt or None}
 
 
 def clip_ids(tokenizer: Any, prompts: list[str], length: int | None = None) -> Tensor:
-    """Ids [prompts, length], padded and cut to the tokenizer's length or the given one."""
+    """Ids [prompts, length], padded and truncated to the given or the tokenizer's length."""
     return tokenizer(
         prompts,
         padding="max_length",
@@ -163,20 +193,27 @@ def clip_ids(tokenizer: Any, prompts: list[str], length: int | None = None) -> T
     ).input_ids
 
 
+def distilled_guidance(denoiser: nn.Module, guidance: float, noisy: Tensor) -> Tensor | None:
+    """The guidance [n] of a denoiser that takes it as an input; None for one that does not."""
+    count = len(noisy)
+    takes = denoiser.config.guidance_embeds
+    return torch.full((count,), guidance, device=noisy.device) if takes else None
+
+
 def no_negative(family: str, negative_prompt: str) -> None:
-    """Refuse a negative prompt where the pipeline would ignore it."""
+    """Raise ValueError for a negative prompt that the pipeline would ignore."""
     if negative_prompt:
         raise ValueError(f"{family} takes no negative prompt; leave it empty.")
 
 
 def _classes(model: Any) -> list[str]:
-    """The names of a model's class and all that it is derived from; of a compiled one, inside."""
+    """Names of a model's class and its base classes; for a compiled model, of the model inside."""
     return (
         [kind.__name__ for kind in type(unwrap_module(model)).__mro__] if model is not None else []
     )
 
 
 def _present(pipe: Any, names: Iterable[str]) -> dict[str, nn.Module]:
-    """Name -> model of the components that there are; of a `torch.compile`d one, what it wraps."""
+    """Name -> model of the components that exist; for a `torch.compile`d one, the model inside."""
     found = {name: getattr(pipe, name, None) for name in names}
     return {name: unwrap_module(model) for name, model in found.items() if model is not None}

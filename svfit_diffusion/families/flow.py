@@ -2,9 +2,9 @@
 
     noisy = (1 - s) latents + s noise        target = noise - latents
 
-s is the noise level sigma of a time step, 0 to 1, shifted as the scheduler's configuration states.
-Time steps count from pure noise down, as in diffusers' training scripts, whose ways of drawing and
-weighting them (`weighting_scheme`) are diffusers' own functions.
+s is the noise level sigma of a timestep, 0 to 1, shifted as the scheduler's configuration states.
+Timesteps begin at pure noise, as in diffusers' training scripts. They are sampled and weighted
+(`weighting_scheme`) by diffusers' own functions.
 """
 
 from __future__ import annotations
@@ -19,33 +19,36 @@ from .base import Family
 
 
 class Flow(Family):
-    """What families trained by flow matching share. scheme: how their script draws time steps."""
+    """What families trained by flow matching share.
+
+    scheme: how diffusers' script for the family samples timesteps.
+    """
 
     denoiser = "transformer"
     scheme: ClassVar[str] = "none"
 
     def check(self, config: TrainConfig) -> None:
-        """Refuse the weighting of diffusion."""
+        """Raise ValueError for the loss weights of diffusion."""
         if config.snr_gamma is not None:
             raise ValueError(
-                "snr_gamma weighs the loss of Stable Diffusion 1, 2 and XL; this base was trained "
+                "snr_gamma weights the loss of Stable Diffusion 1, 2 and XL; this base was trained "
                 "by flow matching: use weighting_scheme."
             )
 
     def size(self, pipe: Any) -> int:
-        """Side of the base's own pictures, in pixels."""
+        """Side of the pictures that the base was made for, in pixels."""
         return pipe.default_sample_size * pipe.vae_scale_factor
 
     def size_multiple(self, pipe: Any) -> int:
-        """Latents are cut into patches of two by two."""
+        """Two latents: they are cut into patches of 2 x 2."""
         return 2 * pipe.vae_scale_factor
 
     def training_scheduler(self, scheduler: Any) -> Any:
-        """A scheduler of the same configuration, whose time steps no drawing has changed."""
+        """A new scheduler of the same configuration: sampling has not set its timesteps."""
         return type(scheduler).from_config(scheduler.config)
 
     def sample_timestep(self, random: torch.Generator, count: int, config: TrainConfig) -> Tensor:
-        """The time step of one picture [], by the scheme's density."""
+        """A timestep [] below `count`, distributed as the scheme says."""
         from diffusers.training_utils import compute_density_for_timestep_sampling
 
         density = compute_density_for_timestep_sampling(
@@ -59,20 +62,20 @@ class Flow(Family):
         return (density[0] * count).long().clamp(0, count - 1)
 
     def add_noise(self, scheduler: Any, latents: Tensor, noise: Tensor, steps: Tensor) -> Tensor:
-        """Latents and noise [n, c, h, w], steps [n] -> noisy latents."""
+        """Latents and noise [n, c, h, w], timesteps [n] -> noisy latents."""
         level = self.levels(scheduler, steps).view(-1, 1, 1, 1).to(latents)
         return (1.0 - level) * latents + level * noise
 
     def target(self, scheduler: Any, latents: Tensor, noise: Tensor, steps: Tensor) -> Tensor:
-        """The direction from picture to noise."""
+        """The direction from the picture to the noise."""
         return noise - latents
 
     def model_timesteps(self, scheduler: Any, steps: Tensor) -> Tensor:
-        """The scheduler's own times [n], 1 to 1000."""
+        """The scheduler's own timesteps [n], 1 to 1000."""
         return scheduler.timesteps.to(steps.device)[steps]
 
     def levels(self, scheduler: Any, steps: Tensor) -> Tensor:
-        """Noise levels sigma [n] of time steps, 0 to 1."""
+        """Noise levels sigma [n] of timesteps, 0 to 1."""
         return scheduler.sigmas.to(steps.device)[steps]
 
     def weights(self, scheduler: Any, steps: Tensor, config: TrainConfig) -> Tensor:

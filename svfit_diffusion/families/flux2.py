@@ -1,8 +1,8 @@
 """FLUX.2: klein with Qwen3 as its text encoder, dev with Mistral 3.
 
-The transformer reads hidden states of three layers of the language model, one beside the other.
-Nothing of that model is edited and no word is taught to it: it has 4 to 24 billion parameters, and
-diffusers' LoRA files have no place for it. So prompts are read once, as typed.
+The transformer takes the hidden states of three layers of the language model, side by side. A
+concept neither edits that model nor teaches it a word: it has 4 to 24 billion parameters, and
+diffusers' LoRA files have no place for it. So prompts are encoded once, as typed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import no_negative
+from .base import FIRST, Sampling, distilled_guidance, no_negative
 from .flow import Flow
 
 
@@ -24,24 +24,18 @@ class Flux2Klein(Flow):
     models = ("Flux2Transformer2DModel",)
     text_model = "Qwen3"
     dtype = "bfloat16"
-    frozen_text_encoders = (("tokenizer", "text_encoder"),)
+    defaults = Sampling(steps=50, guidance=4.0)
+    frozen_text_encoders = (FIRST,)
 
     def encode_frozen(
         self, pipe: Any, prompts: list[str], device: torch.device
     ) -> dict[str, Tensor]:
-        """The language model's hidden states [n, 512, 3 widths], by the pipeline's own step."""
+        """The language model's hidden states [n, 512, 3 widths], by the pipeline's own method."""
         return {"encoder_hidden_states": pipe.encode_prompt(prompts, device=device)[0]}
 
-    def encode_text(
-        self, pipe: Any, ids: tuple[Tensor, ...], read: dict[str, Tensor] | None = None
-    ) -> dict[str, Tensor]:
-        """What was read is the conditioning."""
-        return dict(read or {})
-
     def encode_images(self, vae: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixels [n, 3, H, W] -> patches of two by two [n, 4c, h/2, w/2], normalised by the
-        statistics that the VAE holds. As in diffusers' script the mean is used, so the deviation
-        is 0.
+        """Pixels [n, 3, H, W] -> patches of 2 x 2 [n, 4c, h/2, w/2], normalised by the VAE's
+        statistics. As in diffusers' script the mean is used, so the standard deviation is 0.
         """
         latents = vae.encode(pixels).latent_dist.mode()
         count, channels, height, width = latents.shape
@@ -68,41 +62,37 @@ class Flux2Klein(Flow):
         hidden = text["encoder_hidden_states"]
         places = torch.cartesian_prod(one, torch.arange(rows), torch.arange(columns), one)
         words = torch.cartesian_prod(one, one, one, torch.arange(hidden.shape[1]))
-        distilled = denoiser.config.guidance_embeds
         found = denoiser(
             hidden_states=noisy.flatten(2).transpose(1, 2),
             timestep=times / 1000,
-            guidance=torch.full((count,), guidance, device=noisy.device) if distilled else None,
+            guidance=distilled_guidance(denoiser, guidance, noisy),
             encoder_hidden_states=hidden,
             txt_ids=words.to(noisy.device).repeat(count, 1, 1),
             img_ids=places.to(noisy.device).repeat(count, 1, 1),
         ).sample
         return found.transpose(1, 2).reshape(noisy.shape)
 
-    def sampling(self, pipe: Any) -> tuple[int, float]:
-        """The distilled one is drawn in four steps without guidance, the other as by default."""
-        return (4, 1.0) if pipe.config.is_distilled else (50, 4.0)
+    def sampling(self, pipe: Any) -> Sampling:
+        """A distilled base takes four steps without guidance, others the pipeline's own."""
+        distilled = getattr(pipe.config, "is_distilled", False)
+        return Sampling(steps=4, guidance=1.0) if distilled else self.defaults
 
     def guidance_kwargs(self, guidance: float, negative_prompt: str) -> dict[str, Any]:
-        """The pipeline's second pass always has an empty prompt."""
+        """The pipeline's second pass always takes an empty prompt."""
         no_negative("FLUX.2", negative_prompt)
         return {"guidance_scale": guidance}
 
 
 def _statistics(vae: nn.Module, latents: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation [1, 4c, 1, 1] of patches, as the VAE's batch norm holds them."""
+    """Mean and standard deviation [1, 4c, 1, 1] of patches, from the VAE's batch norm."""
     mean = vae.bn.running_mean.view(1, -1, 1, 1).to(latents)
     variance = vae.bn.running_var.view(1, -1, 1, 1).to(latents)
     return mean, (variance + vae.config.batch_norm_eps).sqrt()
 
 
 class Flux2(Flux2Klein):
-    """FLUX.2 dev: guidance is told to the transformer."""
+    """FLUX.2 dev: guidance is an input of the transformer."""
 
     name = "flux2"
     pipelines = ("Flux2Pipeline",)
     text_model = "Mistral3"
-
-    def sampling(self, pipe: Any) -> tuple[int, float]:
-        """The pipeline's own: 50 steps at 4."""
-        return 50, 4.0

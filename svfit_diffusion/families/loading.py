@@ -1,4 +1,4 @@
-"""Where bases come from: Toybox, a diffusers folder, a single checkpoint file, or the Hub."""
+"""Loading a base: Toybox, a diffusers folder, a single checkpoint file, or a Hub id."""
 
 from __future__ import annotations
 
@@ -25,11 +25,10 @@ def load_base(
 ) -> Any:
     """The pipeline of a base: "toybox", a diffusers folder, a .safetensors file, or a Hub id.
 
-    dtype: None is the precision that the base is published in; what was made in bfloat16 often
-    overflows in float16. checked: keep the safety checker of its pictures, where the base has one.
-    quantize: "4bit" or "int8" (quantized.py). options go to diffusers (variant, revision ...). Only
-    safetensors files are read.
-    Raises ValueError when the base cannot be had.
+    dtype: None means the precision that the base was published in; a base made in bfloat16 often
+    overflows in float16. checked: keep the base's safety checker, if it has one. quantize: "4bit"
+    or "int8" (quantization.py). options go to diffusers (variant, revision ...). Only safetensors
+    files are read. Raises ValueError when the base cannot be loaded.
     """
     if quantize and (base == TOYBOX or Path(base).is_file()):
         raise ValueError(
@@ -42,7 +41,7 @@ def load_base(
     from diffusers.loaders.single_file_utils import SingleFileComponentError
 
     try:
-        family = _family(base, **options)
+        family = _family(base, **options)  # before the weights: refused bases cost no download
         dtype = dtype or getattr(torch, family.dtype)
         if Path(base).is_file():
             return _from_file(Path(base), family, dtype=dtype, **options)
@@ -56,7 +55,7 @@ def load_base(
 
 
 def family_of(base: str) -> Family:
-    """The family of a base, seen without its weights. Raises ValueError when it cannot be had."""
+    """The family of a base, without loading its weights. Raises ValueError if that fails."""
     try:
         return family_named("StableDiffusionPipeline") if base == TOYBOX else _family(base)
     except (OSError, ValueError) as error:
@@ -64,7 +63,7 @@ def family_of(base: str) -> Family:
 
 
 def _family(base: str, **options: Any) -> Family:
-    """By a folder's or a Hub id's index, or by the names in a checkpoint's header."""
+    """From the index of a folder or Hub id, or from the tensor names of a checkpoint file."""
     from diffusers import DiffusionPipeline
     from safetensors import SafetensorError
 
@@ -74,7 +73,7 @@ def _family(base: str, **options: Any) -> Family:
     try:
         return family_of_original(original_kind(path))
     except SafetensorError as error:
-        raise ValueError(f"{path.name} is no safetensors file: {error}") from None
+        raise ValueError(f"{path.name} is not a safetensors file: {error}") from None
 
 
 def _not_loaded(base: str, error: Exception) -> ValueError:
@@ -86,19 +85,19 @@ def _not_loaded(base: str, error: Exception) -> ValueError:
 
 
 def _refuse_pickles(path: Path) -> None:
-    """ValueError for a file, or a component of a folder, that is there in a form that runs code."""
+    """Raise ValueError for a file, or a folder's component, in a format that can run code."""
     if path.is_file() and path.suffix != ".safetensors":
         raise ValueError(
-            f"{path.name} is no .safetensors file, and other kinds of checkpoints can carry code, "
-            "so they are not read; get the base as safetensors."
+            f"{path.name} is not a .safetensors file; other kinds of checkpoints can contain code "
+            "and are not read. Get the base as safetensors."
         )
     for part in sorted(path.iterdir()) if path.is_dir() else ():
         held = sorted(file.name for file in part.iterdir()) if part.is_dir() else []
         pickles = [name for name in held if name.lower().endswith(PICKLES)]
         if pickles and not any(name.endswith(".safetensors") for name in held):
             raise ValueError(
-                f"{part.name}/{pickles[0]} of the base {path.name!r} is a pickle, which can carry "
-                "code, and is not read; get the base with safetensors files."
+                f"{part.name}/{pickles[0]} of the base {path.name!r} is a pickle, which can "
+                "contain code, and is not read; get the base with safetensors files."
             )
 
 
@@ -115,7 +114,7 @@ def _from_file(path: Path, family: Family, **options: Any) -> Any:
 
 
 def original_kind(path: Path) -> str:
-    """diffusers' name for the kind of model in a checkpoint file; only its header is read."""
+    """diffusers' name for the kind of model in a checkpoint file; only the header is read."""
     from diffusers.loaders.single_file_utils import infer_diffusers_model_type
     from safetensors import safe_open
 
@@ -127,7 +126,7 @@ def original_kind(path: Path) -> str:
 
 
 def base_folder(base: str, parts: tuple[str, ...]) -> Path:
-    """The diffusers folder of a base; of a Hub id, the named components are downloaded."""
+    """The diffusers folder of a base; for a Hub id, the named components are downloaded."""
     if base == TOYBOX:
         return toybox.path()
     if Path(base).is_dir():
@@ -139,15 +138,15 @@ def base_folder(base: str, parts: tuple[str, ...]) -> Path:
         return Path(snapshot_download(base, allow_patterns=[f"{p}/*.safetensors" for p in parts]))
     except (OSError, HfHubHTTPError, HFValidationError) as error:
         raise ValueError(
-            f"the base {base!r} is no diffusers folder and could not be downloaded from the Hub; "
-            "pass the base that the concept was trained on."
+            f"the base {base!r} is not a diffusers folder and could not be downloaded from the "
+            "Hub; pass the base that the concept was trained on."
         ) from error
 
 
 def base_name(base: str) -> str:
-    """What a concept file calls a base: a Hub id as it is, else the name of its folder or file.
+    """The name of a base in concept files: a Hub id unchanged, otherwise its folder's or file's.
 
-    A path on somebody's machine is nobody else's business.
+    The path is left out, as it would reveal folders of the user's machine.
     """
     path = Path(base)
     if not base or not path.exists():

@@ -1,7 +1,7 @@
-"""Bases in fewer bits, as in diffusers' guides: the denoiser and the text encoders that only read.
+"""Bases in fewer bits, as in diffusers' guides: the denoiser and the frozen text encoders.
 
-Encoders that a concept edits stay as they are: they are small. A concept's basis comes from the
-base's files, so it is the same one, whatever the precision that the base is loaded in.
+Encoders that a concept edits are small and keep their precision. A concept's basis is computed from
+the base's files, so it does not depend on the precision that the base is loaded in.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ PACKAGES = {"4bit": "bitsandbytes", "int8": "torchao"}
 
 
 def quantization(kind: str, family: Family, dtype: torch.dtype) -> Any:
-    """What diffusers is to be told. kind: "4bit" (bitsandbytes' NF4) or "int8" (torchao's weights).
+    """The configuration for diffusers. kind: "4bit" (bitsandbytes' NF4) or "int8" (torchao).
 
-    dtype: of the products. Raises ValueError when the package that does it is not installed.
+    dtype: of the computation. Raises ValueError when the needed package is not installed.
     """
     if kind not in PACKAGES:
         raise ValueError(f"quantize is {kind!r}, but must be one of {', '.join(PACKAGES)}.")
@@ -39,6 +39,6 @@ def quantization(kind: str, family: Family, dtype: torch.dtype) -> Any:
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
         )
 
-    frozen = {encoder: settings(transformers) for _, encoder in family.frozen_text_encoders}
+    frozen = {encoder.model: settings(transformers) for encoder in family.frozen_text_encoders}
     mapping = {family.denoiser: settings(diffusers), **frozen}
     return diffusers.PipelineQuantizationConfig(quant_mapping=mapping)

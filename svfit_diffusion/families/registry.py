@@ -1,4 +1,4 @@
-"""The families there are, and how one is recognised."""
+"""The list of families, and how a base's family is recognised."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FAMILIES: tuple[Family, ...] = (
 
 
 def recognise(pipe: Any) -> Family:
-    """The family of a pipeline, by its class or its models; ValueError when there is none."""
+    """The family of a pipeline, by its class or its models. Raises ValueError if unsupported."""
     names = [kind.__name__ for kind in type(pipe).__mro__]
     by_class = (family for family in FAMILIES if {*names} & {*family.pipelines})
     by_models = (family for family in FAMILIES if family.recognises(pipe))
@@ -33,7 +33,7 @@ def recognise(pipe: Any) -> Family:
 
 
 def family_named(kind: str) -> Family:
-    """The family of a pipeline's class, by its name; ValueError when it is none."""
+    """The family of a pipeline class, by its name. Raises ValueError if none supports it."""
     for family in FAMILIES:
         if kind in family.pipelines:
             return family
@@ -48,5 +48,5 @@ def family_of_original(kind: str) -> Family:
             return family
     known = ", ".join(name for family in FAMILIES for name in family.original)
     raise ValueError(
-        f"it is a checkpoint of the kind {kind!r}, and single files are read of the kinds {known}"
+        f"it is a checkpoint of the kind {kind!r}, but single files can be of the kinds {known}"
     )

@@ -8,31 +8,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import clip_ids
+from .base import FIRST, SECOND, THIRD, Sampling, clip_ids
 from .flow import Flow
 from .sd import clip_pair
 
 
 class StableDiffusion3(Flow):
-    """SD3 and SD3.5. A concept may edit the CLIP encoders; T5 reads the words as typed.
-
-    As in diffusers' script, T5 is not trained: it is six times as large as the largest CLIP.
+    """SD3 and SD3.5. A concept may edit the CLIP encoders; T5 stays frozen, as in diffusers'
+    script: it is six times as large as the larger CLIP.
     """
 
     name = "sd3"
     pipelines = ("StableDiffusion3Pipeline",)
     models = ("SD3Transformer2DModel",)
     dtype = "float16"
-    encoders = (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2"))
-    frozen_text_encoders = (("tokenizer_3", "text_encoder_3"),)
+    encoders = (FIRST, SECOND)
+    frozen_text_encoders = (THIRD,)
     original = ("sd3", "sd35_medium", "sd35_large")
     scheme = "logit_normal"
     length = 256  # tokens that T5 reads, as the pipeline's default
+    defaults = Sampling(steps=28, guidance=7.0)
 
     def encode_frozen(
         self, pipe: Any, prompts: list[str], device: torch.device
     ) -> dict[str, Tensor]:
-        """T5's hidden states [n, 256, width]; zeros where the base was loaded without T5."""
+        """T5's hidden states [n, 256, width]; zeros if the base was loaded without T5."""
         if pipe.text_encoder_3 is None:
             width = pipe.transformer.config.joint_attention_dim
             return {"t5": torch.zeros(len(prompts), self.length, width, device=device)}
@@ -42,9 +42,9 @@ class StableDiffusion3(Flow):
     def encode_text(
         self, pipe: Any, ids: tuple[Tensor, ...], read: dict[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """Two times ids, and T5's states -> hidden states [n, lengths, width], pooled [n, widths].
+        """Ids of both CLIPs, T5's states -> hidden states [n, lengths, width], pooled [n, widths].
 
-        CLIP's states, side by side and filled up with zeros to T5's width, stand before T5's.
+        CLIP's states, side by side and padded with zeros to T5's width, come before T5's.
         """
         hidden, pooled = clip_pair(pipe, self.encoders, ids)
         t5 = (read or {})["t5"].to(hidden)
@@ -59,7 +59,3 @@ class StableDiffusion3(Flow):
     ) -> Tensor:
         """The transformer's output [n, channels, h, w]."""
         return denoiser(hidden_states=noisy, timestep=times, **text).sample
-
-    def sampling(self, pipe: Any) -> tuple[int, float]:
-        """The pipeline's own: 28 steps at 7."""
-        return 28, 7.0

@@ -56,7 +56,7 @@ class Parameters:
             "Model": self.base,
             "Concepts": ", ".join(f"{_quote(name)}:{value}" for name, value in self.concepts),
         }
-        # A backslash tells the words inside a prompt from the line that starts with them.
+        # A backslash marks these words inside a prompt, where no line starts with them.
         text = self.prompt.replace(_NEGATIVE, f"\\{_NEGATIVE}")
         if self.negative_prompt:
             text += f"\n{_NEGATIVE} " + self.negative_prompt.replace(_NEGATIVE, f"\\{_NEGATIVE}")
@@ -113,7 +113,7 @@ def _pairs(text: str) -> list[tuple[str, str]]:
 
 
 def save_png(image: Image.Image, path: str | Path, parameters: Parameters | None = None) -> None:
-    """Write a PNG with its parameters; whoever looks finds the old file or the new, never half.
+    """Write a PNG with its parameters: at any time the old file is there or the new, whole.
 
     Raises OSError where the folder does not exist or cannot be written.
     """
@@ -183,7 +183,7 @@ def sheet(
     scenes: Sequence[tuple[Image.Image, str]],
     title: str = "",
 ) -> Image.Image:
-    """The story in one picture: photos > the file they became + the base = what the two draw.
+    """The story in one picture: photos > the file they became + the base = what the two generate.
 
     base_picture, scenes: pictures with their prompts. Raises ValueError without photos or scenes.
     """

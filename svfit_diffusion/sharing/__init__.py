@@ -1,4 +1,9 @@
-"""Concepts for others: LoRA export and import, combining, fused bases, publishing."""
+"""Concepts for others: LoRA export and import, combining, fused bases, publishing.
+
+lora_export.py writes a concept as a LoRA file or merged into its base, with the formats of lora.py;
+lora_import.py projects a LoRA onto the basis of its base; combining.py makes one concept of
+several; publishing.py uploads a concept to the Hugging Face Hub.
+"""
 
 from .._lazy import lazy_names
 

@@ -1,9 +1,9 @@
-"""Several concepts of one base as one file: their deltas, weighed, add up.
+"""Several concepts of one base as one: a weighted sum of their deltas.
 
     sum of w_j U diag(delta_j) V^T = U diag(sum of w_j delta_j) V^T
 
-so the combined concept is what all of them give when loaded together at those strengths. The sums
-are kept in float32. Learned triggers are carried side by side, each with its weight.
+so the combined concept has the same effect as all of them loaded together at these strengths. The
+sums are in float32. Learned triggers are stored side by side, each with its weight.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ def combine(
     words: Sequence[str] | None = None,
     pipe: Any | None = None,
 ) -> Concept:
-    """One concept out of (concept, weight) pairs of one base.
+    """One concept from (concept, weight) pairs of one base.
 
-    words: the trigger of each, if not its own, where two are called by one word. pipe: the base,
-    needed where the concepts adapt different projections or ranks, or are files of version 1.
-    Raises ValueError where they cannot be one.
+    words: another trigger for each, needed if two have the same. pipe: the base, needed if the
+    concepts have different projections or ranks, or are files of version 1. Raises ValueError for
+    concepts that cannot be combined.
     """
     if len(concepts) < 2:
-        raise ValueError("to combine takes at least two concepts; name another file.")
+        raise ValueError("combining needs at least two concepts; name another file.")
     for _, weight in concepts:
         check_strength(weight)
     _check_bases([concept for concept, _ in concepts])
     calls = _calls(concepts, words)
     first = concepts[0][0]
-    alike = {(c.layout, c.ranks, tuple(sorted(c.targets.items()))) for c, _ in concepts}
-    if pipe is None and (len(alike) > 1 or not all(c.check for c, _ in concepts)):
+    layouts = {(c.layout, c.ranks, tuple(sorted(c.targets.items()))) for c, _ in concepts}
+    if pipe is None and (len(layouts) > 1 or not all(c.check for c, _ in concepts)):
         what = (
-            "adapt different projections or ranks"
-            if len(alike) > 1
-            else "are of version 1, without a self-check"
+            "have different projections or ranks"
+            if len(layouts) > 1
+            else "have version 1, without a self-check"
         )
         raise ValueError(
             f"these concepts {what}, so the base is needed to combine them; pass it as --base "
@@ -53,24 +53,24 @@ def combine(
     if pipe is None:
         deltas = sum(weight * concept.deltas.astype(np.float64) for concept, weight in concepts)
         check = sum(weight * np.array(concept.check) for concept, weight in concepts)
-        known = {
+        values = {
             "deltas": deltas.astype(np.float32),
             "packed": False,
             "check": tuple(check.tolist()),
         }
-        return replace(first, **known, **_text(concepts), **_rows(calls))
+        return replace(first, **values, **_text(concepts), **_rows(calls))
     return _on_base(concepts, calls, pipe)
 
 
 def _on_base(concepts: Sequence[tuple[Concept, float]], calls: list[Trigger], pipe: Any) -> Concept:
-    """Combine by projection names: all that any concept adapts, at its largest rank."""
+    """Combine by projection names: every projection of any concept, at its largest rank."""
     family, first = recognise(pipe), concepts[0][0]
     models = family.components(pipe)
     deltas: dict[str, np.ndarray] = {}
     targets: dict[str, str] = {}
     for concept, weight in concepts:
         if missing := sorted(set(concept.targets) - set(models)):
-            raise ValueError(f"the base has no {missing[0]!r}, which a concept edits.")
+            raise ValueError(f"the base has no {missing[0]!r}, but a concept edits it.")
         plan = check_layout(concept, models)
         parts = np.split(concept.deltas.astype(np.float64), np.cumsum(concept.ranks)[:-1])
         for projection, delta in zip(plan, parts, strict=True):
@@ -89,7 +89,7 @@ def _on_base(concepts: Sequence[tuple[Concept, float]], calls: list[Trigger], pi
     stated = {part: c.fingerprints[part] for c, _ in concepts for part in c.targets}
     if own["fingerprints"] != stated:
         raise ValueError(
-            f"the base given is not {printable(first.base, 60)!r}, of which the concepts are."
+            f"the base given is not {printable(first.base, 60)!r}, which the concepts belong to."
         )
     text = _text(concepts) | {"rank": str(max(ranks))}
     values = np.concatenate(found).astype(np.float32)
@@ -105,13 +105,13 @@ def _check_bases(concepts: Sequence[Concept]) -> None:
             if concept.family != concepts[0].family or prints.setdefault(part, value) != value:
                 one, two = (printable(c.base, 60) for c in (concepts[0], concept))
                 raise ValueError(
-                    f"these concepts are of different bases, {one!r} and {two!r} (the {part}'s "
-                    "weights differ); only deltas of one base add."
+                    f"these concepts belong to different bases, {one!r} and {two!r} (the {part}'s "
+                    "weights differ); only concepts of one base can be combined."
                 )
 
 
 def _calls(concepts: Sequence[tuple[Concept, float]], words: Sequence[str] | None) -> list[Trigger]:
-    """All triggers, with their weight put into their strength."""
+    """All triggers, their strengths multiplied by the weights."""
     if words is not None and len(words) != len(concepts):
         raise ValueError(f"{len(words)} words for {len(concepts)} concepts; pass one for each.")
     found: list[Trigger] = []
@@ -121,8 +121,8 @@ def _calls(concepts: Sequence[tuple[Concept, float]], words: Sequence[str] | Non
             own = (replace(own[0], word=words[i]),)
         if word := trigger_clash(own, tuple(found)):
             raise ValueError(
-                f"two of these concepts are called by {printable(word, 60)!r} and at least one "
-                "learned it; give each another word with --words, such as --words sks zwx."
+                f"two of these concepts are called by {printable(word, 60)!r} and at least one of "
+                "them learned it; give them other words with --words, such as --words sks zwx."
             )
         held = {call.word.lower() for call in found}
         found += [
@@ -134,13 +134,13 @@ def _calls(concepts: Sequence[tuple[Concept, float]], words: Sequence[str] | Non
 
 
 def _rows(calls: list[Trigger]) -> dict[str, Any]:
-    """The fields of a Concept that hold the triggers."""
+    """The fields of a Concept for the triggers."""
     learned = [call for call in calls if call.rows]
     encoders = {frozenset(call.rows) for call in learned}
     if len(encoders) > 1:
         raise ValueError(
             "these concepts learned their triggers in different text encoders, which one file "
-            "cannot hold; load them side by side instead."
+            "cannot store; load them side by side instead."
         )
     parts = sorted(next(iter(encoders), ()))
     rows = {part: np.concatenate([call.rows[part] for call in learned]) for part in parts}

@@ -1,5 +1,5 @@
 """A concept is exactly a LoRA: `U_r diag(delta) V_r^T` = up @ down with down = V_r^T [r, in] and
-up = U_r diag(delta) [out, r]. Here are the tensors, and the names that other programs give them.
+up = U_r diag(delta) [out, r]. This module makes the tensors, under the names of other programs.
 
 kohya:     lora_unet_down_blocks_1_..._attn1_to_q.lora_down.weight, .lora_up.weight, .alpha
 diffusers: unet.down_blocks.1...attn1.to_q.lora_A.weight, .lora_B.weight
@@ -30,7 +30,7 @@ PREFIXES = {
 
 
 def kohya_name(name: str, family: str) -> str:
-    """A canonical projection name, such as unet.mid_block...to_out.0, in kohya's way."""
+    """A canonical projection name, such as unet.mid_block...to_out.0, in kohya's form."""
     part, _, path = name.partition(".")
     return f"{PREFIXES[family][part]}_{path.replace('.', '_')}"
 
@@ -43,24 +43,26 @@ def lora_tensors(
     strength: float = 1.0,
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, Tensor]:
-    """The LoRA of a concept, by the file's names. Each component is of one rank, its largest:
-    readers get several ranks in one model wrong, so shorter ones are filled with zeros; alpha is
-    the rank, so the scale is 1. Raises ValueError for a family or kind that has no such format.
+    """The LoRA of a concept, by the names of the file format.
+
+    All projections of a component get its largest rank, padded with zeros, because readers
+    mishandle several ranks in one model. alpha is the rank, so the scale is 1. Raises ValueError
+    for a family or kind without such a format.
     """
     if kind not in KINDS:
         raise ValueError(f"the format is {kind!r}, but must be one of {', '.join(KINDS)}.")
     if kind == "kohya" and concept.family not in PREFIXES:
         known = ", ".join(PREFIXES)
         raise ValueError(
-            f"kohya's format is written for the families {known}, not "
+            f"kohya's format can be written for the families {known}, not "
             f"{concept.family[:60]!r}; pass --to diffusers."
         )
-    most, tensors = {}, {}
+    largest, tensors = {}, {}
     for projection, r in zip(plan, concept.ranks, strict=True):
-        most[projection.part] = max(r, most.get(projection.part, 0))
+        largest[projection.part] = max(r, largest.get(projection.part, 0))
     deltas = np.split(concept.deltas.astype(np.float32), np.cumsum(concept.ranks)[:-1])
     for projection, basis, delta in zip(plan, bases, deltas, strict=True):
-        r, rank = len(delta), most[projection.part]
+        r, rank = len(delta), largest[projection.part]
         down = torch.zeros(rank, projection.in_features)
         up = torch.zeros(projection.out_features, rank)
         down[:r] = basis.V.T
@@ -77,9 +79,10 @@ def lora_tensors(
 
 
 def known_names(plan: list[Projection], family: str, modules: Iterable[str], unet: Any) -> dict:
-    """Module name, as a LoRA file may have it -> projection of the plan.
+    """Module name of a LoRA file -> projection of the plan, for those that the plan has.
 
-    unet: its configuration tells how kohya's trainer numbers SDXL's blocks (input_blocks_4_1).
+    unet: its configuration gives the numbers of SDXL's blocks in kohya's trainer
+    (input_blocks_4_1).
     """
     table = {}
     for projection in plan:
@@ -95,7 +98,7 @@ def known_names(plan: list[Projection], family: str, modules: Iterable[str], une
 
 
 def _from_sgm(modules: Iterable[str], unet: Any) -> dict[str, str]:
-    """Kohya names in the numbering of Stability's own code -> those in diffusers' numbering."""
+    """Kohya's names in the numbering of Stability's code -> names in diffusers' numbering."""
     from diffusers.loaders.lora_conversion_utils import _maybe_map_sgm_blocks_to_diffusers
 
     starts = ("lora_unet_input_blocks", "lora_unet_middle_block", "lora_unet_output_blocks")
@@ -103,7 +106,7 @@ def _from_sgm(modules: Iterable[str], unet: Any) -> dict[str, str]:
     try:
         mapped = _maybe_map_sgm_blocks_to_diffusers(dict(keys), unet.config) if keys else {}
     except (ValueError, IndexError, KeyError):
-        return {}  # numbered like nothing that this base has
+        return {}  # the numbers do not match this base
     found = {}
     for key, module in mapped.items():
         for theirs, ours in (("input", "down"), ("middle", "mid"), ("output", "up")):
@@ -118,10 +121,10 @@ def project(
     plan: list[Projection],
     bases: Iterable[Basis],
 ) -> tuple[list[np.ndarray], float, float]:
-    """Deltas [r] of each projection that come nearest to a LoRA, and what they hold of it.
+    """The deltas [r] of each projection that approximate a LoRA best, and their energy.
 
     pairs: module -> (down [q, in], up [out, q], scale). The least squares solution in an
-    orthonormal basis is delta_i = u_i^T (scale * up @ down) v_i. Returns also the energies
+    orthonormal basis is delta_i = u_i^T (scale * up @ down) v_i. Also returns the energies
     (squared Frobenius norms) of the deltas and of the whole LoRA.
     """
     by_projection = {projection: pairs[module] for module, projection in known.items()}
@@ -140,7 +143,7 @@ def project(
 
 
 def energy(down: Tensor, up: Tensor, scale: float) -> float:
-    """|scale * up @ down|^2 without the product: down [q, ...], up [out, q, ...]."""
+    """|scale * up @ down|^2 without computing the product: down [q, ...], up [out, q, ...]."""
     down, up = down.double().flatten(1), up.double().flatten(1)
     value = scale**2 * float(((up.T @ up) * (down @ down.T)).sum())
     return value if math.isfinite(value) else math.inf

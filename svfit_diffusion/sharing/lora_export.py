@@ -1,10 +1,10 @@
-"""A concept for other programs: a LoRA file (kohya or diffusers), or the whole base with it in.
+"""Export for other programs: a LoRA file (kohya or diffusers), or the base with the concept merged.
 
-Beside `rex.safetensors` lie `rex.json` and `rex.png`, which AUTOMATIC1111, Forge and InvokeAI
-show, and for a learned trigger `rex-sks.safetensors`, a textual-inversion embedding. There the
-subject is called by that file's name: "a photo of rex-sks dog". (With diffusers on SDXL, set
-`eos_token_id` of the second text encoder to its tokenizer's first: its file says 2, by which
-transformers pools at the largest token id, and an added token's is larger than the end's.)
+`rex.json` and `rex.png` beside `rex.safetensors` are what AUTOMATIC1111, Forge and InvokeAI show.
+A learned trigger is written as a textual-inversion embedding, `rex-sks.safetensors`; in these
+programs its file name calls the subject: "a photo of rex-sks dog". (With diffusers on SDXL, first
+set `eos_token_id` of the second text encoder to its tokenizer's: the published file says 2, for
+which transformers pools at the largest token id, and an added token's id is larger than the end's.)
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from ..pipeline import (
 from .lora import lora_tensors
 
 DTYPES = ("float32", "float16", "bfloat16")
-COVER = 256  # px, of the preview inside the file
+COVER = 256  # px, side of the preview inside the file
 VERSIONS = {  # ss_base_model_version, modelspec.architecture, AUTOMATIC1111's "sd version"
     "sd1": ("sd_v1", "stable-diffusion-v1", "SD1"),
     "sd2": ("sd_v2", "stable-diffusion-v2-768-v", "SD2"),
@@ -53,7 +53,7 @@ VERSIONS = {  # ss_base_model_version, modelspec.architecture, AUTOMATIC1111's "
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written, the main file first, and the words that call the subject there."""
+    """The written files, the main one first, and the words that call the subject there."""
 
     files: tuple[Path, ...]
     words: str
@@ -68,10 +68,10 @@ def export_lora(
     strength: float = 1.0,
     preview: Image.Image | None = None,
 ) -> Exported:
-    """Write a concept of the base `pipe` as a LoRA, with its sidecars.
+    """Write a concept of the base `pipe` as a LoRA, with the files that belong to it.
 
-    kind: "kohya" or "diffusers". dtype: of the LoRA; float32 loses nothing but rounding. strength:
-    put into the values. Raises ValueError when concept and base do not belong together.
+    kind: "kohya" or "diffusers". dtype: of the LoRA; float32 is exact up to rounding. strength:
+    multiplied into the values. Raises ValueError when concept and base do not belong together.
     """
     path, family = Path(path), recognise(pipe)
     check_strength(strength)
@@ -102,16 +102,17 @@ def export_pipeline(
 ) -> Exported:
     """Write the base `pipe` with the concept merged into its weights, as a diffusers folder.
 
-    The pipeline is used up by this. A learned trigger takes the place of its word's embedding, so
-    that any program understands it; a trigger of several tokens is added as `<word>`.
+    The pipeline is changed and cannot be used as the base afterwards. A learned trigger replaces
+    the embedding of its word, so that any program understands it; a trigger of several tokens is
+    added as `<word>`.
     """
     family = recognise(pipe)
     if loaded_concepts(pipe):
-        raise ValueError("the pipeline has concepts loaded; export onto a freshly loaded base.")
+        raise ValueError("the pipeline has concepts loaded; export with a freshly loaded base.")
     plain = replace(concept, trigger_rows=None, trigger_shape={}, triggers={})
     load_concept(pipe, plain, strength, name="fused")
     fuse_concepts(pipe)
-    words = ", ".join(_settle(call, pipe, family, strength) for call in concept.calls())
+    words = ", ".join(_write_trigger(call, pipe, family, strength) for call in concept.calls())
     pipe.to(_dtype(dtype)).save_pretrained(folder)
     return Exported((Path(folder),), printable(words))
 
@@ -131,7 +132,7 @@ def _version(pipe: Any, family: Family) -> str:
 def _embeddings(
     concept: Concept, pipe: Any, family: Family, path: Path, strength: float
 ) -> tuple[str, dict[Path, dict[str, torch.Tensor]]]:
-    """The words that call the subject, and the embedding file of each learned trigger."""
+    """The words that call the subject, and path -> tensors of each learned trigger's embedding."""
     words, files = [], {}
     keys = ("emb_params",) if family.name == "sd" else ("clip_l", "clip_g")
     for call in concept.calls():
@@ -143,8 +144,8 @@ def _embeddings(
         rows = {}
         for key, (tokenizer, part) in zip(keys, family.encoders, strict=False):
             if part in call.rows:
-                reader, encoder = getattr(pipe, tokenizer), getattr(pipe, part)
-                rows[key] = trigger.scaled_rows([call], part, strength, reader, encoder)
+                models = getattr(pipe, tokenizer), getattr(pipe, part)
+                rows[key] = trigger.scaled_rows([call], part, strength, *models)
         files[file] = rows
         words.append(printable(f"{file.stem} {call.class_word}".strip()))
     return ", ".join(words), files
@@ -182,7 +183,7 @@ def _metadata(
 
 
 def _with_hash(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> bytes:
-    """The file's bytes, its metadata naming the SHA-256 of all that follows the header."""
+    """The file's bytes, with the SHA-256 of everything after the header in its metadata."""
     data = save(tensors)
     digest = hashlib.sha256(data[8 + int.from_bytes(data[:8], "little") :]).hexdigest()
     more = {"sshs_model_hash": digest, "modelspec.hash_sha256": f"0x{digest}"}
@@ -196,15 +197,15 @@ def _png(image: Image.Image) -> bytes:
 
 
 @torch.no_grad()
-def _settle(call: Trigger, pipe: Any, family: Family, strength: float) -> str:
-    """Put a learned trigger into the text encoders for good; returns the words that call it."""
+def _write_trigger(call: Trigger, pipe: Any, family: Family, strength: float) -> str:
+    """Write a learned trigger into the text encoders' tables; returns the words that call it."""
     parts = [(getattr(pipe, t), getattr(pipe, p), p) for t, p in family.encoders if p in call.rows]
     found = [tokenizer(call.word, add_special_tokens=False).input_ids for tokenizer, _, _ in parts]
     count = max((len(rows) for rows in call.rows.values()), default=0)
-    one = count == 1 and all(len(ids) == 1 for ids in found)
+    single = count == 1 and all(len(ids) == 1 for ids in found)
     for tokenizer, encoder, part in parts:
         rows = trigger.scaled_rows([call], part, strength, tokenizer, encoder)
-        if one:
+        if single:
             ids = tokenizer(call.word, add_special_tokens=False).input_ids
         else:  # diffusers reads `<word>` as `<word> <word>_1 ...`
             names = [f"<{call.word}>", *(f"<{call.word}>_{i}" for i in range(1, count))]
@@ -216,4 +217,4 @@ def _settle(call: Trigger, pipe: Any, family: Family, strength: float) -> str:
             encoder.config.eos_token_id = tokenizer.eos_token_id
         table: nn.Embedding = encoder.get_input_embeddings()
         table.weight[ids] = rows.to(table.weight)
-    return str(call) if one or not count else f"<{call.word}> {call.class_word}".strip()
+    return str(call) if single or not count else f"<{call.word}> {call.class_word}".strip()

@@ -1,8 +1,9 @@
-"""A LoRA of the same base as a concept: what of it the singular basis can hold.
+"""A LoRA as a concept of the same base: its projection onto the singular basis.
 
-A LoRA may turn directions into one another, which a change of singular values cannot; so most
-foreign LoRAs lose nearly all of their energy here, and the figure says so. What this program
-exported comes back whole. The file is a stranger's: capped, safetensors only, checked.
+A LoRA can map singular directions to each other, which a change of singular values cannot; so most
+LoRAs of other programs lose nearly all of their energy, and the result states how much is kept.
+What this program exported comes back unchanged. The file is untrusted: limited in size, safetensors
+only, and checked.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from ..pipeline import base_fields, basis_of, with_self_check
 from .lora import PREFIXES, known_names, project
 
 MAX_FILE = 4_000_000_000  # bytes
-MAX_HEADER = 4_000_000  # bytes; trainers put their tags into it
+MAX_HEADER = 4_000_000  # bytes; trainers store their captions' tags in it
 MAX_TENSORS = 20_000
 MAX_RANK = 1_024
 MAX_ALPHA = 1e6
@@ -39,9 +40,9 @@ DTYPES = {"F16": 2, "BF16": 2, "F32": 4}  # bytes of a number
 
 @dataclass(frozen=True)
 class Imported:
-    """A concept and what it holds of its LoRA: the share of its energy (squared norm), 0 to 1.
+    """A concept, and the share of its LoRA's energy (squared norm) that it keeps, 0 to 1.
 
-    used, others: modules of the LoRA that are projections of the concept, and that are not.
+    used: the number of the LoRA's modules that are projections of the concept. others: of the rest.
     """
 
     concept: Concept
@@ -55,14 +56,14 @@ def import_lora(
 ) -> Imported:
     """Project a LoRA file (kohya's or diffusers' names) of the base `pipe` onto its basis.
 
-    rank: as for a training. trigger: words such as "sks dog"; default: what the file states.
-    Raises ValueError that names the file and what is wrong with it, or that it is of another base.
+    rank: as for a training. trigger: words such as "sks dog"; default: those in the file. Raises
+    ValueError that names the file and what is wrong with it, such as another base.
     """
     pairs, metadata = read_lora(Path(path))
     path = printable(str(path))
     family = recognise(pipe)
     if family.name not in PREFIXES:
-        raise ValueError(f"LoRA import knows the families {', '.join(PREFIXES)}.")
+        raise ValueError(f"LoRA import supports the families {', '.join(PREFIXES)}.")
     models = family.components(pipe)
     targets = {part: "both" if part == family.denoiser else "self" for part in models}
     plan = layout(models, targets)
@@ -76,13 +77,13 @@ def import_lora(
     bases = basis_of(plan, ranks, models, family, folders={})
     deltas, kept, total = project(pairs, known, plan, bases)
     if not 0 < total < math.inf:
-        raise ValueError(f"{path} is a LoRA of no finite, non-zero edit; there is nothing to keep.")
+        raise ValueError(f"{path} is a LoRA whose edit is zero or not finite; nothing can be kept.")
     words = (trigger or metadata.get("modelspec.trigger_phrase", ""))[:200]
     token, _, noun = printable(words).strip().partition(" ")
     with np.errstate(over="ignore"):
         found = np.concatenate(deltas).astype(np.float16)
     if not np.isfinite(found).all():
-        raise ValueError(f"{path} changes the base by more than a concept's float16 holds.")
+        raise ValueError(f"{path} changes the base by more than a concept's float16 can represent.")
     concept = Concept(
         deltas=found,
         rank=str(parse_rank(rank)),
@@ -100,7 +101,7 @@ def import_lora(
 def read_lora(path: Path) -> tuple[dict[str, tuple[Tensor, Tensor, float]], dict[str, str]]:
     """Module -> (down [q, in], up [out, q], scale), and the file's metadata.
 
-    Raises ValueError for what is no LoRA of the plain kind.
+    Raises ValueError for anything but a plain LoRA.
     """
     shown = printable(str(path))
     if not path.is_file():
@@ -117,15 +118,17 @@ def read_lora(path: Path) -> tuple[dict[str, tuple[Tensor, Tensor, float]], dict
         raise ValueError(f"{shown} cannot be read as a safetensors file: {reason}.") from None
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
-            raise ValueError(f"{shown}: {printable(name, 80)} holds no finite numbers.")
+            raise ValueError(f"{shown}: {printable(name, 80)} holds NaN or infinity.")
     for key, value in settings.items():
         if value and key.endswith((".use_rslora", ".use_dora")):
-            raise ValueError(f"{shown} is a LoRA with {printable(key, 60)}, which is not read.")
+            raise ValueError(
+                f"{shown} is a LoRA with {printable(key, 60)}, which is not supported."
+            )
     return _pairs(shown, tensors, settings), metadata
 
 
 def _header(path: Path) -> tuple[dict[str, str], list[str]]:
-    """Metadata and sorted tensor names of a file whose header is in order; Refused if not."""
+    """The metadata and sorted tensor names of a file. Raises Refused for an invalid header."""
     size = path.stat().st_size
     if size > MAX_FILE:
         raise Refused(f"it has {size:,} bytes, more than {MAX_FILE:,}")
@@ -143,7 +146,7 @@ def _header(path: Path) -> tuple[dict[str, str], list[str]]:
 def _pairs(path: str, tensors: dict[str, Tensor], settings: dict) -> dict:
     """Module -> (down [q, in], up [out, q], scale); convolutions are flattened.
 
-    settings: diffusers' own, `unet.lora_alpha`, `unet.alpha_pattern` and the like.
+    settings: as diffusers writes them: `unet.lora_alpha`, `unet.alpha_pattern` and so on.
     """
     pairs = {}
     for name in [n for n in tensors if n.endswith(tuple(down for down, _ in ENDS))]:
@@ -153,7 +156,10 @@ def _pairs(path: str, tensors: dict[str, Tensor], settings: dict) -> dict:
         alpha = tensors.pop(f"{module}.alpha", None)
         fits = up is not None and min(up.ndim, down.ndim) >= 2 and up[:1].numel() == len(down) > 0
         if not fits or not down.numel() or (alpha is not None and alpha.numel() != 1):
-            raise ValueError(f"{path}: {printable(module, 100)} lacks a half, or they do not fit.")
+            raise ValueError(
+                f"{path}: {printable(module, 100)} lacks one of its two matrices, or they do not "
+                "match."
+            )
         if len(down) > MAX_RANK:
             raise ValueError(f"{path} has a rank of {len(down):,}; at most {MAX_RANK:,} is read.")
         part, _, local = module.partition(".")
@@ -165,14 +171,15 @@ def _pairs(path: str, tensors: dict[str, Tensor], settings: dict) -> dict:
         value = len(down) if value is None else value
         if type(value) not in (int, float) or not abs(value) <= MAX_ALPHA:
             raise ValueError(
-                f"{path}: the alpha of {printable(module, 100)} is no number in range."
+                f"{path}: the alpha of {printable(module, 100)} is not a number in range."
             )
         pairs[module] = (down.flatten(1), up.flatten(1), value / len(down))
     if tensors or not pairs:
         odd = f" such as {printable(next(iter(tensors)), 80)!r}" if tensors else ""
         raise ValueError(
-            f"{path} is no plain LoRA: it has tensors{odd} that are not pairs of lora_down and "
-            "lora_up (kohya) or lora_A and lora_B (diffusers); LoHa, LoKr and DoRA are not read."
+            f"{path} is not a plain LoRA: it has tensors{odd} that are not pairs of lora_down and "
+            "lora_up (kohya) or lora_A and lora_B (diffusers); LoHa, LoKr and DoRA are not "
+            "supported."
         )
     return pairs
 
@@ -180,24 +187,24 @@ def _pairs(path: str, tensors: dict[str, Tensor], settings: dict) -> dict:
 def _check_shapes(path: str, pairs: dict, known: dict) -> None:
     if not known:
         raise ValueError(
-            f"{path} names no attention projection of this base, as "
-            f"{printable(next(iter(pairs)), 80)!r} is none; it is a LoRA of another kind of base."
+            f"{path} has no attention projection of this base: for example, "
+            f"{printable(next(iter(pairs)), 80)!r} is none. It is a LoRA for another kind of base."
         )
     if len(set(known.values())) != len(known):
-        raise ValueError(f"{path} names a projection twice, in two ways.")
+        raise ValueError(f"{path} has one projection under two names.")
     for module, projection in known.items():
         down, up, _ = pairs[module]
         got = (len(up), down.shape[1])
         if got != (projection.out_features, projection.in_features):
             raise ValueError(
                 f"{path}: {printable(module, 100)} is for a weight of {got[0]} x {got[1]}, but "
-                f"this base has {projection.out_features} x {projection.in_features} there; "
-                "it is a LoRA of another base."
+                f"this base's is {projection.out_features} x {projection.in_features}; it is a "
+                "LoRA for another base."
             )
 
 
 def _ranks(plan: list, models: dict, rank: int | str) -> tuple[int, ...]:
-    """The rank of each projection. A rule by energy needs its weight; the others only its size."""
+    """The rank of each projection. A rule by energy needs the weights, others only their shapes."""
     rule = parse_rank(rank)
     if isinstance(rule, str) and rule != "full":
         weights = (loaded_weight(models[p.part].get_submodule(p.local)) for p in plan)

@@ -37,7 +37,7 @@ pipe("{prompt}").images[0].save("picture.png")
 def write_repository(
     path: str | Path, folder: str | Path, repo_id: str, pictures: Sequence[str | Path] = ()
 ) -> Path:
-    """Write a concept file, pictures and card into a folder, as they go to the Hub.
+    """Write a concept file, pictures and model card into a folder, as they are uploaded.
 
     pictures: PNGs that `svfit generate` wrote; their prompts become the card's examples.
     """
@@ -50,7 +50,7 @@ def write_repository(
             prompt = read_parameters(picture).prompt
         except (ValueError, OSError):
             raise ValueError(
-                f"{picture} is no PNG with its parameters; pass one that svfit generate wrote."
+                f"{picture} is not a PNG with parameters; pass one that svfit generate wrote."
             ) from None
         name = f"images/{i}.png"
         (folder / "images").mkdir(exist_ok=True)
@@ -67,10 +67,10 @@ def push_to_hub(
     private: bool = False,
     token: str | None = None,
 ) -> str:
-    """Upload a concept file to the Hub with a model card, in one commit; returns its address.
+    """Upload a concept file to the Hub with a model card, in one commit; returns its URL.
 
-    token: as for huggingface_hub, by default that of `hf auth login`. Raises ValueError in one
-    sentence when the Hub cannot be reached or refuses.
+    token: as for huggingface_hub, by default that of `hf auth login`. Raises ValueError, in one
+    sentence, when the Hub cannot be reached or refuses the upload.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
@@ -85,7 +85,7 @@ def push_to_hub(
             )
         return str(url)
     except HFValidationError:
-        raise ValueError(f"{repo_id!r} is no Hub id; write it as user/name.") from None
+        raise ValueError(f"{repo_id!r} is not a Hub id; write it as user/name.") from None
     except HfHubHTTPError as error:
         status = getattr(error.response, "status_code", "none")
         reason = f"the Hub refused (status {status}); try `hf auth login`, or another name"
@@ -122,5 +122,5 @@ def _card(concept: Concept, repo_id: str, widget: list[dict]) -> str:
 
 
 def _plain(text: str) -> str:
-    """A stranger's text as it can stand in Markdown, HTML and a Python string."""
+    """Untrusted text reduced to characters that are safe in Markdown, HTML and Python strings."""
     return re.sub(r"[^\w .,/:+-]", "", printable(text, 200))

@@ -1,8 +1,11 @@
-"""Training a concept: subject, objective, loop, checkpoints, resuming, automatic length, advice.
+"""Training a concept: base, subject, objective, loop, checkpoints, resuming, length, advice.
 
-loop.py is where to begin: `train` and the training step. subject.py prepares the base and the
-photos; objective.py is the loss; backgrounds.py completes captions; length.py decides when to
-stop; checkpoints.py and resuming.py keep a training safe; result.py makes the concept.
+loop.py is where to begin: `train`, the loop and the training step. It is made of adapted_base.py,
+the frozen base with what is trained on it; subject.py, words and encoded photos;
+prompt_encoder.py, prompts and their cache; objective.py, the loss, which fixed_noise.py makes
+comparable between steps; and previews.py. backgrounds.py completes captions; length.py decides
+when the loss has settled; stopping.py ends a training early, and checkpoints.py and resuming.py
+keep it safe; result.py makes the concept.
 """
 
 from .._lazy import lazy_names
@@ -10,8 +13,10 @@ from .._lazy import lazy_names
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
-        "loop": ["Trained", "train"],
+        "adapted_base": ["DTYPES", "AdaptedBase"],
+        "loop": ["train"],
+        "result": ["Trained"],
         "runtime": ["snapshot"],
-        "subject": ["DTYPES", "SAMPLE", "sample_folder"],
+        "subject": ["SAMPLE", "sample_folder"],
     },
 )

@@ -40,13 +40,13 @@ class Damaged(ValueError):
 class Checkpoints:
     """The checkpoints in the folder of one training.
 
-    limit: how many are kept, None for all. line: the names of those that this training wrote or
+    limit: how many are kept, None for all. own: the names of those that this training wrote or
     goes on from; any other in the folder is of a training that this one replaces, and goes when
     this one's first is complete.
     """
 
     def __init__(self, folder: str | Path, limit: int | None = None) -> None:
-        self.folder, self.limit, self.line = Path(folder), limit, set()
+        self.folder, self.limit, self.own = Path(folder), limit, set()
 
     def held(self) -> list[Path]:
         """The complete checkpoints, in the order they were written."""
@@ -72,8 +72,8 @@ class Checkpoints:
             shutil.rmtree(fresh, ignore_errors=True)
             raise
         path = _settle(fresh)
-        self.line.add(path.name)
-        kept = [old for old in self.held() if old.name in self.line][-(self.limit or 0) :]
+        self.own.add(path.name)
+        kept = [old for old in self.held() if old.name in self.own][-(self.limit or 0) :]
         for old in self.held():
             if old not in kept:
                 _remove(old)
@@ -94,7 +94,7 @@ class Checkpoints:
             found = self._newest(held)
         later = {path.name for path in held if _number(path) > _number(found[0])}
         ours = found[0].resolve().parent == self.folder.resolve()
-        self.line = {path.name for path in held} - later if ours else set()
+        self.own = {path.name for path in held} - later if ours else set()
         return found
 
     def _newest(self, held: list[Path]) -> tuple[Path, State]:

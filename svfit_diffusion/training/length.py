@@ -1,14 +1,14 @@
 """How long to train, where nobody says: `--max_train_steps auto`.
 
-A photo is held out (of fewer than four photos none: there fixed crops and noise of all of them
-stand in), and the training's own loss on it, with fixed noise and time steps, is looked at as the
-training goes on. The best state is kept. The training ends when the last PATIENCE looks lowered the
-loss, smoothed over SMOOTHED looks, by no more than SETTLED of what all before them did, or at
+A photo is held out (of fewer than four photos none: then fixed crops and noise of all of them stand
+in), and the training's own loss on it, at fixed noise and timesteps, is measured as the training
+goes on. The best state is kept. The training ends when the last PATIENCE measurements lowered the
+loss, smoothed over SMOOTHED of them, by no more than SETTLED of what all before them did, or at
 `settings.MOST_AUTO_STEPS`.
 
-The looks are EVERY steps apart, later a GROWTH-th of the steps done: patience grows with what it
-waits for. All of it follows from the losses seen so far, so that a resumed training ends where an
-unbroken one does.
+The measurements are EVERY steps apart, later a GROWTH-th of the steps done: patience grows with
+what it waits for. All of it follows from the losses measured so far, so that a resumed training
+ends where an unbroken one does.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..data import hold_out
-from .objective import Objective
+from .fixed_noise import FixedNoise
 from .runtime import restore, snapshot
 
 SAMPLES = 16
@@ -31,8 +30,8 @@ BEST = "best."  # and a parameter's name: a tensor of a checkpoint
 
 def settled(losses: Sequence[float]) -> bool:
     """Whether the losses, the first of them the base's, have stopped falling."""
-    seen = losses[1:]
-    windows = (seen[max(0, i + 1 - SMOOTHED) : i + 1] for i in range(len(seen)))
+    measured = losses[1:]
+    windows = (measured[max(0, i + 1 - SMOOTHED) : i + 1] for i in range(len(measured)))
     smooth = [sum(window) / len(window) for window in windows]
     if len(smooth) <= PATIENCE:
         return False
@@ -40,69 +39,68 @@ def settled(losses: Sequence[float]) -> bool:
     return not before - now > SETTLED * max(0.0, losses[0] - before)
 
 
-class Length:
-    """Looks at the loss that decides, keeps the best state, and knows when the training ends.
+class AutoLength:
+    """Measures the loss that decides, keeps the best state, and knows when a training ends.
 
-    Takes the photo that is held out from the objective's subject. named: the parameters. curve:
-    step and loss of each look, the first of them the base's. best: the parameters of the lowest.
+    validation: what is measured; held_out: whether that is a photo that is not trained on. curve:
+    step and loss of each measurement, the first of them the base's. best: the parameters of the
+    lowest.
     """
 
-    def __init__(self, objective: Objective, named: dict[str, Tensor]) -> None:
-        subject, seed = objective.subject, objective.config.seed
-        subject.examples, judge = hold_out(subject.examples, seed)
-        all_judge = judge is subject.examples
-        self.what = "fixed noise on the photos" if all_judge else "a photo held out"
-        self.objective, self.named = objective, named
-        self.parts = objective.fixed(judge, SAMPLES)
+    def __init__(
+        self, validation: FixedNoise, parameters: dict[str, Tensor], held_out: bool
+    ) -> None:
+        self.validation, self.parameters = validation, parameters
+        self.measured_on = "a held-out photo" if held_out else "the photos at fixed noise"
         self.curve: list[tuple[int, float]] = []
         self.best: dict[str, Tensor] = {}
 
     @property
-    def ended(self) -> bool:
-        """Whether the loss has settled."""
+    def settled(self) -> bool:
+        """Whether the loss has stopped falling."""
         return settled([loss for _, loss in self.curve])
 
     @property
     def lowest(self) -> tuple[int, float]:
-        """Step and loss of the best state; the base's where nothing was looked at since."""
-        return min(self.curve[1:] or self.curve, key=lambda look: look[1])
+        """Step and loss of the best state; the base's where nothing was measured since."""
+        return min(self.curve[1:] or self.curve, key=lambda point: point[1])
 
     def due(self, step: int) -> bool:
-        """Whether it is time to look again."""
+        """Whether it is time to measure again."""
         last = self.curve[-1][0]
         return step >= last + max(EVERY, last // GROWTH)
 
-    def look(self, model: nn.Module, step: int) -> float:
+    def measure(self, model: nn.Module, step: int) -> float:
         """Measure the state after `step` steps, and keep it if it is the best."""
-        loss = self.objective.fixed_loss(model, self.parts)
+        loss = self.validation.loss(model)
         self.curve.append((step, loss if math.isfinite(loss) else math.inf))
         if self.lowest[0] == step:
-            self.best = snapshot(self.named)
+            self.best = snapshot(self.parameters)
         return loss
 
-    def take_best(self) -> int:
+    def restore_best(self) -> int:
         """Go back to the best state; returns its step."""
-        restore(self.named, self.best)
+        restore(self.parameters, self.best)
         return self.lowest[0]
 
-    def said(self, last: int) -> str:
+    def summary(self, last: int) -> str:
         """A sentence on how a training of `last` steps went."""
         (step, loss), (_, base) = self.lowest, self.curve[0]
-        said = (
-            f"The loss on {self.what} was lowest at step {step:,} of {last:,} ({base:.4f} -> "
-            f"{loss:.4f}), and the file holds that state."
+        text = (
+            f"The loss on {self.measured_on} was lowest at step {step:,} of {last:,} ({base:.4f} "
+            f"-> {loss:.4f}), and the file holds that state."
         )
         if len(self.curve) > 2 and step == self.curve[1][0]:
-            said += " So early, it may not look like the subject yet: try a number of steps then."
-        return said
+            text += " So early, it may not look like the subject yet: try a number of steps then."
+        return text
 
-    def packed(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """It as a checkpoint keeps it: tensors and settings."""
         return {BEST + name: value for name, value in self.best.items()}, {"curve": self.curve}
 
-    def unpack(self, tensors: dict[str, Tensor], settings: dict[str, Any]) -> None:
+    def load_state(self, tensors: dict[str, Tensor], settings: dict[str, Any]) -> None:
         """Go on from what a checkpoint kept."""
         self.curve = [(step, loss) for step, loss in settings["curve"]]
-        device = next(iter(self.named.values())).device
+        device = next(iter(self.parameters.values())).device
         kept = {n.removeprefix(BEST): t for n, t in tensors.items() if n.startswith(BEST)}
         self.best = {name: tensor.to(device) for name, tensor in kept.items()}

@@ -9,56 +9,65 @@ same on class images.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ..data import (
-    Batch,
-    Examples,
-    draw_batch,
-    fixed_noise_batches,
-    generator,
-    group_by_size,
-    reseed,
-)
+from ..data import Batch, Examples, group_by_size, sample_batch
 from ..settings import TrainConfig
+from .adapted_base import AdaptedBase
+from .prompt_encoder import PromptEncoder
 from .subject import Subject
 
-SPREAD = 1_000  # time steps drawn, of which evenly spaced ranks are taken
-Part = tuple[Batch, Examples, float]  # a batch, what it is of, and its weight in the loss
+
+class Part(NamedTuple):
+    """A batch of pictures of one size, the examples they are of, and their weight in the loss."""
+
+    batch: Batch
+    examples: Examples
+    weight: float = 1.0
+
+    def split(self, size: int) -> list[Part]:
+        """It in parts of at most `size` pictures."""
+        starts = range(0, len(self.batch.photos), size)
+        return [self._replace(batch=self.batch.part(slice(i, i + size))) for i in starts]
+
+    @property
+    def prompts(self) -> list[str]:
+        """The caption of each picture."""
+        return [self.examples.captions[photo] for photo in self.batch.photos]
 
 
 class Denoiser(nn.Module):
     """Text encoders and denoiser as one module: noisy latents and prompts -> prediction."""
 
-    def __init__(self, subject: Subject, guidance: float = 1.0) -> None:
+    def __init__(self, base: AdaptedBase, guidance: float = 1.0) -> None:
         super().__init__()
-        self.models = nn.ModuleDict(subject.family.components(subject.pipe))
-        self.subject, self.guidance = subject, guidance
+        self.models = nn.ModuleDict(base.family.components(base.pipe))
+        self.family, self.guidance = base.family, guidance
+        self.prompt_encoder = PromptEncoder(base)
 
     def forward(self, noisy: Tensor, times: Tensor, prompts: list[str]) -> Tensor:
         """noisy [n, c, h, w], times [n], n prompts -> prediction [n, c, h, w], float32."""
-        family = self.subject.family
-        denoiser = self.models[family.denoiser]
-        text = self.subject.encode_prompts(prompts, noisy.device)
+        denoiser = self.models[self.family.denoiser]
+        text = self.prompt_encoder.encode(prompts, noisy.device)
         text = {key: value.to(denoiser.dtype) for key, value in text.items()}
         noisy = noisy.to(denoiser.dtype)
-        return family.predict(denoiser, noisy, times, text, self.guidance).float()
+        return self.family.predict(denoiser, noisy, times, text, self.guidance).float()
 
 
 class Objective:
     """The loss of a subject under a configuration; `model` is a Denoiser, prepared or not."""
 
-    def __init__(self, config: TrainConfig, accelerator: Accelerator, subject: Subject) -> None:
+    def __init__(
+        self, config: TrainConfig, accelerator: Accelerator, base: AdaptedBase, subject: Subject
+    ) -> None:
         self.config, self.accelerator, self.subject = config, accelerator, subject
-        self.family = subject.family
-        self.scheduler = self.family.training_scheduler(subject.pipe.scheduler)
+        self.family = base.family
+        self.scheduler = self.family.training_scheduler(base.pipe.scheduler)
         self.steps = self.scheduler.config.num_train_timesteps
         # without gradients: no more memory than a training step's
         self.eval_batch_size = min(8, 2 * config.train_batch_size)
@@ -69,121 +78,70 @@ class Objective:
         start = number * self.accelerator.num_processes + self.accelerator.process_index
         first = start * config.train_batch_size
         indices = range(first, first + config.train_batch_size)
-        parts = self._drawn(subject.examples, config.seed, indices, 1.0)
+        parts = self._sample(subject.examples, config.seed, indices)
         if subject.class_examples:
             weight = config.prior_loss_weight
-            parts += self._drawn(subject.class_examples, config.seed + 1, indices, weight)
+            parts += self._sample(subject.class_examples, config.seed + 1, indices, weight)
         total = torch.zeros((), device=self.accelerator.device)
         for group in _of_one_size(parts):
-            errors, steps = self._errors(model, group)
-            errors = errors * self.family.weights(self.scheduler, steps, config)
-            weights = [weight for batch, _, weight in group for _ in batch.photos]
-            total = total + (errors * torch.tensor(weights, device=errors.device)).sum()
+            errors, steps = self.errors(model, group)
+            weights = [part.weight for part in group for _ in part.batch.photos]
+            weights = torch.tensor(weights, device=errors.device)
+            total = total + (errors * self.weights(steps) * weights).sum()
         return total / len(indices)
 
-    def _drawn(self, examples: Examples, seed: int, indices: range, weight: float) -> list[Part]:
-        """Batches of these samples, one for each size of latents."""
-        config = self.config
+    def errors(self, model: nn.Module, parts: list[Part]) -> tuple[Tensor, Tensor]:
+        """Squared error [n] and timestep [n] of each picture of parts of one size, in one pass."""
+        device, family = self.accelerator.device, self.family
+        batches = [part.batch for part in parts]
+        latents = torch.cat([batch.latents for batch in batches]).to(device)
+        noise = torch.cat([batch.noise for batch in batches]).to(device)
+        steps = torch.cat([batch.steps for batch in batches]).to(device)
+        prompts = [prompt for part in parts for prompt in part.prompts]
+        noisy = family.add_noise(self.scheduler, latents, noise, steps)
+        target = family.target(self.scheduler, latents, noise, steps)
+        with self.accelerator.autocast():
+            predicted = model(noisy, family.model_timesteps(self.scheduler, steps), prompts)
+        errors = F.mse_loss(predicted.float(), target.float(), reduction="none")
+        if (masks := _masks(batches)) is not None:
+            masks = masks.to(device)
+            errors = errors * (masks / masks.mean((2, 3), keepdim=True).clamp(min=1e-6))
+        return errors.mean((1, 2, 3)), steps
 
-        def time(random: torch.Generator) -> Tensor:
-            return self.family.sample_timestep(random, self.steps, config)
+    def weights(self, steps: Tensor) -> Tensor:
+        """The loss's weight [n] at timesteps [n]."""
+        return self.family.weights(self.scheduler, steps, self.config)
 
+    def sample_timestep(self, random: torch.Generator) -> Tensor:
+        """The timestep of one picture [], as the base was trained."""
+        return self.family.sample_timestep(random, self.steps, self.config)
+
+    def _sample(
+        self, examples: Examples, seed: int, indices: range, weight: float = 1.0
+    ) -> list[Part]:
+        """The samples with these numbers, a batch for each size of latents."""
+        offset = self.config.noise_offset
         return [
-            (
-                draw_batch(examples, seed, group, self.steps, config.noise_offset, time),
+            Part(
+                sample_batch(examples, seed, group, self.steps, offset, self.sample_timestep),
                 examples,
                 weight,
             )
             for group in group_by_size(examples, seed, indices)
         ]
 
-    @torch.no_grad()
-    def held_out_loss(self, model: nn.Module) -> float:
-        """Mean error of the photos, not weighted by time, on noise that no step draws."""
-        examples, total, count = self.subject.examples, 0.0, 0
-        reseed("held out")
-        for batch in fixed_noise_batches(examples, self.steps):
-            count += len(batch.photos)
-            for i in range(0, len(batch.photos), self.eval_batch_size):
-                part = batch.part(slice(i, i + self.eval_batch_size))
-                total += self._errors(model, [(part, examples, 1.0)])[0].sum().item()
-        return total / count
 
-    def fixed(self, examples: Examples, count: int) -> list[Part]:
-        """`count` samples of these photos that no step draws, in batches, to be looked at often.
-
-        Their time steps are spread evenly over those that the training draws.
-        """
-        config, random = self.config, generator(self.config.seed, "fixed")
-        drawn = [self.family.sample_timestep(random, self.steps, config) for _ in range(SPREAD)]
-        ranks = ((torch.arange(count) + 0.5) / count * SPREAD).long()
-        steps, parts = torch.stack(drawn).sort().values[ranks], []
-        unseen = -1 - config.seed  # no training has such a seed
-        for group in group_by_size(examples, unseen, range(count)):
-            batch = draw_batch(examples, unseen, group, self.steps, config.noise_offset)
-            batch = replace(batch, steps=steps[group])
-            for i in range(0, len(group), self.eval_batch_size):
-                parts.append((batch.part(slice(i, i + self.eval_batch_size)), examples, 1.0))
-        return parts
-
-    @torch.no_grad()
-    def errors(self, model: nn.Module, parts: list[Part]) -> Tensor:
-        """Error [n] of each fixed sample, not weighted by time, without dropout."""
-        with _evaluating(model):
-            return torch.cat([self._errors(model, [part])[0] for part in parts])
-
-    @torch.no_grad()
-    def fixed_loss(self, model: nn.Module, parts: list[Part]) -> float:
-        """The mean loss of fixed samples, without dropout.
-
-        All processes share the work, and get the same number, to the last bit.
-        """
-        process, processes = self.accelerator.process_index, self.accelerator.num_processes
-        total = torch.zeros((), device=self.accelerator.device)
-        with _evaluating(model):
-            for part in parts[process::processes]:
-                errors, steps = self._errors(model, [part])
-                total += (errors * self.family.weights(self.scheduler, steps, self.config)).sum()
-        total = self.accelerator.reduce(total, "sum")
-        return total.item() / sum(len(batch.photos) for batch, _, _ in parts)
-
-    def _errors(self, model: nn.Module, parts: list[Part]) -> tuple[Tensor, Tensor]:
-        """Squared error [n] and time step [n] of each picture of the batches, in one pass."""
-        device, family = self.accelerator.device, self.family
-        latents = torch.cat([batch.latents for batch, _, _ in parts]).to(device)
-        noise = torch.cat([batch.noise for batch, _, _ in parts]).to(device)
-        steps = torch.cat([batch.steps for batch, _, _ in parts]).to(device)
-        prompts = [examples.captions[i] for batch, examples, _ in parts for i in batch.photos]
-        noisy = family.add_noise(self.scheduler, latents, noise, steps)
-        target = family.target(self.scheduler, latents, noise, steps)
-        with self.accelerator.autocast():
-            predicted = model(noisy, family.model_timesteps(self.scheduler, steps), prompts)
-        errors = F.mse_loss(predicted.float(), target.float(), reduction="none")
-        if all(batch.masks is None for batch, _, _ in parts):
-            return errors.mean((1, 2, 3)), steps
-        full = [
-            torch.ones_like(b.latents[:, :1]) if b.masks is None else b.masks for b, _, _ in parts
-        ]
-        masks = torch.cat(full).to(device)
-        shares = masks / masks.mean((2, 3), keepdim=True).clamp(min=1e-6)
-        return (errors * shares).mean((1, 2, 3)), steps
-
-
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Every module in evaluation mode, and afterwards in the one it was in."""
-    trained = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in trained:
-            module.training = True
+def _masks(batches: list[Batch]) -> Tensor | None:
+    """The masks [n, 1, h, w] of batches of one size, ones where a batch has none; or None."""
+    if all(batch.masks is None for batch in batches):
+        return None
+    return torch.cat([torch.ones_like(b.latents[:, :1]) if b.masks is None else b.masks
+                      for b in batches])  # fmt: skip
 
 
 def _of_one_size(parts: list[Part]) -> list[list[Part]]:
     """The parts in groups that go through the model together."""
     groups: dict[tuple[int, ...], list[Part]] = {}
     for part in parts:
-        groups.setdefault(tuple(part[0].latents.shape[1:]), []).append(part)
+        groups.setdefault(tuple(part.batch.latents.shape[1:]), []).append(part)
     return list(groups.values())

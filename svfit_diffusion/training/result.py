@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,34 +13,57 @@ from torch import Tensor
 from ..concept import Concept, round_to_four_bits
 from ..families import base_name
 from ..pipeline import concept_fields, trigger, with_self_check
-from .subject import ADAPTER
+from ..settings import TrainConfig
+from .adapted_base import ADAPTER, AdaptedBase
+from .subject import Subject
 
 
-def rounded_parameters(training: Any) -> dict[str, Tensor]:
-    """A training's parameters as the file holds them: float16, deltas in four bits if wanted."""
-    four, found = training.config.delta_bits == 4, {}
-    for kind, group in training.subject.parameters().items():
+@dataclass(frozen=True)
+class Trained:
+    """A training's result: the concept, its file, and how the training went.
+
+    steps: those that the concept holds. loss_before, loss_after: of the photos at fixed noise, by
+    the base and with the concept as written. stopped: why it ended early. exit_status: 130 after
+    Ctrl-C, 1 after a NaN. advice: what to try, in sentences, where nothing was learned. length: how
+    its length was found, where that was automatic.
+    """
+
+    concept: Concept
+    path: Path
+    steps: int
+    loss_before: float
+    loss_after: float
+    stopped: str | None
+    exit_status: int = 0
+    advice: tuple[str, ...] = ()
+    length: str = ""
+
+
+def rounded_parameters(base: AdaptedBase, delta_bits: int) -> dict[str, Tensor]:
+    """The parameters as the file holds them: float16, deltas in four bits if wanted."""
+    found = {}
+    for kind, group in base.parameter_groups().items():
         for name, parameter in group.items():
             value = parameter.detach()
-            if four and kind != "token":
+            if delta_bits == 4 and kind != "token":
                 found[name] = torch.from_numpy(round_to_four_bits(value.cpu().numpy())).to(value)
             else:
                 found[name] = value.half().float()
     return found
 
 
-def make_concept(training: Any) -> Concept:
-    """The concept of a training whose values are rounded as in the file, by `as_written`."""
-    config, subject = training.config, training.subject
-    models = {part: getattr(subject.pipe, part) for part in subject.targets}
-    fields = concept_fields(models, subject.targets, subject.family, ADAPTER)
+def make_concept(
+    config: TrainConfig, base: AdaptedBase, subject: Subject, steps: int, processes: int
+) -> Concept:
+    """The concept of a base whose parameters are `rounded_parameters`, after so many steps."""
+    fields = concept_fields(base.adapted, base.targets, base.family, ADAPTER)
     fields["packed"] = config.delta_bits == 4
     if not fields["packed"]:
         fields["deltas"] = fields["deltas"].astype(np.float16)
-    if subject.ids:
+    if base.ids:
         rows = {
-            part: trigger.get_rows(getattr(subject.pipe, part), ADAPTER).half().numpy()
-            for part in sorted(subject.ids)
+            part: trigger.get_rows(getattr(base.pipe, part), ADAPTER).half().numpy()
+            for part in sorted(base.ids)
         }
         fields["trigger_rows"] = np.concatenate([r.ravel() for r in rows.values()])
         fields["trigger_shape"] = {part: r.shape for part, r in rows.items()}
@@ -51,8 +75,8 @@ def make_concept(training: Any) -> Concept:
         license=config.license,
         created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         training={
-            "steps": training.step,
-            "batch": config.train_batch_size * training.accelerator.num_processes,
+            "steps": steps,
+            "batch": config.train_batch_size * processes,
             "lr": config.learning_rate,
             "photos": len(subject.examples),
             "px": subject.resolution,
@@ -60,4 +84,4 @@ def make_concept(training: Any) -> Concept:
         },
         **fields,
     )
-    return with_self_check(concept, models, subject.family)
+    return with_self_check(concept, base.adapted, base.family)

@@ -1,4 +1,7 @@
-"""What a checkpoint holds of a training, and how a training goes on from one, to the last bit."""
+"""What a checkpoint holds of a training, and how a training goes on from one.
+
+On the same machine, with the same build and number of threads, it goes on to the last bit.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +10,24 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from accelerate import Accelerator
 from torch import Tensor
 
 from ..pipeline import concept_fields
-from ..settings import AUTO
-from .backgrounds import complete
-from .checkpoints import pack_optimizer, unpack_optimizer
-from .runtime import restore, resume_schedule, snapshot
-from .subject import ADAPTER
+from ..settings import AUTO, TrainConfig
+from .adapted_base import ADAPTER, AdaptedBase
+from .checkpoints import Checkpoints, pack_optimizer, unpack_optimizer
+from .runtime import restore, resume_schedule
+from .subject import Subject
 
 log = logging.getLogger(__name__)
 
-SHAPING = (
+MUST_MATCH = (
     *("rank", "text_encoder_rank", "attention", "train_text_encoder", "train_token"),
     *("num_vectors", "seed"),
 )
-# Where things lie, and what is looked at: none of it changes what is learned.
-ELSEWHERE = frozenset(
+# Where things lie, and what is shown: none of it changes what is learned.
+MAY_CHANGE = frozenset(
     {
         *("pretrained_model_name_or_path", "revision", "variant", "instance_data_dir"),
         *("class_data_dir", "mask_data_dir", "output_dir", "sample_batch_size", "offload"),
@@ -34,18 +38,18 @@ ELSEWHERE = frozenset(
 )
 
 
-class Shape:
-    """What must be the same for a training to go on, and what is told when it is not."""
+class Identity:
+    """What must be the same for a training to go on, and what is reported when it is not."""
 
-    def __init__(self, training: Any) -> None:
-        config, subject = training.config, training.subject
-        self.settings = {k: v for k, v in asdict(config).items() if k not in ELSEWHERE}
-        models = {part: getattr(subject.pipe, part) for part in subject.targets}
-        fields = concept_fields(models, subject.targets, subject.family, ADAPTER)
+    def __init__(
+        self, config: TrainConfig, accelerator: Accelerator, base: AdaptedBase, subject: Subject
+    ) -> None:
+        self.settings = {k: v for k, v in asdict(config).items() if k not in MAY_CHANGE}
+        fields = concept_fields(base.adapted, base.targets, base.family, ADAPTER)
         self.base = {key: fields[key] for key in ("layout", "fingerprints")}
         self.words = {"trigger": subject.token, "class word": subject.class_word}
         self.photos = subject.digest
-        self.processes = training.accelerator.num_processes
+        self.processes = accelerator.num_processes
 
     def written(self) -> dict[str, Any]:
         """It as a checkpoint keeps it."""
@@ -54,7 +58,7 @@ class Shape:
     def check(self, name: str, written: dict[str, Any]) -> None:
         """ValueError where the checkpoint `name` is of another training; warns of the rest."""
         settings = written["settings"]
-        for key in SHAPING:
+        for key in MUST_MATCH:
             if settings.get(key) != self.settings[key]:
                 raise ValueError(
                     f"{name} was trained with --{key} {settings.get(key)}, not "
@@ -92,18 +96,18 @@ class Shape:
             log.warning("%s goes on with %s.", name, ", ".join(changed))
 
 
-def save(training: Any) -> None:
-    """Write a checkpoint of the training as it stands, by its main process."""
+def save_checkpoint(training: Any) -> None:
+    """Write a checkpoint of the training as it is now, by its main process."""
     training.accelerator.wait_for_everyone()
     if not training.accelerator.is_main_process:
         return
     scaler = training.accelerator.scaler
-    settings = {"step": training.step, **training.shape.written()}
+    settings = {"step": training.step, **training.identity.written()}
     settings["backgrounds"] = training.subject.backgrounds
     settings["scaler"] = scaler.state_dict() if scaler else {}
-    tensors = dict(training.named) | pack_optimizer(training.optimizer)
+    tensors = dict(training.parameters) | pack_optimizer(training.optimizer)
     if training.length:
-        best, settings["length"] = training.length.packed()
+        best, settings["length"] = training.length.state()
         tensors |= best
     training.checkpoints.save(training.step, tensors, settings)
 
@@ -116,11 +120,10 @@ class Found(NamedTuple):
     settings: dict[str, Any]
 
 
-def find(training: Any) -> Found | None:
+def find_checkpoint(wanted: str | None, store: Checkpoints, identity: Identity) -> Found | None:
     """The checkpoint that the configuration names, if it names one; ValueError where the training
     cannot go on from it.
     """
-    wanted, store = training.config.resume_from_checkpoint, training.checkpoints
     if not wanted:
         if held := store.held():
             log.warning(
@@ -134,36 +137,31 @@ def find(training: Any) -> Found | None:
         log.warning("%s holds no checkpoint yet; training starts anew.", store.folder)
         return None
     path, (tensors, settings) = held
-    training.shape.check(path.name, settings)
+    identity.check(path.name, settings)
     return Found(path, tensors, settings)
 
 
-def recall(training: Any) -> bool:
-    """Complete the captions as the checkpoint's training did, if it did so for the same photos."""
-    settings, subject = training.found.settings if training.found else {}, training.subject
-    backgrounds = settings.get("backgrounds")
-    if not backgrounds or settings["photos"] != subject.digest:
-        return False
-    complete(subject, backgrounds)
-    return True
+def known_backgrounds(found: Found | None, subject: Subject) -> tuple[str, ...]:
+    """The phrases that completed the captions of a checkpoint's training, if of the same photos."""
+    settings = found.settings if found else {}
+    same = settings.get("photos") == subject.digest
+    return tuple(settings.get("backgrounds", ())) if same else ()
 
 
-def resume(training: Any) -> None:
-    """Go on from the checkpoint that was found, if one was."""
-    if training.found is None:
-        return
-    path, tensors, settings = training.found
-    restore(training.named, tensors)
-    training.good = snapshot(training.named)
+def resume(training: Any, found: Found) -> None:
+    """Go on from a checkpoint."""
+    path, tensors, settings = found
+    restore(training.parameters, tensors)
+    training.guard.remember()
     unpack_optimizer(training.optimizer, tensors)
     if training.accelerator.scaler and settings["scaler"]:
         training.accelerator.scaler.load_state_dict(settings["scaler"])
     if training.length:
-        training.length.unpack(tensors, settings["length"])
+        training.length.load_state(tensors, settings["length"])
     training.step = settings["step"]
     resume_schedule(training.schedule, training.optimizer, training.step)
     log.info("going on from %s.", path)
-    if training.ended:
+    if training.finished:
         log.warning(
             "%s has all %d steps, so nothing is left to train; pass a larger number of "
             "--max_train_steps to go on.",

@@ -1,10 +1,8 @@
-"""What a training runs in: accelerate, optimizer, signals."""
+"""What a training runs in: accelerate, optimizer and schedule, random numbers, attention."""
 
 from __future__ import annotations
 
 import contextlib
-import signal
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +27,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     AcceleratorState._reset_state()  # a process may train again with another precision
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
-        gradient_accumulation_steps=1,  # the loop adds up itself: its batches are numbered
+        gradient_accumulation_steps=1,  # the loop accumulates: its batches are numbered
         log_with=config.report_to,
         project_config=project,
         kwargs_handlers=[
@@ -46,7 +44,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
 
 
 def make_optimizer(
-    config: TrainConfig, groups: dict[str, dict], scales: dict[str, float]
+    config: TrainConfig, groups: dict[str, dict[str, Tensor]], scales: dict[str, float]
 ) -> tuple[torch.optim.Optimizer, Any]:
     """AdamW with a rate for each group of parameters, times the group's scale, and its schedule."""
     rates = {
@@ -82,7 +80,7 @@ def resume_schedule(schedule: Any, optimizer: torch.optim.Optimizer, step: int) 
 
 
 @contextlib.contextmanager
-def own_stream(device: torch.device) -> Iterator[None]:
+def own_random_numbers(device: torch.device) -> Iterator[None]:
     """Leave PyTorch's global random numbers, of the CPU and of `device`, to the caller."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices):
@@ -91,7 +89,7 @@ def own_stream(device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def deterministic_attention() -> Iterator[None]:
-    """Attention by PyTorch's other kernels than cuDNN's.
+    """Attention by other kernels of PyTorch than cuDNN's.
 
     On Hopper GPUs the gradients of that one are NaN for some numbers of tokens
     (issues 196678 of pytorch/pytorch and 160 of NVIDIA/cudnn-frontend).
@@ -114,25 +112,3 @@ def restore(parameters: dict[str, Tensor], values: dict[str, Tensor]) -> None:
     """Write values into named parameters."""
     for name, parameter in parameters.items():
         parameter.copy_(values[name])
-
-
-@contextlib.contextmanager
-def interruptible(training: Any) -> Iterator[None]:
-    """Ctrl-C and SIGTERM ask the training to stop; a second one ends it at once."""
-
-    def ask(number: int, _: Any) -> None:
-        training.stopped = "interrupted"
-        training.exit_status = 130 if number == signal.SIGINT else 0
-        signal.signal(number, old[number])
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    old = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in old:
-        signal.signal(number, ask)
-    try:
-        yield
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)

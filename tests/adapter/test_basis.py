@@ -1,6 +1,10 @@
-"""svd.py against torch.linalg.svd, which it never calls."""
+"""basis.py against torch.linalg.svd, which it never calls, and LAPACK's slower routine."""
 
+import functools
+
+import numpy as np
 import pytest
+import scipy.linalg
 import torch
 
 from svfit_diffusion.adapter.basis import factorize, factorize_all, parse_rank, resolve_rank
@@ -62,7 +66,92 @@ def test_non_finite_weight_is_refused():
         factorize(torch.full((3, 3), float("nan")), 1)
 
 
+def test_what_exceeds_float32_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"to_q of shape \(3, 3\) has a singular value of 1.0e"):
+        factorize(torch.eye(3, dtype=torch.float64) * 1e39, 1, "to_q")
+
+
 def test_many_at_once_are_the_same_as_one_by_one():
     jobs = [(weight(30, 20, seed=i), 3) for i in range(6)]
     for basis, job in zip(factorize_all(jobs), jobs, strict=True):
         assert torch.equal(basis.U, factorize(*job).U)
+
+
+def kind(name, out, in_):
+    """A weight of a kind that trained ones are not, but merged, pruned and scaled ones may be."""
+    g = np.random.default_rng(0)
+    few, plain = min(out, in_), g.standard_normal((out, in_))
+    u, v = (np.linalg.qr(g.standard_normal((n, few)))[0] for n in (out, in_))
+    k = np.arange(1, few + 1)
+    low = g.standard_normal((out, 4)) @ g.standard_normal((4, in_)) / 100
+    if name.startswith("all equal"):
+        return u @ v.T
+    return {
+        "zero": 0 * plain,
+        "rank 1": np.outer(u[:, 0], v[:, 0]),
+        "ones": plain * 0 + 1,
+        "rank 3": (u * np.where(k <= 3, 1 / k, 0)) @ v.T,
+        "one huge value": (u * np.where(k == 1, 1e9, 1 / k)) @ v.T,
+        "one huge entry": plain + 1e9 * np.outer(np.arange(out) == 0, np.arange(in_) == 0),
+        "pairs of equal values": (u * 0.7 ** (k // 2)) @ v.T,
+        "falls below what float64 holds": (u * 0.3**k) @ v.T,
+        "denormal in float32": torch.from_numpy(1e-42 * plain).float().double().numpy(),
+        "denormal in float64": 1e-310 * plain,
+        "scale 1e-30": 1e-30 * plain,
+        "scale 1e30": 1e30 * plain,
+        "rank 4 in float16": torch.from_numpy(low).half().double().numpy(),
+        "rank 4 in bfloat16": torch.from_numpy(low).bfloat16().double().numpy(),
+    }[name]
+
+
+KINDS = (
+    "zero", "rank 1", "ones", "rank 3", "one huge value", "one huge entry", "all equal",
+    "pairs of equal values", "falls below what float64 holds", "denormal in float32",
+    "denormal in float64", "scale 1e-30", "scale 1e30", "rank 4 in float16", "rank 4 in bfloat16",
+)  # fmt: skip
+
+
+@functools.cache
+def by_qr(name, shape):
+    """The weight of a kind, scaled as is exact, and its U and V^T by LAPACK's gesvd."""
+    w = kind(name, *shape)
+    u, _, vt = scipy.linalg.svd(
+        np.ldexp(w, -np.frexp(np.abs(w).max())[1]), full_matrices=False, lapack_driver="gesvd"
+    )
+    return w, u, vt
+
+
+def edits(w, u, vt, rank):
+    """One edit of a weight in two bases, ours and another, with deltas tied as a training does."""
+    basis = factorize(torch.from_numpy(w), rank)
+    delta = np.random.default_rng(1).standard_normal(len(basis.s))
+    for start, stop, kept in basis.ties():
+        delta[start:stop] = delta[start:stop].mean() * kept
+    ours = (basis.U.double().numpy() * delta) @ basis.V.double().numpy().T
+    return ours, (u[:, : len(delta)] * delta) @ vt[: len(delta)], np.linalg.norm(delta)
+
+
+@pytest.mark.parametrize("rank", [1, 16, "full", "energy=0.99"])
+@pytest.mark.parametrize("shape", [(90, 70), (48, 48), (1, 40), (40, 1)])
+@pytest.mark.parametrize("name", KINDS)
+def test_weights_of_every_kind_take_one_edit(name, shape, rank):
+    ours, theirs, size = edits(*by_qr(name, shape), rank)
+    assert np.linalg.norm(ours - theirs) <= 1e-6 * size
+    assert np.linalg.norm(ours) == pytest.approx(size, rel=1e-6)
+
+
+@pytest.mark.parametrize("rank", [5, 16, "full"])
+@pytest.mark.parametrize("name", ["rank 1", "rank 3", "rank 4 in float16"])
+def test_large_weights_of_low_rank_do_too(name, rank):
+    ours, theirs, size = edits(*by_qr(name, (480, 480)), rank)
+    assert np.linalg.norm(ours - theirs) <= 1e-6 * size
+
+
+@pytest.mark.parametrize("scale", [2.0**-1040, 1e-30, 2.0**60])
+def test_a_scale_leaves_directions_and_ties(scale):
+    w = weight(24, 16, decay=2) * 3
+    plain, scaled = factorize(w, 9), factorize(w * scale, 9)
+    assert torch.allclose(scaled.s.double(), plain.s.double() * scale, rtol=1e-6, atol=1e-45)
+    assert torch.equal(scaled.groups, plain.groups)
+    signs = (plain.U * scaled.U).sum(0)
+    assert torch.allclose(signs.abs(), torch.ones(9), atol=1e-5)

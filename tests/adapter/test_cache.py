@@ -1,6 +1,7 @@
 """cache.py: the published file is the source, and the cache is warm, safe and bounded."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from helpers.tiny_pipelines import load, make_pipeline
 
-from svfit_diffusion.adapter import cache
+from svfit_diffusion.adapter import cache, truncated_svd
 from svfit_diffusion.adapter.attention import find_projections
 from svfit_diffusion.adapter.cache import cache_folder, fingerprint, load_bases
 
@@ -74,6 +75,19 @@ def test_bfloat16_without_files_warns(pipe):
         load_bases(pipe.unet.to(torch.bfloat16), ranks(pipe.unet), "float16")
 
 
+def test_a_weight_that_cannot_be_factored_is_named(pipe, monkeypatch):
+    pipe.unet.register_to_config(_name_or_path="")
+    name = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    weight, at = pipe.unet.get_submodule(name).weight, f"{re.escape(name)} of UNet2DConditionModel"
+    with monkeypatch.context() as strict:
+        strict.setattr(truncated_svd, "EDIT", 0.0)
+        with pytest.raises(ValueError, match=f"{at} .*give it a lower rank"):
+            load_bases(pipe.unet, {name: 4}, "float16")
+    weight.data[3, 5] = float("nan")
+    with pytest.raises(ValueError, match=f"{at} of shape .*finite numbers"):
+        load_bases(pipe.unet, ranks(pipe.unet), "float16")
+
+
 def test_a_damaged_entry_is_made_anew(pipe):
     good = load_bases(pipe.unet, ranks(pipe.unet), "float16")
     (entry,) = cache_folder().glob("basis-*.safetensors")
@@ -115,5 +129,5 @@ def test_two_processes_factor_once(base_folder):
     )
     command = [sys.executable, "-W", "ignore", "-c", code, str(base_folder / "unet")]
     runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    made = [int(run.communicate(timeout=120)[0].split()[-1]) for run in runs]
+    made = [int(run.communicate(timeout=600)[0].split()[-1]) for run in runs]
     assert sorted(made) == [0, 1]

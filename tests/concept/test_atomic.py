@@ -60,8 +60,8 @@ def test_a_failure_leaves_the_good_file_and_nothing_beside_it(tmp_path, monkeypa
 
 KILLED = """
 import os, sys
-from svfit_diffusion.concept.atomic import replacing
-with replacing(sys.argv[1]) as fresh:
+from svfit_diffusion.concept.atomic import atomic_write
+with atomic_write(sys.argv[1]) as fresh:
     fresh.write_bytes(b"half")
     os.kill(os.getpid(), 9)
 """

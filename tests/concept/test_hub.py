@@ -187,9 +187,9 @@ def test_what_is_missing_is_said_in_one_sentence(hub, rex, pipe):
         assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="refused .status 401.; try `hf auth login`"):
         push_to_hub(rex, "me/rex", token="hf_wrong")
-    with pytest.raises(ValueError, match="is no Hub id"):
+    with pytest.raises(ValueError, match="is not a Hub id"):
         push_to_hub(rex, "me/rex/../x", token="hf_right")
-    with pytest.raises(ValueError, match="is no PNG with its parameters"):
+    with pytest.raises(ValueError, match="is not a PNG with parameters"):
         push_to_hub(rex, "me/rex", [rex], token="hf_right")
 
 
@@ -206,4 +206,4 @@ def test_offline_an_earlier_download_serves(hub, rex, pipe, monkeypatch, tmp_pat
     assert locate("me/rex") == first
     assert main(["generate", "--prompt", "x", "--concept", "me/other:0.5"]) == 2
     err = capsys.readouterr().err
-    assert "'me/other' is no file here" in err and len(err.strip().splitlines()) == 1
+    assert "'me/other' is not a file here" in err and len(err.strip().splitlines()) == 1

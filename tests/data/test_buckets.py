@@ -11,7 +11,7 @@ from svfit_diffusion.data.buckets import find_buckets, nearest
 from svfit_diffusion.data.reading import crop, cut
 from svfit_diffusion.settings import TrainConfig
 from svfit_diffusion.training.loop import Training, train
-from svfit_diffusion.training.objective import Objective
+from svfit_diffusion.training.objective import Objective, Part
 from svfit_diffusion.training.runtime import make_accelerator
 
 
@@ -48,16 +48,14 @@ def test_photos_keep_their_shape(config):
     assert sizes[0] == (16, 16) and sizes[1][1] > sizes[1][0] and sizes[2] == sizes[1][::-1]
     assert sizes[3] == sizes[1]
     assert all(len(views) == 1 for views in examples.variants)  # nothing is cut into three
-    assert train(config, progress=False).loss_after < training.objective.held_out_loss(
-        training.model
-    )
+    assert train(config, progress=False).loss_after < training.fixed_noise.error(training.model)
 
 
 def test_pictures_of_several_sizes_weigh_the_same_in_a_batch(config):
     """The loss of a batch of three sizes is the mean of its pictures' losses."""
     training = prepared(config)
     alone = replace(config, train_batch_size=1)
-    one = Objective(alone, training.accelerator, training.subject)
+    one = Objective(alone, training.accelerator, training.base, training.subject)
     with torch.no_grad():
         parts = [one.loss(training.model, i).item() for i in range(4)]
         whole = training.objective.loss(training.model, 0).item()
@@ -114,7 +112,7 @@ def test_masks_weigh_the_loss(config, masks):
     assert torch.equal(held[2], torch.ones_like(held[2]))
     errors = {
         name: [
-            one.objective._errors(one.model, [(batch, one.subject.examples, 1.0)])[0].item()
+            one.objective.errors(one.model, [Part(batch, one.subject.examples)])[0].item()
             for batch in _each_photo(one)
         ]
         for name, one in (("masked", training), ("plain", plain))

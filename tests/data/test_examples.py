@@ -4,10 +4,10 @@ import torch
 from PIL import Image
 
 from svfit_diffusion.data.examples import (
-    draw_batch,
     encode,
     fixed_noise_batches,
     photo_order,
+    sample_batch,
     views,
 )
 from svfit_diffusion.data.reading import Photo
@@ -52,17 +52,17 @@ def test_each_photo_comes_once_an_epoch_in_changing_order():
 
 def test_a_sample_does_not_depend_on_its_batch():
     held = examples()
-    whole = draw_batch(held, 7, range(8), 1000, 0.1)
-    parts = [draw_batch(held, 7, range(i, i + 2), 1000, 0.1) for i in range(0, 8, 2)]
+    whole = sample_batch(held, 7, range(8), 1000, 0.1)
+    parts = [sample_batch(held, 7, range(i, i + 2), 1000, 0.1) for i in range(0, 8, 2)]
     for name in ("latents", "noise", "steps"):
         assert torch.equal(getattr(whole, name), torch.cat([getattr(p, name) for p in parts]))
     assert whole.photos == sum((p.photos for p in parts), ())
-    other = draw_batch(held, 8, range(8), 1000)
+    other = sample_batch(held, 8, range(8), 1000)
     assert not torch.equal(whole.noise, other.noise)
 
 
 def test_noise_is_standard_normal_and_steps_uniform():
-    batch = draw_batch(examples(), 0, range(400), 1000)
+    batch = sample_batch(examples(), 0, range(400), 1000)
     assert abs(batch.noise.mean()) < 0.05 and abs(batch.noise.std() - 1) < 0.05
     assert batch.steps.min() < 50 and batch.steps.max() > 950
 

@@ -1,4 +1,4 @@
-"""web: a stranger's walk through the real app in a real browser (Debian's Chromium).
+"""web: a new user's way through the real app in a real browser (Debian's Chromium).
 
 `make test-browser`; skipped where there is no playwright or no Chromium.
 """
@@ -31,12 +31,12 @@ FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync", "--no-first-run"),
 )
-PATIENCE = 240_000  # ms; a busy machine
+TIMEOUT = 240_000  # ms; for a busy machine
 
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory):
-    """The app as its command serves it, with nothing in its library."""
+    """The app as `svfit app` serves it, with an empty library."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -59,7 +59,7 @@ def browser():
 
 @pytest.fixture
 def page(browser, request):
-    """A window that fails the test where the page's own code fails."""
+    """A window; errors in the page's JavaScript fail the test."""
     width = getattr(request, "param", 1_280)
     page = browser.new_page(viewport={"width": width, "height": 900})
     page.set_default_timeout(60_000)
@@ -71,7 +71,7 @@ def page(browser, request):
     assert not errors
 
 
-def enter(page, url, tab):
+def open_tab(page, url, tab):
     page.goto(url)
     page.get_by_role("tab", name=tab).click()
     page.wait_for_timeout(1_500)
@@ -81,7 +81,7 @@ def upload(page, where, *files):
     page.locator(f"{where} input[type=file]").set_input_files([str(file) for file in files])
 
 
-def go(page):
+def press_main_button(page):
     page.locator("button.go:visible").click()
 
 
@@ -91,11 +91,11 @@ def test_from_an_empty_app_to_a_downloaded_file_in_four_actions(page, url):
     upload(page, "#photos", *PHOTOS)  # 1
     page.locator("#views img").nth(4).wait_for()
     page.locator("#what textarea, #what input").first.fill("a toy")  # 2
-    go(page)  # 3
-    page.locator(".run.training .strip img").first.wait_for(timeout=PATIENCE)
+    press_main_button(page)  # 3
+    page.locator(".run.training .strip img").first.wait_for(timeout=TIMEOUT)
     page.reload()
     page.locator(".run.training").wait_for()
-    page.locator(".run.done").wait_for(timeout=PATIENCE)
+    page.locator(".run.done").wait_for(timeout=TIMEOUT)
     page.locator("#sheet img").wait_for()
     with page.expect_download() as got:
         page.locator("#download").click()  # 4
@@ -111,8 +111,8 @@ def test_from_an_empty_app_to_a_downloaded_file_in_four_actions(page, url):
     assert '"toy:1.0"' in page.locator("#text textarea").input_value()
     page.get_by_role("tab", name="Compare").click()
     page.locator("#compared").get_by_text("sks toy").wait_for()
-    go(page)
-    page.locator("#comparison img").wait_for(timeout=PATIENCE)
+    press_main_button(page)
+    page.locator("#comparison img").wait_for(timeout=TIMEOUT)
     page.get_by_role("tab", name="Share").click()
     page.get_by_role("button", name="As LoRA").click()
     with page.expect_download() as got:
@@ -122,27 +122,27 @@ def test_from_an_empty_app_to_a_downloaded_file_in_four_actions(page, url):
 
 
 @pytest.mark.parametrize("page", [390], indirect=True)
-def test_on_a_phone_strange_files_two_concepts_reuse_and_stop(page, url, tmp_path):
-    enter(page, url, "Share")
-    hostile = tmp_path / "hostile.safetensors"
-    hostile.write_bytes(b"no concept")
-    upload(page, "#strange", hostile)
-    page.get_by_text("hostile.safetensors is not a usable concept file").wait_for()
-    page.locator("#strange button[aria-label=Clear]").click()
+def test_on_a_phone_files_of_others_two_concepts_reuse_and_stop(page, url, tmp_path):
+    open_tab(page, url, "Share")
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(b"no concept")
+    upload(page, "#concept-file", damaged)
+    page.get_by_text("damaged.safetensors is not a usable concept file").wait_for()
+    page.locator("#concept-file button[aria-label=Clear]").click()
     second = replace(read_concept(SAMPLE), token="zwx")
     for file in (SAMPLE, write_concept(second, tmp_path / "second.safetensors")):
-        upload(page, "#strange", file)
+        upload(page, "#concept-file", file)
         page.get_by_text("fits the base in use").wait_for()
         page.get_by_role("button", name="Add to my library").click()
         page.get_by_text(f"{file.stem} is in your library").first.wait_for()
 
-    enter(page, url, "Generate")
+    open_tab(page, url, "Generate")
     cards = page.locator(".card:visible")
     for name in ("robot", "second"):
         cards.filter(has_text=f"Strength of {name}").get_by_label("Use").check()
         page.wait_for_timeout(1_000)
     page.locator("#prompt textarea").fill("a photo of sks toy")
-    go(page)
+    press_main_button(page)
     page.wait_for_function("document.querySelectorAll('#pictures img').length >= 2")
     page.wait_for_timeout(1_000)
     picture = tmp_path / "made.png"
@@ -157,36 +157,36 @@ def test_on_a_phone_strange_files_two_concepts_reuse_and_stop(page, url, tmp_pat
     assert "robot:1.0" in text and "second:1.0" in text
     cards.filter(has_text="Strength of second").get_by_label("Use").uncheck()
     page.wait_for_timeout(1_000)
-    go(page)
+    press_main_button(page)
     page.locator("#live img").wait_for()
     page.get_by_role("button", name="Stop").locator("visible=true").first.click()
     page.locator("#live").get_by_text("Stopped.").wait_for()
 
 
 def test_stop_ends_a_training_and_a_second_must_wait(page, url):
-    enter(page, url, "Train")
+    open_tab(page, url, "Train")
     upload(page, "#photos", *PHOTOS[:2])
     page.locator("#what textarea, #what input").first.fill("a robot")
     page.get_by_label("Thorough").check()
-    go(page)
-    page.locator(".run.training .strip img").first.wait_for(timeout=PATIENCE)
+    press_main_button(page)
+    page.locator(".run.training .strip img").first.wait_for(timeout=TIMEOUT)
     assert page.locator("button.go:visible").is_disabled()
     page.locator("#stop").click()
-    page.locator(".run.stopped").wait_for(timeout=PATIENCE)
+    page.locator(".run.stopped").wait_for(timeout=TIMEOUT)
     page.locator("#use").wait_for()
     page.locator("#resume").click()
-    page.locator(".run.training").wait_for(timeout=PATIENCE)
+    page.locator(".run.training").wait_for(timeout=TIMEOUT)
     assert page.locator("button.go:visible").is_disabled()
     page.locator("#stop").click()
-    page.locator(".run.stopped").wait_for(timeout=PATIENCE)
+    page.locator(".run.stopped").wait_for(timeout=TIMEOUT)
 
 
 def test_a_full_queue_is_said_on_the_page(page, url):
-    enter(page, url, "Generate")
+    open_tab(page, url, "Generate")
     data = ["a photo of a toy", "", {}, 8, 0, 100, None, None, None]
     calls = [httpx.post(f"{url}gradio_api/call/generate", json={"data": data}) for _ in range(20)]
-    told = [call for call in calls if call.status_code == 503]
-    assert told and "jobs wait already. Try again" in told[0].json()["detail"]
+    refused = [call for call in calls if call.status_code == 503]
+    assert refused and "jobs are waiting. Try again" in refused[0].json()["detail"]
     page.locator("#prompt textarea").fill("a photo of a toy")
-    go(page)
+    press_main_button(page)
     page.get_by_text("This application is currently busy. Please try again.").wait_for()

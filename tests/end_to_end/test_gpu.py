@@ -15,9 +15,10 @@ from helpers.tiny_families import TINY, all_targets, save_tiny, tiny_config
 from helpers.tiny_pipelines import load, make_concept, picture, run
 
 from svfit_diffusion.families import load_base, recognise
-from svfit_diffusion.pipeline.loading import fuse_concepts, load_concept, set_concepts
+from svfit_diffusion.pipeline.fusing import fuse_concepts
+from svfit_diffusion.pipeline.loading import load_concept, set_concepts
 from svfit_diffusion.pipeline.offloading import offload
-from svfit_diffusion.web.studio.shared_pipeline import Studio
+from svfit_diffusion.web.studio.shared_pipeline import SharedPipeline
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 FAMILIES = sorted(TINY)
@@ -180,6 +181,6 @@ def test_compiled(pipe):
 
 
 def test_the_app_draws_there(base_folder):
-    studio = Studio(str(base_folder))
+    studio = SharedPipeline(str(base_folder))
     assert studio.device == "cuda" and studio.pipe.unet.dtype == torch.float16
-    assert studio.room()[0]
+    assert studio.memory_check()[0]

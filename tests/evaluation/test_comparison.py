@@ -107,7 +107,7 @@ def test_masks_cut_the_references(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--features", "vgg"], "no feature extractor"),
+        (["--features", "vgg"], "not a feature extractor"),
         (["--features", "dino=/nowhere"], "cannot be loaded"),
         ([], "--reference_dir"),
         (["--preset", "dreambooth"], "--dataset_dir"),

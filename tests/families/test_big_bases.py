@@ -98,9 +98,9 @@ def test_offloaded_encoders_read_each_prompt_once(config, tmp_path, monkeypatch)
                      train_token=False)  # fmt: skip
     plain = train(config, progress=False)
     training = Training(replace(config, offload=True), make_accelerator(config), progress=False)
-    for model in training.subject.family.text_models(training.subject.pipe).values():
+    for model in training.base.family.text_models(training.base.pipe).values():
         monkeypatch.setattr(model, "forward", types.MethodType(_unwanted, model))
-    monkeypatch.setattr(training.subject.pipe.vae, "encode", _unwanted)
+    monkeypatch.setattr(training.base.pipe.vae, "encode", _unwanted)
     result = training.run()
     assert (result.concept.deltas == plain.concept.deltas).all()
 
@@ -120,24 +120,26 @@ def _unwanted(*_, **__):
     raise AssertionError("called again")
 
 
-def test_what_rests_and_what_is_fetched(config, tmp_path, monkeypatch):
+def test_what_is_idle_waits_in_main_memory_and_is_fetched_for_previews(
+    config, tmp_path, monkeypatch
+):
     """VAE and untrained encoders wait in main memory; a validation fetches and returns them."""
     training = Training(
         replace(config, output_dir=str(tmp_path / "rex"), offload=True),
         make_accelerator(config),
         progress=False,
     )
-    subject, moved = training.subject, []
-    models = {**subject.family.text_models(subject.pipe), "vae": subject.pipe.vae}
+    base, moved = training.base, []
+    models = {**base.family.text_models(base.pipe), "vae": base.pipe.vae}
     for name, model in models.items():
         monkeypatch.setattr(
             model, "to", lambda device, name=name: moved.append((name, str(device)))
         )
-    subject.rest(torch.device("cpu"))
-    trained = {part for _, part in subject.family.encoders}
+    base.move_idle(torch.device("cpu"))
+    trained = {part for _, part in base.family.encoders}
     assert {name for name, _ in moved} == set(models) - trained
     moved.clear()
-    subject.draw("a photo of sks dog", [0], 1)
+    training.previews.sample("a photo of sks dog", [0], 1)
     assert len(moved) == 2 * len(set(models) - trained)  # there and back
 
 

@@ -12,7 +12,7 @@ from helpers.tiny_pipelines import load, make_concept, picture
 
 from svfit_diffusion.adapter.attention import layout
 from svfit_diffusion.concept.file import read_concept
-from svfit_diffusion.data.examples import draw_batch
+from svfit_diffusion.data.examples import sample_batch
 from svfit_diffusion.families import recognise
 from svfit_diffusion.generation.sampling import generate
 from svfit_diffusion.pipeline.loading import (
@@ -44,7 +44,7 @@ def family(request, tmp_path_factory):
         checkpointing_steps=1,
     )
     training = Training(config, make_accelerator(config), progress=False)
-    plain = drawn(training.subject.pipe, "a dog")  # before a step: patched, and all deltas 0
+    plain = drawn(training.base.pipe, "a dog")  # before a step: patched, and all deltas 0
     result = training.run()
     return SimpleNamespace(
         base=root / "base", config=config, training=training, result=result, plain=plain
@@ -57,7 +57,7 @@ def drawn(pipe, prompt=PROMPT, **more):
 
 
 def test_three_steps_lower_the_loss_on_fixed_noise(family):
-    result, ours = family.result, family.training.subject.family
+    result, ours = family.result, family.training.base.family
     assert result.loss_after < result.loss_before and not result.stopped
     concept, encoders = read_concept(result.path), {part for _, part in ours.encoders}
     assert concept.family == ours.name and concept.deltas.any()
@@ -71,8 +71,8 @@ def test_delta_zero_is_the_base(family):
 
 
 def test_save_load_generate_and_remove(family):
-    """A fresh pipeline draws what the trained one does, to the last bit."""
-    mine, fresh = drawn(family.training.subject.pipe), load(family.base)
+    """A fresh pipeline draws what the trained one does, to the last bit on one machine."""
+    mine, fresh = drawn(family.training.base.pipe), load(family.base)
     before = drawn(fresh)
     name = load_concept(fresh, family.result.path)
     assert torch.equal(drawn(fresh), mine) and not torch.equal(before, mine)
@@ -101,7 +101,7 @@ def test_text_encoders_off_and_two_concepts(family, tmp_path):
         output_dir=str(tmp_path / "max"),
     )
     second = train(config, progress=False)
-    assert set(second.concept.targets) == {family.training.subject.family.denoiser}
+    assert set(second.concept.targets) == {family.training.base.family.denoiser}
     assert second.concept.trigger_rows is None and second.loss_after < second.loss_before
     pipe = load(family.base)
     base = drawn(pipe)
@@ -157,13 +157,13 @@ def test_another_familys_concept_is_refused(family, base_folder):
 
 
 def test_time_steps_repeat_and_reach_from_first_to_last(family):
-    kind, examples = family.training.subject.family, family.training.subject.examples
+    kind, examples = family.training.base.family, family.training.subject.examples
 
     def steps():
         def time(random):
             return kind.sample_timestep(random, 1000, family.config)
 
-        return draw_batch(examples, 0, range(0, 200, 2), 1000, time=time).steps
+        return sample_batch(examples, 0, range(0, 200, 2), 1000, time=time).steps
 
     assert torch.equal(steps(), steps())
     assert 0 <= steps().min() < 200 and 800 < steps().max() < 1000

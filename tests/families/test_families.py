@@ -86,7 +86,7 @@ def test_train_save_load_and_remove(folder, tmp_path):
     assert set(held.ids) == {encoder for _, encoder in family.encoders}
     assert set(result.concept.targets) == {"unet", *held.ids}
     with torch.no_grad():
-        assert torch.equal(picture(pipe), picture(training.subject.pipe))
+        assert torch.equal(picture(pipe), picture(training.base.pipe))
     assert not torch.equal(picture(pipe), base)
     remove_concept(pipe, name)
     assert torch.equal(picture(pipe), base)
@@ -173,7 +173,7 @@ def test_single_files_are_recognised_by_their_header(kind, tmp_path, monkeypatch
 def test_single_files_of_other_models_are_refused(tmp_path):
     names = ("conditioner.embedders.0.model.transformer.resblocks.9.mlp.c_proj.bias",)
     save_file({name: torch.zeros(1) for name in names}, tmp_path / "refiner.safetensors")
-    with pytest.raises(ValueError, match="'xl_refiner', and single files are read of the kinds v1"):
+    with pytest.raises(ValueError, match="'xl_refiner', but single files can be of the kinds v1"):
         load_base(str(tmp_path / "refiner.safetensors"))
 
 

@@ -94,10 +94,10 @@ def test_nonsense_is_refused_in_one_sentence(text):
 
 @pytest.mark.parametrize("part", [" ", '"', "a", ",", ":", "\\", '"a', 'x:"'])
 def test_no_text_takes_long_to_refuse(part):
-    start = time.perf_counter()
+    start = time.process_time()  # a busy machine does not count
     with pytest.raises(ValueError):
         Parameters.from_infotext(part * 200_000 + "x")
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 @pytest.mark.parametrize("prompt", ["plain", "süß", "犬 on the beach, 🐕", "two\r\nlines\n"])

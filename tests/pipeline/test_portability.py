@@ -139,7 +139,7 @@ print(basis_digest(UNet2DConditionModel.from_pretrained(sys.argv[1])))
 
 
 def test_the_basis_is_the_same_to_the_bit(tmp_path, monkeypatch):
-    """Files in float32 or float16, loaded as either, on one or two threads."""
+    """On one machine: files in float32 or float16, loaded as either, on one or two threads."""
     found = []
     for i, folder in enumerate(two_folders(tmp_path)):
         for dtype in ("float32", "float16"):

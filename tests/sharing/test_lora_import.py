@@ -92,22 +92,22 @@ def bad_files(pipe):
     wide = made | {down: torch.ones(4, 9)}
     dora = {"lora_adapter_metadata": '{"unet.use_dora": true}'}
     return {
-        "half": ({k: v for k, v in made.items() if k != up}, None, "lacks a half"),
+        "half": ({k: v for k, v in made.items() if k != up}, None, "lacks one of its two"),
         "loha": (made | {f"{TO_Q}.hada_w1_a": torch.ones(2)}, None, "LoHa, LoKr and DoRA"),
-        "nan": (made | {up: torch.full_like(made[up], float("nan"))}, None, "no finite numbers"),
+        "nan": (made | {up: torch.full_like(made[up], float("nan"))}, None, "NaN or infinity"),
         "integers": (made | {up: made[up].int()}, None, "not of type F16 or BF16 or F32"),
-        "alpha": (made | {alpha: torch.ones(2)}, None, "do not fit"),
-        "another base": (wide, None, "LoRA of another base"),
-        "zero": ({k: 0 * v for k, v in made.items()}, None, "nothing to keep"),
-        "foreign": ({"transformer.x.lora_A.weight": made[down]}, None, "lacks a half"),
+        "alpha": (made | {alpha: torch.ones(2)}, None, "do not match"),
+        "another base": (wide, None, "LoRA for another base"),
+        "zero": ({k: 0 * v for k, v in made.items()}, None, "nothing can be kept"),
+        "foreign": ({"transformer.x.lora_A.weight": made[down]}, None, "lacks one of its two"),
         "another kind": (
             {"transformer.x.lora_A.weight": made[down], "transformer.x.lora_B.weight": made[up]},
             None,
-            "names no attention projection",
+            "has no attention projection",
         ),
-        "dora": (made, dora, "not read"),
+        "dora": (made, dora, "not supported"),
         "metadata": (made, {"lora_adapter_metadata": "[" * 9000}, "not valid JSON"),
-        "deltas": ({"deltas": torch.ones(3)}, None, "no plain LoRA"),
+        "deltas": ({"deltas": torch.ones(3)}, None, "not a plain LoRA"),
     }
 
 

@@ -5,18 +5,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from accelerate import Accelerator
 from helpers.tiny_pipelines import run, same
 from PIL import Image
 
 from svfit_diffusion.data.reading import edge_colours
 from svfit_diffusion.settings import PRESETS, TrainConfig
+from svfit_diffusion.training import backgrounds
+from svfit_diffusion.training.adapted_base import load_frozen_base
 from svfit_diffusion.training.advice import remarks
-from svfit_diffusion.training.backgrounds import PHRASES, _nearest, name_backgrounds, tried
+from svfit_diffusion.training.backgrounds import PHRASES, _nearest
+from svfit_diffusion.training.fixed_noise import FixedNoise
 from svfit_diffusion.training.loop import Training
-from svfit_diffusion.training.objective import Denoiser, Objective
-from svfit_diffusion.training.subject import prepare_subject, sample_folder
+from svfit_diffusion.training.prompt_encoder import PromptEncoder
+from svfit_diffusion.training.subject import encode_subject, read_source, sample_folder
 
 PROMPT = "a photo of sks toy"
 # As the sample's README says.
@@ -25,22 +27,37 @@ BEHIND = (" on a white background", " on a beige background", " on the grass",
 
 
 def prepared(config):
-    subject = prepare_subject(config, Accelerator(cpu=True), progress=False)
-    return subject, Objective(config, Accelerator(cpu=True), subject)
+    """A training whose captions are completed."""
+    return Training(config, Accelerator(cpu=True), progress=False)
+
+
+def unnamed(config):
+    """The photos whose captions are to be completed."""
+    accelerator = Accelerator(cpu=True)
+    base = load_frozen_base(config, accelerator.device)
+    source = read_source(config, accelerator)
+    return encode_subject(config, accelerator, base, source, progress=False).unnamed
 
 
 @pytest.fixture(scope="module")
 def toy():
-    """The sample subject on Toybox, its backgrounds named."""
-    subject, objective = prepared(TrainConfig())
-    texts = tried(subject)
-    subject.rest(torch.device("cpu"), texts)
-    name_backgrounds(objective, Denoiser(subject), progress=False)
-    return subject, texts
+    """A training of the sample subject on Toybox, and the captions that it encoded beforehand."""
+    encoded, fill_cache = [], PromptEncoder.fill_cache
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            PromptEncoder,
+            "fill_cache",
+            lambda self, prompts, device: (
+                encoded.append(list(prompts)) or fill_cache(self, encoded[-1], device)
+            ),
+        )
+        training = prepared(TrainConfig(offload=True))
+    return training, encoded[0]
 
 
-def test_the_base_tells_what_is_behind_the_sample(toy):
-    assert toy[0].examples.captions == tuple(PROMPT + phrase for phrase in BEHIND)
+def test_the_base_says_what_is_behind_the_sample(toy):
+    captions = toy[0].subject.examples.captions
+    assert captions == tuple(PROMPT + phrase for phrase in BEHIND)
 
 
 def test_a_class_word_of_another_look_hides_nothing(tmp_path):
@@ -48,13 +65,12 @@ def test_a_class_word_of_another_look_hides_nothing(tmp_path):
         shutil.copy(path, tmp_path)
     prompt = "a photo of sks machine"
     config = TrainConfig(instance_prompt=prompt, instance_data_dir=str(tmp_path))
-    subject, objective = prepared(config)
-    name_backgrounds(objective, Denoiser(subject), progress=False)
-    assert subject.examples.captions == tuple(prompt + phrase for phrase in BEHIND[2:4])
+    captions = prepared(config).subject.examples.captions
+    assert captions == tuple(prompt + phrase for phrase in BEHIND[2:4])
 
 
-def test_every_caption_in_question_is_known_before_and_only_those_kept_after(toy):
-    subject, texts = toy
+def test_every_caption_in_question_is_encoded_before_and_only_those_kept_after(toy):
+    (training, texts), subject = toy, toy[0].subject
     near = [[_nearest(colour) for colour in found] for found in subject.unnamed.values()]
     gradients = {
         f"on a {a} to {b} gradient" for top, bottom in near for a in top for b in bottom if a != b
@@ -63,7 +79,8 @@ def test_every_caption_in_question_is_known_before_and_only_those_kept_after(toy
     forms = PROMPT, "a photo of a thing"
     assert set(texts) == {f"{caption}{end}" for caption in forms for end in ends}
     assert {PROMPT + phrase for phrase in BEHIND} < set(texts)
-    assert set(subject.cached) == set(subject.examples.captions) and subject.cached
+    cached = training.prompts.cache
+    assert set(cached) == set(subject.examples.captions) and cached
 
 
 def test_a_gradient_is_of_the_colours_nearest_to_those_at_the_edges():
@@ -73,27 +90,28 @@ def test_a_gradient_is_of_the_colours_nearest_to_those_at_the_edges():
 
 
 def test_it_says_where_a_background_was_not_recognised(toy):
-    subject = replace(toy[0], backgrounds=("on the grass", "", "at night"))
-    told = remarks(TrainConfig(), subject)
-    assert [t for t in told if "was not recognised on 1 of 3 photos" in t and ".txt" in t]
-    for found in ((), ("", ""), toy[0].backgrounds):
-        subject = replace(toy[0], backgrounds=found)
-        assert not [t for t in remarks(TrainConfig(), subject) if "recognised" in t]
+    base, whole = toy[0].base, toy[0].subject
+    subject = replace(whole, backgrounds=("on the grass", "", "at night"))
+    found = remarks(TrainConfig(), base, subject)
+    assert [t for t in found if "was not recognised on 1 of 3 photos" in t and ".txt" in t]
+    for phrases in ((), ("", ""), whole.backgrounds):
+        subject = replace(whole, backgrounds=phrases)
+        assert not [t for t in remarks(TrainConfig(), base, subject) if "recognised" in t]
 
 
 def test_it_says_which_captions_do_not_call_the_subject(toy):
     captions = ("a photo of sks toy", "a sksy toy", "a toy, (sks) on grass", "grass", "sks's toy")
+    base, whole = toy[0].base, toy[0].subject
     for held, said in ((captions, "2 of 5 captions lack the trigger 'sks'"), (captions[::2], None)):
-        subject = replace(toy[0], examples=replace(toy[0].examples, captions=held))
-        told = [text for text in remarks(TrainConfig(), subject) if "lack the trigger" in text]
-        assert [text[: len(said)] for text in told] == [said] if said else not told
+        subject = replace(whole, examples=replace(whole.examples, captions=held))
+        found = [t for t in remarks(TrainConfig(), base, subject) if "lack the trigger" in t]
+        assert [text[: len(said)] for text in found] == [said] if said else not found
 
 
 def test_a_base_that_knows_nothing_names_nothing(config):
-    """Random weights foretell no noise, whatever the caption says."""
-    subject, objective = prepared(replace(config, caption_backgrounds=True))
+    """Random weights predict no noise, whatever the caption says."""
+    subject = prepared(replace(config, caption_backgrounds=True)).subject
     assert tuple(subject.unnamed) == (0, 1, 2)
-    name_backgrounds(objective, Denoiser(subject), progress=False)
     assert set(subject.examples.captions) == {"a photo of sks dog"}
 
 
@@ -101,27 +119,30 @@ def test_written_captions_and_masked_photos_are_left_alone(config, photos, tmp_p
     own = shutil.copytree(photos, tmp_path / "own")
     (own / "1.txt").write_text("sks dog in blue")
     config = replace(config, instance_data_dir=str(own))
-    named = prepared(replace(config, caption_backgrounds=True))[0].unnamed
-    assert tuple(named) == (0, 2)
-    assert prepared(config)[0].unnamed == {}
+    assert tuple(unnamed(replace(config, caption_backgrounds=True))) == (0, 2)
+    assert unnamed(config) == {}
     masks = tmp_path / "masks"
     masks.mkdir()
     for path in own.glob("*.png"):
         Image.new("L", (40, 32), 255).save(masks / path.name)
     masked = replace(config, caption_backgrounds=True, mask_data_dir=str(masks))
-    assert prepared(masked)[0].unnamed == {}
+    assert unnamed(masked) == {}
 
 
 @pytest.fixture
 def in_the_snow(monkeypatch):
-    """A base that is told apart by its words: it sees snow behind every photo."""
-    real = Objective.errors
+    """A base whose errors differ by the caption: it sees snow behind every photo."""
+    real = FixedNoise.errors
 
-    def errors(self, model, parts):
-        caption, found = parts[0][1].captions[0], real(self, model, parts)
-        return found * (0.5 if caption.endswith("in the snow") else 1.0)
+    def errors(self, model):
+        (caption,) = {prompt for part in self.parts for prompt in part.prompts}
+        return real(self, model) * (0.5 if caption.endswith("in the snow") else 1.0)
 
-    monkeypatch.setattr(Objective, "errors", errors)
+    def error(self, model):
+        return real(self, model).mean().item()
+
+    monkeypatch.setattr(FixedNoise, "errors", errors)
+    monkeypatch.setattr(FixedNoise, "error", error)
 
 
 def test_a_training_learns_with_the_completed_captions(config, in_the_snow):
@@ -132,16 +153,16 @@ def test_a_training_learns_with_the_completed_captions(config, in_the_snow):
     assert not np.array_equal(named.deltas, run(config).concept.deltas)
 
 
-def test_a_resumed_training_remembers_what_it_saw(
+def test_a_resumed_training_remembers_what_it_recognised(
     config, in_the_snow, monkeypatch, photos, tmp_path
 ):
-    """It looks again only where the photos are others."""
+    """It tries the phrases again only where the photos are others."""
     config = replace(config, caption_backgrounds=True, max_train_steps=4)
     whole = run(replace(config, output_dir=f"{config.output_dir}-whole")).concept
     run(config, max_train_steps=2)
     again = replace(config, resume_from_checkpoint="latest")
     with monkeypatch.context() as blind:
-        blind.setattr(Objective, "errors", None)
+        blind.setattr(backgrounds, "_best_phrase", None)
         training = Training(again, Accelerator(cpu=True), progress=False)
         assert set(training.subject.examples.captions) == {"a photo of sks dog in the snow"}
         assert same(run(again).concept, whole)

@@ -34,7 +34,7 @@ def auto(config, photos, tmp_path):
 
 
 def curve_of(config, until=None, **changes):
-    """A training's result, and the (step, loss) that it looked at up to its last step."""
+    """A training's result, and the (step, loss) that it measured up to its last step."""
     seen = []
 
     def report(training, loss):
@@ -45,7 +45,7 @@ def curve_of(config, until=None, **changes):
     return run(config, report, **changes), seen
 
 
-def test_it_is_settled_when_the_last_looks_brought_next_to_nothing():
+def test_it_is_settled_when_the_last_measurements_gained_next_to_nothing():
     falling = [1.0 - 0.02 * i for i in range(12)]
     flat = [1.0, 0.6, 0.5] + [0.5] * 20
     assert not settled(falling) and not settled([1.0] + [0.5] * PATIENCE)
@@ -59,11 +59,11 @@ def test_it_ends_early_and_the_file_holds_the_best_and_not_the_last(auto):
 
     def report(training, loss):
         state.update(curve=list(training.length.curve), step=training.step, length=training.length)
-        state["last"] = np.concatenate([p.detach().flatten() for p in training.named.values()])
+        state["last"] = np.concatenate([p.detach().flatten() for p in training.parameters.values()])
 
     result = run(auto, report)
     curve, kept = state["curve"], state["length"]
-    best, low = min(curve[1:], key=lambda look: look[1])
+    best, low = min(curve[1:], key=lambda point: point[1])
     assert best < state["step"] == curve[-1][0] < 500 and low < curve[-1][1]
     assert result.steps == result.concept.training["steps"] == best
     assert read_concept(result.path).training["photos"] == 4
@@ -73,7 +73,7 @@ def test_it_ends_early_and_the_file_holds_the_best_and_not_the_last(auto):
     wanted = sorted(x for v in values for x in round_to_four_bits(v))
     assert np.array_equal(np.sort(result.concept.deltas), np.array(wanted, np.float32))
     said = f"lowest at step {best:,} of {state['step']:,} ({curve[0][1]:.4f} -> {low:.4f})"
-    assert said in result.length and "a photo held out" in result.length
+    assert said in result.length and "a held-out photo" in result.length
     assert not result.stopped and result.exit_status == 0
     stopped = run(elsewhere(auto, "stopped"), stop_at(best), max_train_steps=2_000)
     assert not same(stopped.concept, result.concept), "a number trains on all photos"
@@ -84,18 +84,18 @@ def test_it_ends_early_and_the_file_holds_the_best_and_not_the_last(auto):
 def test_one_whose_loss_only_rose_says_what_to_try(auto):
     found = Training(auto, make_accelerator(auto), progress=False).length
     found.curve = [(0, 0.37), (25, 0.36), (50, 0.38), (75, 0.39)]
-    assert "lowest at step 25 of 75" in found.said(75)
-    assert found.said(75).endswith("try a number of steps then.")
+    assert "lowest at step 25 of 75" in found.summary(75)
+    assert found.summary(75).endswith("try a number of steps then.")
     found.curve[2] = (50, 0.35)
-    assert "try" not in found.said(75)
+    assert "try" not in found.summary(75)
     found.curve = found.curve[:2]
-    assert "try" not in found.said(25), "it was stopped there"
+    assert "try" not in found.summary(25), "it was stopped there"
 
 
 def test_a_resumed_one_ends_where_an_unbroken_one_does(auto):
     whole, parts = elsewhere(auto, "whole"), elsewhere(auto, "parts")
     unbroken, curve = curve_of(whole)
-    run(parts, stop_at(60))  # between two looks
+    run(parts, stop_at(60))  # between two measurements
     run(parts, stop_at(110), resume_from_checkpoint="latest")
     resumed, again = curve_of(parts, resume_from_checkpoint="latest")
     assert again == curve and resumed.steps == unbroken.steps
@@ -104,7 +104,7 @@ def test_a_resumed_one_ends_where_an_unbroken_one_does(auto):
     assert same(done.concept, unbroken.concept), "nothing is left to train"
 
 
-def test_looking_changes_nothing_of_the_training(auto, monkeypatch):
+def test_measuring_changes_nothing_of_the_training(auto, monkeypatch):
     often = []
     for name, every in (("rare", 25), ("often", 2)):
         monkeypatch.setattr(length, "EVERY", every)
@@ -119,22 +119,24 @@ def test_of_few_photos_none_is_held_out(auto, count, trained):
     for path in sorted(Path(auto.instance_data_dir).iterdir())[count:]:
         path.unlink()
     training = Training(auto, make_accelerator(auto), progress=False)
-    (judged,) = {id(examples): examples for _, examples, _ in training.length.parts}.values()
+    (judged,) = {
+        id(examples): examples for _, examples, _ in training.length.validation.parts
+    }.values()
     kept = training.subject.examples
     assert len(kept) == trained and len(judged) == (1 if trained < count else count)
     if trained < count:
         assert not {v for g in kept.variants for v in g} & {v for g in judged.variants for v in g}
-    steps = sorted(int(s) for batch, _, _ in training.length.parts for s in batch.steps)
+    steps = sorted(int(s) for batch, _, _ in training.length.validation.parts for s in batch.steps)
     assert len(steps) == 16 and max(np.diff(steps)) < 130 and steps[0] < 90 and steps[-1] > 910
-    first = training.length.objective.fixed_loss(training.model, training.length.parts)
-    assert first == training.length.objective.fixed_loss(training.model, training.length.parts)
+    first = training.length.validation.loss(training.model)
+    assert first == training.length.validation.loss(training.model)
 
 
 def test_few_photos_end_too(auto):
     for path in sorted(Path(auto.instance_data_dir).iterdir())[2:]:
         path.unlink()
     result, curve = curve_of(auto)
-    assert "fixed noise on the photos" in result.length and curve[-1][0] < 500
+    assert "the photos at fixed noise" in result.length and curve[-1][0] < 500
     assert result.concept.training["photos"] == 2
 
 

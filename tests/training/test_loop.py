@@ -1,4 +1,4 @@
-"""training.py and what it stands on, on a tiny pipeline; every part is the real one."""
+"""loop.py and what it stands on, on a tiny pipeline; every part is the real one."""
 
 import logging
 import os
@@ -20,7 +20,7 @@ from svfit_diffusion.training.runtime import make_accelerator
 
 
 @pytest.mark.parametrize("bits", [4, 16])
-def test_the_loss_on_held_out_noise_falls_and_the_file_is_what_is_returned(config, bits):
+def test_the_loss_at_fixed_noise_falls_and_the_file_is_what_is_returned(config, bits):
     result = run(config, max_train_steps=30, train_batch_size=4, delta_bits=bits)
     assert result.loss_after < result.loss_before and not result.stopped
     concept = read_concept(result.path)
@@ -51,11 +51,11 @@ def test_directions_of_equal_singular_values_are_trained_as_one(config, base_fol
 
 
 @pytest.mark.parametrize("train_token", [True, False])
-def test_a_fresh_pipeline_draws_the_same_to_the_last_bit(config, base_folder, train_token):
+def test_a_fresh_pipeline_generates_the_same_to_the_last_bit(config, base_folder, train_token):
     config = replace(config, train_token=train_token)
     training = Training(config, make_accelerator(config), progress=False)
     result = training.run()
-    trained = training.subject
+    trained = training.base
     prompt = "a photo of sks dog"
     with torch.no_grad():
         mine = picture(trained.pipe, prompt)
@@ -71,9 +71,9 @@ def test_the_loss_is_the_published_one(config, base_folder):
     training = Training(config, make_accelerator(config), progress=False)
     objective = training.objective
     loss = objective.loss(training.model, 3).item()
-    from svfit_diffusion.data.examples import draw_batch
+    from svfit_diffusion.data.examples import sample_batch
 
-    batch = draw_batch(training.subject.examples, 0, range(6, 8), 1000)
+    batch = sample_batch(training.subject.examples, 0, range(6, 8), 1000)
     pipe = load(base_folder)
     betas = torch.linspace(0.0001**0.5, 0.02**0.5, 1000, dtype=torch.float64) ** 2
     kept = torch.cumprod(1 - betas, 0)[batch.steps].view(-1, 1, 1, 1)
@@ -136,7 +136,7 @@ def test_a_gradient_that_is_no_number_changes_nothing(config):
 
     def break_next(training, _):
         if training.step == 2:
-            next(iter(training.named.values())).register_hook(lambda grad: grad * float("nan"))
+            next(iter(training.parameters.values())).register_hook(lambda grad: grad * float("nan"))
 
     result = run(config, break_next, max_train_steps=9)
     assert result.steps == 2 and result.exit_status == 1
@@ -151,7 +151,7 @@ def test_gradients_that_overflow_are_skipped_and_not_for_ever(config, tmp_path):
         accelerator = make_accelerator(config)
         accelerator.scaler = torch.amp.GradScaler("cpu")
         training = Training(config_of(breaks), accelerator, progress=False)
-        first = next(iter(training.named.values()))
+        first = next(iter(training.parameters.values()))
         first.register_hook(lambda g: g * float("inf") if breaks(training.step) else g)
         return training.run()
 
@@ -170,27 +170,27 @@ def test_gradients_that_overflow_are_skipped_and_not_for_ever(config, tmp_path):
     assert ill.steps == 20 and ill.exit_status == 1 and not ill.concept.deltas.any()
 
 
-def test_what_is_seen_at_once_takes_no_more_memory_than_a_step(config, photos, monkeypatch):
-    """A GPU that can train must be able to look: views one by one, twice a batch for a loss."""
-    encoded, foretold = [], []
+def test_what_is_evaluated_at_once_takes_no_more_memory_than_a_step(config, photos, monkeypatch):
+    """A GPU that can train must be able to evaluate: views one by one, twice a batch for a loss."""
+    encoded, predicted = [], []
     encode, forward = AutoencoderKL.encode, Denoiser.forward
 
-    def looked(self, pixels, *rest):
+    def encode_counted(self, pixels, *rest):
         encoded.append(len(pixels))
         return encode(self, pixels, *rest)
 
-    def told(self, noisy, *rest):
-        foretold.append((torch.is_grad_enabled(), len(noisy)))
+    def forward_counted(self, noisy, *rest):
+        predicted.append((torch.is_grad_enabled(), len(noisy)))
         return forward(self, noisy, *rest)
 
-    monkeypatch.setattr(AutoencoderKL, "encode", looked)
-    monkeypatch.setattr(Denoiser, "forward", told)
+    monkeypatch.setattr(AutoencoderKL, "encode", encode_counted)
+    monkeypatch.setattr(Denoiser, "forward", forward_counted)
     run(config, train_batch_size=1, random_flip=True, caption_backgrounds=True, max_train_steps=2)
     assert set(encoded) == {1} and len(encoded) >= 2 * len(list(photos.iterdir()))
-    assert set(foretold) == {(True, 1), (False, 2)}
+    assert set(predicted) == {(True, 1), (False, 2)}
 
 
-def test_cudnns_attention_rests_while_a_training_runs(config):
+def test_cudnns_attention_is_off_while_a_training_runs(config):
     """Its gradients are NaN on some GPUs; who calls us has it back."""
     seen = []
     torch.backends.cuda.enable_cudnn_sdp(True)
@@ -198,7 +198,7 @@ def test_cudnns_attention_rests_while_a_training_runs(config):
     assert set(seen) == {False} and torch.backends.cuda.cudnn_sdp_enabled()
 
 
-def test_prior_preservation_draws_what_is_missing(config, tmp_path):
+def test_prior_preservation_generates_what_is_missing(config, tmp_path):
     folder = tmp_path / "class"
     prior = {"with_prior_preservation": True, "class_data_dir": str(folder)}
     with_prior = run(config, **prior, num_class_images=3, sample_batch_size=2)
@@ -264,7 +264,7 @@ def test_rates_are_relative_to_the_bases_singular_values(config, base_folder):
     training = Training(config, make_accelerator(config), progress=False)
     pipe, expected = load(base_folder), []
     for rate, part in ((0.1, "unet"), (0.2, "text_encoder")):
-        names = training.subject.parameters()["denoiser" if part == "unet" else "text"]
+        names = training.base.parameter_groups()["denoiser" if part == "unet" else "text"]
         names = [name.removeprefix(f"{part}.") for name in names]
         weights = [getattr(pipe, part).get_submodule(name).weight for name in names]
         values = torch.cat([torch.linalg.svdvals(weight.detach()) for weight in weights])
@@ -309,7 +309,7 @@ def test_validation_pictures_and_log(config):
     assert log.Tags()["images"]
 
 
-def test_checkpoints_are_kept_as_told(config):
+def test_as_many_checkpoints_are_kept_as_are_asked_for(config):
     run(config, max_train_steps=5, checkpointing_steps=1, checkpoints_total_limit=2)
     kept = sorted(p.name for p in config.concept_path.parent.glob("checkpoint-*"))
     assert kept == ["checkpoint-4", "checkpoint-5"]
@@ -330,7 +330,7 @@ def test_checkpoints_are_kept_as_told(config):
         ),
     ],
 )
-def test_mistakes_are_told_in_one_sentence(config, changes, reason):
+def test_mistakes_are_one_sentence(config, changes, reason):
     with pytest.raises(ValueError, match=reason) as error:
         run(config, **changes)
     assert "\n" not in str(error.value)

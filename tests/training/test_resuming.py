@@ -1,4 +1,7 @@
-"""resume.py: a training that was stopped ends where one that was not does, to the last bit."""
+"""resuming.py: a training that was stopped ends where one that was not does.
+
+To the last bit: here both run on one machine.
+"""
 
 import logging
 import shutil
@@ -58,7 +61,7 @@ def test_a_finished_training_goes_on_with_more_steps(config, caplog):
     assert "checkpoint-4 has all 4 steps, so nothing is left to train" in caplog.text
 
 
-def test_what_dropout_draws_is_the_same_and_the_callers_numbers_are_his(config, tmp_path):
+def test_dropout_is_reproduced_and_the_callers_random_numbers_are_untouched(config, tmp_path):
     base = make_pipeline()
     base.text_encoder.config.attention_dropout = 0.5
     base.to(torch.float16).save_pretrained(tmp_path / "base")
@@ -113,7 +116,7 @@ def test_a_damaged_latest_one_falls_back_and_ends_the_same(config, caplog):
         ({"instance_prompt": "a photo of zwx dog"}, "the trigger 'sks', not 'zwx'"),
     ],
 )
-def test_what_shapes_a_training_cannot_change(config, changes, reason):
+def test_what_must_match_cannot_change(config, changes, reason):
     run(config, max_train_steps=1)
     with pytest.raises(ValueError, match=f"checkpoint-1 was trained with {reason}; resume"):
         run(config, **LATEST, **changes)
@@ -129,7 +132,7 @@ def test_another_base_of_the_same_shape_is_refused_and_a_copy_is_not(config, tmp
     assert run(config, **LATEST, pretrained_model_name_or_path=str(copy)).steps == 4
 
 
-def test_what_else_changes_is_told(config, photos, tmp_path, caplog):
+def test_other_changes_are_reported(config, photos, tmp_path, caplog):
     run(config, max_train_steps=1)
     fewer = tmp_path / "fewer"
     fewer.mkdir()
@@ -165,14 +168,14 @@ def test_two_trainings_in_one_folder(config):
     assert run(config, max_train_steps=1).steps == 1
 
 
-def test_settings_are_told_apart():
-    """A new setting shapes, is told, or is of no consequence: somebody has to decide."""
+def test_every_setting_must_match_may_change_or_is_reported():
+    """Of a new setting somebody has to decide which."""
     from dataclasses import fields
 
-    from svfit_diffusion.training.resuming import ELSEWHERE, SHAPING
+    from svfit_diffusion.training.resuming import MAY_CHANGE, MUST_MATCH
 
     held = {field.name for field in fields(TrainConfig)}
-    assert held >= ELSEWHERE and held >= set(SHAPING) and not ELSEWHERE & set(SHAPING)
+    assert held >= MAY_CHANGE and held >= set(MUST_MATCH) and not MAY_CHANGE & set(MUST_MATCH)
 
 
 def test_the_base_itself_is_not_changed(config):
@@ -180,7 +183,7 @@ def test_the_base_itself_is_not_changed(config):
     kept = {}
 
     def keep(training, loss):
-        kept.update(training.subject.pipe.unet.state_dict())
+        kept.update(training.base.pipe.unet.state_dict())
 
     run(config, keep, max_train_steps=2)
     for name, value in load(config.pretrained_model_name_or_path).unet.state_dict().items():

@@ -1,4 +1,4 @@
-"""web: the real app on loopback, driven through its API as a stranger's program would."""
+"""web: the real app on loopback, used through its API as any program would."""
 
 import zipfile
 from pathlib import Path
@@ -15,12 +15,13 @@ from svfit_diffusion.cli.main import main
 from svfit_diffusion.families import load_base
 from svfit_diffusion.generation.pictures import read_parameters
 from svfit_diffusion.sharing.lora_export import export_lora
-from svfit_diffusion.web.page import snippets
-from svfit_diffusion.web.page.generate_form import Form
+from svfit_diffusion.web.page import render
+from svfit_diffusion.web.page.events import escape
+from svfit_diffusion.web.page.generate_actions import GenerateActions
 from svfit_diffusion.web.service.server import MAX_UPLOAD
 from svfit_diffusion.web.studio.cards import read_card
-from svfit_diffusion.web.studio.shared_pipeline import named
-from svfit_diffusion.web.studio.workspace import SLOTS, escaped
+from svfit_diffusion.web.studio.limits import MAX_ACTIVE_CONCEPTS
+from svfit_diffusion.web.studio.shared_pipeline import unique_names
 
 PROMPT = "a photo of sks dog"
 ENDPOINTS = {
@@ -35,14 +36,14 @@ def client(url, tmp_path_factory):
     return Client(url, verbose=False, download_files=tmp_path_factory.mktemp("downloads"))
 
 
-def draw(client, concepts=None, **given):
+def generate(client, concepts=None, **given):
     """Paths of the pictures that the endpoint returns, two steps each."""
     options = {"prompt": PROMPT, "num": 1, "seed": 7, "steps": 2} | given
     made = client.predict(concepts=concepts or {}, api_name="/generate", **options)
     return [Path(picture["image"]) for picture in made]
 
 
-def ask(client, name, *given, **more):
+def call(client, name, *given, **more):
     return client.predict(*given, api_name=f"/{name}", **more)
 
 
@@ -51,31 +52,31 @@ def pixels(path):
 
 
 def test_a_concept_changes_the_picture_and_the_png_says_how_it_was_made(client):
-    plain, with_rex = draw(client), draw(client, {"rex": 0.8}, num=2)
+    plain, with_rex = generate(client), generate(client, {"rex": 0.8}, num=2)
     assert [path.name for path in with_rex] == ["0000000007.png", "0000000008.png"]
     assert not np.array_equal(pixels(plain[0]), pixels(with_rex[0]))
-    held = read_parameters(with_rex[1])
-    assert (held.prompt, held.seed, held.steps, held.base) == (PROMPT, 8, 2, "tiny")
-    assert held.concepts == (("rex", 0.8),)
+    found = read_parameters(with_rex[1])
+    assert (found.prompt, found.seed, found.steps, found.base) == (PROMPT, 8, 2, "tiny")
+    assert found.concepts == (("rex", 0.8),)
     assert read_parameters(plain[0]).concepts == ()
-    assert ask(client, "parameters", handle_file(with_rex[1])) == held.to_infotext()
+    assert call(client, "parameters", handle_file(with_rex[1])) == found.to_infotext()
 
 
 def test_windows_do_not_disturb_one_another(client, url):
     other = Client(url, verbose=False)
-    plain, one = draw(client), draw(client, {"rex": 1})
-    two = draw(other, {"max": 1, "rex": 0.5})
-    assert np.array_equal(pixels(draw(client)[0]), pixels(plain[0]))
-    assert np.array_equal(pixels(draw(client, {"rex": 1})[0]), pixels(one[0]))
-    assert np.array_equal(pixels(draw(other, {"max": 1, "rex": 0.5})[0]), pixels(two[0]))
-    assert np.array_equal(pixels(draw(client, {"rex": 0})[0]), pixels(plain[0]))
+    plain, one = generate(client), generate(client, {"rex": 1})
+    two = generate(other, {"max": 1, "rex": 0.5})
+    assert np.array_equal(pixels(generate(client)[0]), pixels(plain[0]))
+    assert np.array_equal(pixels(generate(client, {"rex": 1})[0]), pixels(one[0]))
+    assert np.array_equal(pixels(generate(other, {"max": 1, "rex": 0.5})[0]), pixels(two[0]))
+    assert np.array_equal(pixels(generate(client, {"rex": 0})[0]), pixels(plain[0]))
 
 
 def test_another_file_of_the_same_name_is_another_concept(files, tmp_path):
     twin = tmp_path / "rex.safetensors"
     twin.write_bytes(files["max"].read_bytes())
     cards = [(read_card(path), 1.0) for path in (files["rex"], twin)]
-    assert list(named(cards)) == ["rex", "rex_2"]
+    assert list(unique_names(cards)) == ["rex", "rex_2"]
 
 
 def test_the_endpoints_are_named_and_described(client):
@@ -89,12 +90,12 @@ def test_the_endpoints_are_named_and_described(client):
     [
         ({"nobody": 1}, {}, "no concept named 'nobody'"),
         ({"../rex": 1}, {}, "no concept named '../rex'"),
-        ({"other": 1}, {}, "other was learned on 'tiny', not on the base in use here"),
+        ({"other": 1}, {}, "other was trained on 'tiny', not on the base in use here"),
         ({"rex": 9}, {}, "strengths from 0 to 1.5"),
         ({"rex": "1"}, {}, "strengths from 0 to 1.5"),
         (["rex"], {}, "strengths from 0 to 1.5"),
-        ({str(i): 1 for i in range(SLOTS + 1)}, {}, f"At most {SLOTS}"),
-        ({}, {"prompt": "  "}, "Write what to draw"),
+        ({str(i): 1 for i in range(MAX_ACTIVE_CONCEPTS + 1)}, {}, f"At most {MAX_ACTIVE_CONCEPTS}"),
+        ({}, {"prompt": "  "}, "Write what to generate"),
         ({}, {"prompt": "x" * 2000}, "1,000 characters"),
         ({}, {"num": 99}, "greater than maximum value 8"),
         ({}, {"steps": 0}, "less than minimum value 1"),
@@ -103,64 +104,66 @@ def test_the_endpoints_are_named_and_described(client):
 )
 def test_mistakes_are_refused_with_a_sentence(client, files, concepts, given, reason):
     with pytest.raises(AppError, match="(?i)" + reason.replace(".", r"\.")) as caught:
-        draw(client, concepts, **given)
+        generate(client, concepts, **given)
     assert "Traceback" not in str(caught.value) and str(files["rex"].parent) not in str(
         caught.value
     )
 
 
 def test_a_comparison_is_one_labelled_grid(client):
-    over = pixels(ask(client, "compare", ["rex"], PROMPT, 3, 1))
-    against = pixels(ask(client, "compare", ["rex", "max"], "a photo of {}", 3, 1))
+    over = pixels(call(client, "compare", ["rex"], PROMPT, 3, 1))
+    against = pixels(call(client, "compare", ["rex", "max"], "a photo of {}", 3, 1))
     assert over.shape[1] / over.shape[0] > 1.5, "seven strengths: four in a row"
     assert against.shape[1] < against.shape[0], "two columns, three strengths"
     for names in ([], ["other"], ["rex"] * 5):
         with pytest.raises(AppError):
-            ask(client, "compare", names)
+            call(client, "compare", names)
 
 
 def test_a_strangers_file_is_verified_added_given_away_deleted_and_brought_back(client, files):
-    evil = ask(client, "inspect", handle_file(files["evil"]))
+    evil = call(client, "inspect", handle_file(files["evil"]))
     assert evil["misfit"] == "" and "\x1b" not in str(evil)
     with pytest.raises(AppError, match="bad.safetensors is not a usable concept file"):
-        ask(client, "inspect", handle_file(files["bad"]))
-    name = ask(client, "add", handle_file(files["evil"]), "../../Evil Rex!")
+        call(client, "inspect", handle_file(files["bad"]))
+    name = call(client, "add", handle_file(files["evil"]), "../../Evil Rex!")
     assert name == "evil_rex"
-    assert ask(client, "add", handle_file(files["evil"]), "again") == name, "it is here already"
-    assert name in [entry["name"] for entry in ask(client, "library")]
-    copy = Path(ask(client, "download", name))
+    assert call(client, "add", handle_file(files["evil"]), "again") == name, "it is here already"
+    assert name in [entry["name"] for entry in call(client, "library")]
+    copy = Path(call(client, "download", name))
     assert copy.name == "evil_rex.safetensors"
     assert copy.read_bytes() == files["evil"].read_bytes()
-    ask(client, "delete", name)
-    assert name not in [entry["name"] for entry in ask(client, "library")]
-    assert ask(client, "undo") == name
-    ask(client, "delete", name)
-    for call in (lambda: ask(client, "delete", name), lambda: ask(client, "download", "/etc")):
+    call(client, "delete", name)
+    assert name not in [entry["name"] for entry in call(client, "library")]
+    assert call(client, "undo") == name
+    call(client, "delete", name)
+    for endpoint, given in (("delete", name), ("download", "/etc")):
         with pytest.raises(AppError, match="no concept named"):
-            call()
+            call(client, endpoint, given)
 
 
-def test_a_concept_goes_to_other_programs_as_the_lora_that_export_writes(desk, client, tmp_path):
-    draw(client, {"rex": 1.0})  # a concept on the pipeline is not in the way
-    with zipfile.ZipFile(ask(client, "lora", "rex")) as archive:
+def test_a_concept_goes_to_other_programs_as_the_lora_that_export_writes(
+    workspace, client, tmp_path
+):
+    generate(client, {"rex": 1.0})  # a concept on the pipeline is not in the way
+    with zipfile.ZipFile(call(client, "lora", "rex")) as archive:
         archive.extractall(tmp_path / "zip")
-    held = {path.name: path.read_bytes() for path in (tmp_path / "zip").iterdir()}
-    fresh, entry = load_base(desk.studio.source), desk.library.get("rex")
+    found = {path.name: path.read_bytes() for path in (tmp_path / "zip").iterdir()}
+    fresh, entry = load_base(workspace.pipeline.source), workspace.library.get("rex")
     made = export_lora(entry.card.concept, fresh, tmp_path / "rex.safetensors")
-    assert {path.name for path in made.files} <= set(held)
+    assert {path.name for path in made.files} <= set(found)
     lora, wanted = (
-        load_tensors(data) for data in (held["rex.safetensors"], made.files[0].read_bytes())
+        load_tensors(data) for data in (found["rex.safetensors"], made.files[0].read_bytes())
     )
     assert set(lora) == set(wanted) and all((lora[k] == wanted[k]).all() for k in lora)
     with pytest.raises(AppError, match="no concept named"):
-        ask(client, "lora", "nobody")
+        call(client, "lora", "nobody")
 
 
 @pytest.mark.filterwarnings("ignore:The library has no:UserWarning")  # no page, no pop-up
-def test_a_picture_fills_the_form_and_impossible_values_are_brought_in_range(desk, client):
-    picture = draw(client, {"rex": 0.8}, seed=11)[0]
-    form = Form(desk, None)
-    text, _ = form.drop(str(picture))
+def test_a_picture_fills_the_form_and_impossible_values_are_brought_in_range(workspace, client):
+    picture = generate(client, {"rex": 0.8}, seed=11)[0]
+    form = GenerateActions(workspace, None)
+    text, _ = form.read_file(str(picture))
     chosen, prompt, negative, fresh, seed, steps, _, width, *_ = form.fill(text)
     assert (chosen, prompt, negative, fresh) == ({"rex": 0.8}, PROMPT, "", False)
     assert (seed, steps, width) == (11, 2, 32)
@@ -173,23 +176,23 @@ def test_a_picture_fills_the_form_and_impossible_values_are_brought_in_range(des
 
 def test_a_strangers_text_is_never_html(files):
     card = read_card(files["evil"])
-    assert "\x1b" not in card.trigger and escaped(card.trigger).startswith("&lt;img src=x")
+    assert "\x1b" not in card.trigger and escape(card.trigger).startswith("&lt;img src=x")
     for said in (
-        snippets.facts(card, ""),
-        snippets.note("<b>\x1b\u202e"),
-        escaped("<b>\x1b\u202e"),
+        render.facts(card, ""),
+        render.note("<b>\x1b\u202e"),
+        escape("<b>\x1b\u202e"),
     ):
         assert not {"\x1b", "\u202e"} & set(said) and "<img" not in said and "<b>" not in said
 
 
-def test_only_files_that_were_uploaded_are_read_or_served(url, files, desk):
+def test_only_files_that_were_uploaded_are_read_or_served(url, files, workspace):
     stolen = {"path": str(files["rex"]), "meta": {"_type": "gradio.FileData"}}
-    call = f"{url}gradio_api/call/inspect"  # not the Client: it would upload the file
-    event = httpx.post(call, json={"data": [stolen]}).json()["event_id"]
-    answer = httpx.get(f"{call}/{event}", timeout=30).text
+    address = f"{url}gradio_api/call/inspect"  # not the Client: it would upload the file
+    event = httpx.post(address, json={"data": [stolen]}).json()["event_id"]
+    answer = httpx.get(f"{address}/{event}", timeout=300).text
     assert "event: error" in answer and "event: complete" not in answer
-    held = desk.library.get("rex").path
-    for path in (files["rex"], held, Path("pyproject.toml").resolve(), "/etc/hostname"):
+    found = workspace.library.get("rex").path
+    for path in (files["rex"], found, Path("pyproject.toml").resolve(), "/etc/hostname"):
         assert httpx.get(f"{url}gradio_api/file={path}").status_code == 403
 
 
@@ -206,7 +209,7 @@ def test_uploads_are_bounded_and_nothing_is_recorded(url):
     [
         (["--base", "no/such-base"], "the base 'no/such-base' could not be loaded"),
         (["--concept", "no.safetensors"], "no.safetensors"),
-        (["--host", "0.0.0.0"], "lets others in; pass --auth"),
+        (["--host", "0.0.0.0"], "reachable for others; pass --auth"),
         (["--host", "0.0.0.0", "--auth", "me"], "user:password"),
     ],
 )
@@ -246,10 +249,10 @@ def test_the_command_serves_with_concepts_from_the_start(
     assert read_parameters(found[0][0]["image"]).concepts == (("rex", 1.0),)
 
 
-def test_a_base_is_chosen_and_nothing_is_there_to_stop(desk, client):
-    before = desk.studio.pipe
-    assert ask(client, "use_base", desk.studio.source) == desk.studio.base
-    assert desk.studio.pipe is not before
+def test_a_base_is_chosen_and_nothing_is_there_to_stop(workspace, client):
+    before = workspace.pipeline.pipe
+    assert call(client, "use_base", workspace.pipeline.source) == workspace.pipeline.base
+    assert workspace.pipeline.pipe is not before
     with pytest.raises(AppError):
-        ask(client, "use_base", "/no/such/base")
-    assert ask(client, "stop_training") == ask(client, "training")
+        call(client, "use_base", "/no/such/base")
+    assert call(client, "stop_training") == call(client, "training")

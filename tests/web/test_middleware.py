@@ -1,6 +1,6 @@
-"""web/gate.py: the app as it is started, spoken to over HTTP by pages and programs of strangers."""
+"""web.service: HTTP requests of other pages and programs to the app as it is served."""
 
-import asyncio
+import math
 import os
 import socket
 import time
@@ -10,18 +10,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from svfit_diffusion.web.service import middleware as gate
-from svfit_diffusion.web.service import server
-from svfit_diffusion.web.service.assembly import build_page
+from svfit_diffusion.web.service import middleware, server
+from svfit_diffusion.web.service.assembly import build_app
 from svfit_diffusion.web.service.clients import (
-    FREE_TRIES,
-    LONGEST,
-    Closed,
-    LoginAttempts,
-    client_address,
-    hostname,
+    FREE_ATTEMPTS,
 )
-from svfit_diffusion.web.studio import temporary_files as web_files
+from svfit_diffusion.web.studio import temporary_files
 
 LOGIN = ("ann", "right password")
 FORM = {"Content-Type": "multipart/form-data; boundary=x"}
@@ -29,19 +23,19 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @pytest.fixture(scope="module")
-def locked(desk, tmp_path_factory):  # noqa: F811
-    """The same app with a password, and files that go after a second."""
+def locked(workspace, tmp_path_factory):
+    """The same app with a password, and files that go after some seconds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("locked")))
-        patch.setattr(web_files, "KEPT", 1.0)
-        patch.setattr(web_files, "EVERY", 0.2)
-        page = build_page(desk)
+        patch.setattr(temporary_files, "KEEP_SECONDS", 4.0)  # an upload must be seen before it goes
+        patch.setattr(temporary_files, "SWEEP_SECONDS", 0.2)
+        page = build_app(workspace)
         yield server.launch(page, "127.0.0.1", None, LOGIN)[1]
         page.close(verbose=False)
 
 
-def raw(address, *lines, body=b""):
-    """The answer to a request that is sent as it is written; {host} stands for the app's own."""
+def send_raw(address, *lines, body=b""):
+    """Send these bytes and return status and body; {host} stands for the app's own."""
     at = httpx.URL(address)
     text = "\r\n".join(lines).format(host=f"127.0.0.1:{at.port}").encode()
     with socket.create_connection((at.host, at.port), timeout=30) as wire:
@@ -59,7 +53,7 @@ def sentence(answer):
     return said
 
 
-OWN = [
+OWN_HOSTS = [
     "127.0.0.1:{port}",
     "localhost:{port}",
     "LOCALHOST",
@@ -67,7 +61,7 @@ OWN = [
     "127.0.0.9:1",
     "[::1]:{port}",
 ]
-FOREIGN = [
+OTHER_HOSTS = [
     *("evil.example", "evil.example:{port}", "127.0.0.1.evil.example", "localhost.evil.example"),
     *(
         "evil.example@127.0.0.1",
@@ -83,24 +77,24 @@ FOREIGN = [
 ]
 
 
-@pytest.mark.parametrize("host", OWN)
-def test_without_a_password_it_answers_to_its_own_names(url, host):  # noqa: F811
+@pytest.mark.parametrize("host", OWN_HOSTS)
+def test_without_a_password_it_answers_to_its_own_names(url, host):
     host = host.format(port=httpx.URL(url).port)
-    assert raw(url, "GET /config HTTP/1.1", f"Host: {host}")[0] == 200
+    assert send_raw(url, "GET /config HTTP/1.1", f"Host: {host}")[0] == 200
 
 
-@pytest.mark.parametrize("host", FOREIGN)
-def test_a_name_that_leads_here_is_not_answered(url, host):  # noqa: F811
+@pytest.mark.parametrize("host", OTHER_HOSTS)
+def test_a_name_that_leads_here_is_not_answered(url, host):
     host = host.format(port=httpx.URL(url).port)
     for line in ("GET /config HTTP/1.1", "POST /gradio_api/call/library HTTP/1.1"):
-        status, body = raw(url, line, f"Host: {host}", "Content-Length: 0")
+        status, body = send_raw(url, line, f"Host: {host}", "Content-Length: 0")
         assert status in (400, 421) and b"components" not in body and b"event_id" not in body
 
 
-def test_no_name_or_two_names_are_no_name(url):  # noqa: F811
-    assert raw(url, "GET /config HTTP/1.0")[0] in (400, 421)
+def test_no_name_or_two_names_are_no_name(url):
+    assert send_raw(url, "GET /config HTTP/1.0")[0] in (400, 421)
     two = ("Host: {host}", "Host: evil.example")
-    assert raw(url, "GET /config HTTP/1.1", *two)[0] in (400, 421)
+    assert send_raw(url, "GET /config HTTP/1.1", *two)[0] in (400, 421)
 
 
 @pytest.mark.parametrize(
@@ -117,10 +111,10 @@ def test_no_name_or_two_names_are_no_name(url):  # noqa: F811
         {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"},
     ],
 )
-def test_another_page_gets_nothing_done(url, desk, headers):  # noqa: F811
+def test_another_page_gets_nothing_done(url, workspace, headers):
     own = httpx.URL(url).netloc.decode()
     headers = {key: value.format(own=own) for key, value in headers.items()}
-    before = desk.library.names()
+    before = workspace.library.names()
     calls = [
         httpx.post(f"{url}gradio_api/call/delete", json={"data": ["rex"]}, headers=headers),
         httpx.post(f"{url}gradio_api/call/delete", content=b'{"data":["rex"]}',
@@ -132,10 +126,10 @@ def test_another_page_gets_nothing_done(url, desk, headers):  # noqa: F811
     for answer in calls:
         assert answer.status_code == 403 and "Another page" in sentence(answer)
     time.sleep(0.3)
-    assert desk.library.names() == before
+    assert workspace.library.names() == before
 
 
-def test_a_link_to_the_app_and_its_own_page_come_through(url):  # noqa: F811
+def test_a_link_to_the_app_and_its_own_page_come_through(url):
     link = {
         "Sec-Fetch-Site": "cross-site",
         "Sec-Fetch-Mode": "navigate",
@@ -172,11 +166,11 @@ def test_a_link_to_the_app_and_its_own_page_come_through(url):  # noqa: F811
         "TRACE /",
     ],
 )
-def test_what_the_page_does_not_need_is_closed(url, line):  # noqa: F811
-    assert raw(url, f"{line} HTTP/1.1", "Host: {host}", "Content-Length: 0")[0] == 404
+def test_what_the_page_does_not_need_is_closed(url, line):
+    assert send_raw(url, f"{line} HTTP/1.1", "Host: {host}", "Content-Length: 0")[0] == 404
 
 
-def test_a_websocket_is_closed(url):  # noqa: F811
+def test_a_websocket_is_closed(url):
     upgrade = (
         "Upgrade: websocket",
         "Sec-WebSocket-Version: 13",
@@ -190,9 +184,9 @@ def test_a_websocket_is_closed(url):  # noqa: F811
 
 
 @pytest.mark.parametrize("start", ["/gradio_api/file=", "/static/", "/assets/", "/svelte/"])
-def test_no_file_outside_can_be_read(url, tmp_path, start):  # noqa: F811
+def test_no_file_outside_can_be_read(url, tmp_path, start):
     secret = tmp_path / "secret.txt"
-    secret.write_text("what is nobody else's business")
+    secret.write_text("a private file")
     inside = os.environ["GRADIO_TEMP_DIR"]
     up = "/".join([".."] * 12)
     for path in (
@@ -211,23 +205,23 @@ def test_no_file_outside_can_be_read(url, tmp_path, start):  # noqa: F811
         ),
         *(f"..%252f..%252f{secret}", "~/.bashrc", "pyproject.toml", ".", "", "/", inside),
     ):
-        status, body = raw(url, f"GET {start}{path} HTTP/1.1", "Host: {host}")
-        assert status in (400, 403, 404, 500, 307) and b"nobody else's" not in body, path
+        status, body = send_raw(url, f"GET {start}{path} HTTP/1.1", "Host: {host}")
+        assert status in (400, 403, 404, 500, 307) and b"a private file" not in body, path
         assert b"[project]" not in body
 
 
-def test_a_link_in_the_apps_folder_leads_nowhere(url, tmp_path):  # noqa: F811
-    (tmp_path / "secret.txt").write_text("what is nobody else's business")
+def test_a_link_in_the_apps_folder_leads_nowhere(url, tmp_path):
+    (tmp_path / "secret.txt").write_text("a private file")
     link = Path(os.environ["GRADIO_TEMP_DIR"], "link.txt")
     link.symlink_to(tmp_path / "secret.txt")
     try:
         answer = httpx.get(f"{url}gradio_api/file={link}")
-        assert answer.status_code == 403 and b"nobody else's" not in answer.content
+        assert answer.status_code == 403 and b"a private file" not in answer.content
     finally:
         link.unlink()
 
 
-def test_a_file_is_never_fetched_from_an_address(url):  # noqa: F811
+def test_a_file_is_never_fetched_from_an_address(url):
     for path in (
         "http://127.0.0.1:1/x.safetensors",
         "https://example.org/x",
@@ -245,15 +239,15 @@ def chunks(count, size):
         yield b"x" * size
 
 
-def test_bodies_are_bounded_whether_they_say_their_size_or_not(url, monkeypatch):  # noqa: F811
+def test_bodies_are_bounded_whether_they_say_their_size_or_not(url, monkeypatch):
     call = f"{url}gradio_api/call/library"
     for body in (b" " * 1_000_001, chunks(101, 10_000)):
         answer = httpx.post(call, content=body)
         assert answer.status_code == 413 and "1,000,000 bytes" in sentence(answer)
     claimed = ("Host: {host}", "Content-Type: multipart/form-data; boundary=x")
-    size = f"Content-Length: {gate.MAX_REQUEST + 1}"
-    assert raw(url, "POST /gradio_api/upload HTTP/1.1", *claimed, size)[0] == 413
-    monkeypatch.setattr(gate, "MAX_REQUEST", 200_000)
+    size = f"Content-Length: {middleware.MAX_REQUEST + 1}"
+    assert send_raw(url, "POST /gradio_api/upload HTTP/1.1", *claimed, size)[0] == 413
+    monkeypatch.setattr(middleware, "MAX_REQUEST", 200_000)
     body = b"".join(
         b'--x\r\nContent-Disposition: form-data; name="files"; filename="%d.png"\r\n\r\n%s\r\n'
         % (i, b"x" * 50_000)
@@ -264,7 +258,7 @@ def test_bodies_are_bounded_whether_they_say_their_size_or_not(url, monkeypatch)
     assert answer.status_code == 413 and "200,000 bytes" in sentence(answer)
 
 
-def held():
+def files_in_folder():
     """The files in the app's folder."""
     return {p for p in Path(os.environ["GRADIO_TEMP_DIR"]).rglob("*") if p.is_file()}
 
@@ -283,16 +277,16 @@ def held():
         *('filename="a.pickle"', 'filename="a.ckpt"', 'filename="../../.bashrc"'),
     ],
 )
-def test_other_kinds_of_files_are_not_taken(url, disposition):  # noqa: F811
-    before = held()
+def test_other_kinds_of_files_are_not_taken(url, disposition):
+    before = files_in_folder()
     form = f'form-data; name="files"; {disposition}'.rstrip("; ")
     body = f"--x\r\nContent-Disposition: {form}\r\n\r\nhello\r\n--x--\r\n".encode()
     answer = httpx.post(f"{url}gradio_api/upload", content=body, headers=FORM)
     assert answer.status_code == 415 and ".safetensors" in sentence(answer)
-    assert held() == before
+    assert files_in_folder() == before
 
 
-def test_uploads_that_are_no_forms_are_refused(url):  # noqa: F811
+def test_uploads_that_are_no_forms_are_refused(url):
     for kind, body in (
         ("text/plain", b"x"),
         ("multipart/form-data", b"x"),
@@ -304,23 +298,23 @@ def test_uploads_that_are_no_forms_are_refused(url):  # noqa: F811
         assert answer.status_code in (400, 415) and sentence(answer), (kind, body[:20])
 
 
-def test_photos_and_concepts_are_taken(url):  # noqa: F811
+def test_photos_and_concepts_are_taken(url):
     for name in ("a.png", "A.JPG", "Köter.webp", "x.safetensors"):
         answer = httpx.post(f"{url}gradio_api/upload", files={"files": (name, PNG)})
         assert answer.status_code == 200 and Path(answer.json()[0]).read_bytes() == PNG
         Path(answer.json()[0]).unlink()
 
 
-def test_a_full_queue_says_so(url):  # noqa: F811
+def test_a_full_queue_says_so(url):
     data = {"data": ["a photo of a dog", "", {}, 2, 0, 4, None, None, None]}
     calls = [httpx.post(f"{url}gradio_api/call/generate", json=data) for _ in range(24)]
     full = [answer for answer in calls if answer.status_code == 503]
     assert full and {answer.status_code for answer in calls} == {200, 503}
-    assert sentence(full[0]) == "The app is busy: 16 jobs wait already. Try again in a minute."
+    assert sentence(full[0]) == "The app is busy: 16 jobs are waiting. Try again in a minute."
     assert full[0].headers["retry-after"] == "60"
     last = next(answer for answer in reversed(calls) if answer.status_code == 200)
     event = f"{url}gradio_api/call/generate/{last.json()['event_id']}"
-    assert "event: complete" in httpx.get(event, timeout=120).text, "those that wait are served"
+    assert "event: complete" in httpx.get(event, timeout=600).text, "those that wait are served"
 
 
 def log_in(address, password, **more):
@@ -335,15 +329,17 @@ def test_with_a_password_nothing_is_given_away_and_tries_are_slowed(locked):
     assert httpx.post(f"{locked}gradio_api/upload", files=upload).status_code == 401
     assert log_in(locked, LOGIN[1]).status_code == 200, "a right password makes all well"
     spoofed = [{"X-Forwarded-For": f"10.0.0.{i}"} for i in range(20)]
+    began = time.monotonic()
     with ThreadPoolExecutor(20) as threads:
         answers = list(threads.map(lambda h: log_in(locked, "guess", headers=h), spoofed))
     counts = [answer.status_code for answer in answers]
-    assert set(counts) == {400, 429} and counts.count(400) <= FREE_TRIES
+    later = math.log2(1 + time.monotonic() - began)  # waits of 1, 2, 4 s passed on a busy machine
+    assert set(counts) == {400, 429} and counts.count(400) <= FREE_ATTEMPTS + int(later)
     late = next(answer for answer in answers if answer.status_code == 429)
     assert int(late.headers["retry-after"]) >= 1 and "wrong passwords" in sentence(late)
     waited = 0.0
     while (answer := log_in(locked, LOGIN[1])).status_code == 429:
-        assert waited < 20
+        assert waited < 60
         waited += int(answer.headers["retry-after"])
         time.sleep(int(answer.headers["retry-after"]))
     assert answer.status_code == 200
@@ -363,65 +359,7 @@ def test_uploads_vanish_after_their_time(locked):
     upload = {"files": ("a.png", PNG)}
     path = Path(httpx.post(f"{locked}gradio_api/upload", files=upload, cookies=cookies).json()[0])
     assert path.is_file()
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while path.is_file() or path.parent.is_dir():
         assert time.monotonic() < end
         time.sleep(0.2)
-
-
-def test_each_wait_is_twice_the_last_and_clients_count_for_themselves():
-    now = [0.0]
-    tries, waits = LoginAttempts(lambda: now[0]), []
-    for _ in range(FREE_TRIES + 12):
-        tries.begin("a")
-        try:
-            tries.begin("a")
-        except Closed as reason:
-            waits.append(reason.wait)
-            now[0] += reason.wait
-        tries.begin(f"other {len(waits)}")
-    assert waits[:5] == [1, 2, 4, 8, 16] and waits[-1] == LONGEST
-    tries.forget("a")
-    for _ in range(FREE_TRIES):
-        tries.begin("a")
-
-
-@pytest.mark.parametrize(
-    ("client", "name"),
-    [
-        (("10.0.0.1", 5), "10.0.0.1"),
-        (("2001:db8::1", 5), "2001:db8::/64"),
-        (("2001:db8::2", 6), "2001:db8::/64"),
-        (("::ffff:10.0.0.1", 5), "10.0.0.1"),
-        (("unix", 0), "unknown"),
-        (None, "unknown"),
-    ],
-)
-def test_tries_are_counted_by_address_or_network(client, name):
-    assert client_address(client) == name
-
-
-def test_host_headers_are_read_to_the_letter():
-    assert hostname("[::1]:80") == "::1" and hostname("A.b:80") == "a.b"
-    for odd in ("", "a:b", "a:80:80", "a@b", "a b", "[a", "a/b"):
-        assert hostname(odd) == ""
-
-
-def test_a_sweep_takes_the_old_and_the_oldest_beyond_the_limit_and_follows_no_link(tmp_path):
-    outside, folder = tmp_path / "outside", tmp_path / "app"
-    for path in (outside / "mine", folder / "old" / "a"):
-        path.parent.mkdir(parents=True)
-        path.write_bytes(b"x" * 100)
-    (folder / "link").symlink_to(outside)
-    time.sleep(0.6)
-    (folder / "new").mkdir()
-    for number in range(3):
-        (folder / "new" / str(number)).write_bytes(b"x" * 100)
-        time.sleep(0.02)
-    web_files.sweep(folder, 0.5, 10_000)
-    assert not (folder / "old" / "a").exists() and not (folder / "link").is_symlink()
-    assert (outside / "mine").exists() and len(list((folder / "new").iterdir())) == 3
-    web_files.sweep(folder, 60, 250)
-    assert {p.name for p in (folder / "new").iterdir()} == {"1", "2"}
-    asyncio.run(web_files.tidy(folder))
-    assert {p.name for p in (folder / "new").iterdir()} == {"1", "2"}

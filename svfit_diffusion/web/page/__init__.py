@@ -1,16 +1,17 @@
-"""What is seen: the tabs, their forms, the pieces of HTML and how they look."""
+"""What is seen: tabs, their events, HTML, CSS and JavaScript.
+
+layout.py puts the tabs together; <tab>_tab.py lays one out and <tab>_actions.py has what its events
+do, with events.py's options. render.py makes HTML of templates/, theme.py and static/ its look.
+"""
 
 from ..._lazy import lazy_names
 
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
-        "base_bar": ["build_base", "describe_base"],
-        "compare_tab": ["PROMPT", "build_compare"],
-        "generate_tab": ["build_generate"],
-        "generation_jobs": ["Drawing", "check_prompts", "chosen_seed"],
-        "share_tab": ["build_share"],
-        "theme": ["CSS", "KEYS", "THEME"],
-        "train_tab": ["Trainer", "build_train"],
+        "assets": ["CSS", "SHORTCUTS"],
+        "events": ["ONE_AT_A_TIME", "user_errors"],
+        "layout": ["build_page"],
+        "theme": ["THEME"],
     },
 )

@@ -2,60 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gradio as gr
 
 from ...generation import save_png
-from ..studio import DRAWING, MAX_PROMPT, MAX_SEED, QUICK, SLOTS, Workspace, fresh_file, user_errors
-from . import snippets
-from .generation_jobs import Drawing, chosen_seed
+from ..studio import (
+    COMPARE_PROMPT,
+    MAX_ACTIVE_CONCEPTS,
+    MAX_PROMPT,
+    MAX_SEED,
+    GenerationJobs,
+    Progress,
+    Workspace,
+    new_file,
+    pick_seed,
+)
+from . import render
+from .events import GENERATING, UNQUEUED, stopped, user_errors
 
-PROMPT = "a photo of {} on the beach"
 
+class CompareActions:
+    """What the tab's events do."""
 
-def build_compare(desk: Workspace, drawing: Drawing, version: gr.Textbox) -> gr.Dropdown:
-    """Lay out the tab and connect it; returns the choice of concepts."""
+    def __init__(self, workspace: Workspace, jobs: GenerationJobs) -> None:
+        self.workspace, self.jobs = workspace, jobs
 
     def compare(
-        names: list[str], prompt: str, seed: float, window: gr.Request
+        self, names: Sequence[str], prompt: str, seed: float, window: gr.Request
     ) -> Iterator[tuple[Any, str]]:
+        """Generate the grid: its file at the end, and the live view."""
         with user_errors():
-            yield None, snippets.note("Your turn comes")
-            seed = chosen_seed(seed)
-            for picture, live in drawing.compare(window.session_hash, names, prompt, seed, {}):
-                if picture is None:
-                    yield gr.skip(), live
+            yield None, render.progress(Progress("Waiting for its turn"))
+            seed = pick_seed(seed)
+            for grid, progress in self.jobs.compare(window.session_hash, names, prompt, seed, {}):
+                if grid is None:
+                    yield gr.skip(), render.progress(progress)
                     continue
-                path = fresh_file(f"comparison-{seed:010d}.png")
-                save_png(picture, path)
-                yield str(path), live
+                path = new_file(f"comparison-{seed:010d}.png")
+                save_png(grid, path)
+                yield str(path), render.progress(progress)
 
-    def stop(window: gr.Request) -> None:
-        drawing.stop(window.session_hash)
+    def stop(self, window: gr.Request) -> None:
+        """Stop this window's job."""
+        self.jobs.stop(window.session_hash)
 
-    def choices(names: list[str]) -> Any:
+    def choices(self, selected: Sequence[str] | None) -> Any:
+        """The concepts that fit the base; those selected stay so, by default the newest is."""
         fitting = [
-            (f"{e.card.trigger} ({e.name})", e.name)
-            for e in desk.library.entries()
-            if not desk.studio.misfit(e.card)
+            (f"{entry.card.trigger} ({entry.name})", entry.name)
+            for entry in self.workspace.library.entries()
+            if not self.workspace.pipeline.mismatch(entry.card)
         ]
-        held = [name for name in names or [] if name in {n for _, n in fitting}]
-        return gr.update(choices=fitting, value=held or [n for _, n in fitting[:1]])
+        names = [name for _, name in fitting]
+        kept = [name for name in selected or [] if name in names]
+        return gr.update(choices=fitting, value=kept or names[:1])
 
+
+def build_compare(workspace: Workspace, jobs: GenerationJobs, version: gr.Textbox) -> None:
+    """Lay out the tab and connect it."""
+    actions = CompareActions(workspace, jobs)
     with gr.Row():
         with gr.Column(scale=4, min_width=320):
             names = gr.Dropdown(
                 [],
                 label="Concepts",
-                info=f"One: seven strengths from 0 to 1.5. Two to {SLOTS}: against one another.",
+                info="One: seven strengths from 0 to 1.5. "
+                f"Two to {MAX_ACTIVE_CONCEPTS}: side by side.",
                 multiselect=True,
-                max_choices=SLOTS,
+                max_choices=MAX_ACTIVE_CONCEPTS,
                 elem_id="compared",
             )
             prompt = gr.Textbox(
-                PROMPT,
+                COMPARE_PROMPT,
                 label="Prompt",
                 info="{} stands for each concept's trigger.",
                 lines=2,
@@ -64,10 +84,10 @@ def build_compare(desk: Workspace, drawing: Drawing, version: gr.Textbox) -> gr.
             seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED)
             with gr.Row(elem_classes="actions"):
                 go = gr.Button("Compare", variant="primary", scale=4, elem_classes="go")
-                halt = gr.Button("Stop", scale=1, min_width=90)
-        with gr.Column(scale=7, min_width=320, elem_classes="made"):
+                stop = gr.Button("Stop", scale=1, min_width=90)
+        with gr.Column(scale=7, min_width=320, elem_classes="output-column"):
             live = gr.HTML(
-                snippets.empty("Nothing to compare yet", "Choose concepts, then press Compare.")
+                render.empty("Nothing to compare yet", "Choose concepts, then press Compare.")
             )
             grid = gr.Image(
                 label="Comparison",
@@ -79,14 +99,8 @@ def build_compare(desk: Workspace, drawing: Drawing, version: gr.Textbox) -> gr.
                 elem_id="comparison",
                 visible="hidden",
             )
-    event = go.click(
-        compare,
-        [names, prompt, seed],
-        [grid, live],
-        show_progress_on=live,
-        **DRAWING,
-    )
-    go.click(lambda: gr.update(visible=True), None, grid, **QUICK)
-    halt.click(stop, cancels=[event], **QUICK).then(drawing.stopped, None, live, **QUICK)
-    version.change(choices, names, names, **QUICK)
-    return names
+    inputs = [names, prompt, seed]
+    event = go.click(actions.compare, inputs, [grid, live], show_progress_on=live, **GENERATING)
+    go.click(lambda: gr.update(visible=True), None, grid, **UNQUEUED)
+    stop.click(actions.stop, cancels=[event], **UNQUEUED).then(stopped, None, live, **UNQUEUED)
+    version.change(actions.choices, names, names, **UNQUEUED)

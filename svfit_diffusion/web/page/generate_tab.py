@@ -1,4 +1,4 @@
-"""The Generate tab: a form and the library's cards on the left, pictures on the right."""
+"""The Generate tab: a form and the library's concepts on the left, pictures on the right."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import gradio as gr
 
 from ..studio import (
-    DRAWING,
     MAX_GUIDANCE,
     MAX_PICTURES,
     MAX_PROMPT,
@@ -16,20 +15,18 @@ from ..studio import (
     MAX_SIZE,
     MAX_STEPS,
     MAX_STRENGTH,
-    QUEUED,
-    QUICK,
+    Entry,
+    GenerationJobs,
     Workspace,
-    escaped,
-    signal,
 )
-from . import snippets
-from .generate_form import Form
-from .generation_jobs import Drawing
+from . import render
+from .events import GENERATING, QUEUED, UNQUEUED, escape, hidden_textbox, stopped
+from .generate_actions import GenerateActions
 
 
 @dataclass
 class GenerateTab:
-    """The components that other tabs and the page reach for. chosen: name -> strength."""
+    """The components that other parts of the page use. chosen: name -> strength."""
 
     prompt: gr.Textbox
     chosen: gr.State
@@ -37,54 +34,50 @@ class GenerateTab:
 
 
 def build_generate(
-    desk: Workspace, drawing: Drawing, version: gr.Textbox, names: Sequence[str]
+    workspace: Workspace, jobs: GenerationJobs, version: gr.Textbox, names: Sequence[str]
 ) -> GenerateTab:
-    """Lay out the tab and connect it."""
-    form, chosen, refill = Form(desk, drawing), gr.State(dict.fromkeys(names, 1.0)), signal()
+    """Lay out the tab and connect it. names: concepts that are in use from the start."""
+    actions = GenerateActions(workspace, jobs)
+    chosen, refilled = gr.State(dict.fromkeys(names, 1.0)), hidden_textbox()
     with gr.Row():
         with gr.Column(scale=5, min_width=320):
-            prompt, negative = _prompts(desk)
+            prompt, negative = _prompts(workspace)
             with gr.Row(elem_classes="actions"):
                 go = gr.Button("Generate", variant="primary", scale=4, elem_classes="go")
                 stop = gr.Button("Stop", scale=1, min_width=90)
-            _cards(desk, form, version, chosen, refill)
-            num, fresh, seed = _number()
-            sliders = _settings(desk)
-            files = gr.File(
+            _concepts(actions, version, chosen, refilled)
+            num, new_seed, seed = _number_and_seed()
+            settings = _settings(workspace)
+            file = gr.File(
                 label="Drop a PNG made here to use its settings again",
                 file_types=[".png"],
                 height=140,
                 elem_id="reuse-drop",
             )
-        with gr.Column(scale=6, min_width=320, elem_classes="made"):
-            live = gr.HTML(elem_id="live")
-            gallery = _gallery()
+        with gr.Column(scale=6, min_width=320, elem_classes="output-column"):
+            live, gallery = gr.HTML(elem_id="live"), _gallery()
             with gr.Group(visible=False) as details:
                 text = gr.Textbox(
                     label="Parameters", lines=4, max_length=20_000, buttons=["copy"], elem_id="text"
                 )
                 reuse = gr.Button("Reuse these", elem_id="reuse")
-    inputs = [chosen, prompt, negative, num, fresh, seed, *sliders]
-    event = go.click(
-        form.generate,
-        inputs,
-        [gallery, live, seed],
-        show_progress_on=live,
-        **DRAWING,
+    inputs = [chosen, prompt, negative, num, new_seed, seed, *settings]
+    outputs = [gallery, live, seed]
+    event = go.click(actions.generate, inputs, outputs, show_progress_on=live, **GENERATING)
+    stop.click(actions.stop, cancels=[event], **UNQUEUED).then(stopped, None, live, **UNQUEUED)
+    gallery.select(actions.show_parameters, gallery, [text, details], **UNQUEUED)
+    form = [chosen, prompt, negative, new_seed, seed, *settings, refilled]
+    file.upload(actions.read_file, file, [text, details], **QUEUED).then(
+        actions.fill, text, form, **QUEUED
     )
-    stop.click(form.stop, cancels=[event], **QUICK).then(drawing.stopped, None, live, **QUICK)
-    gallery.select(form.read, gallery, [text, details], **QUICK)
-    files.upload(form.drop, files, [text, details], **QUEUED).then(
-        form.fill, text, [*inputs[:3], fresh, seed, *sliders, refill], **QUEUED
-    )
-    reuse.click(form.fill, text, [*inputs[:3], fresh, seed, *sliders, refill], **QUEUED)
-    return GenerateTab(prompt, chosen, sliders)
+    reuse.click(actions.fill, text, form, **QUEUED)
+    return GenerateTab(prompt, chosen, settings)
 
 
-def _prompts(desk: Workspace) -> tuple[gr.Textbox, gr.Textbox]:
+def _prompts(workspace: Workspace) -> tuple[gr.Textbox, gr.Textbox]:
     prompt = gr.Textbox(
         label="Prompt",
-        placeholder=desk.prompt(),
+        placeholder=workspace.example_prompt(),
         lines=2,
         max_length=MAX_PROMPT,
         elem_id="prompt",
@@ -92,88 +85,82 @@ def _prompts(desk: Workspace) -> tuple[gr.Textbox, gr.Textbox]:
     negative = gr.Textbox(
         value="",
         label="Negative prompt",
-        placeholder="what not to draw",
+        placeholder="what not to generate",
         lines=1,
         max_length=MAX_PROMPT,
     )
     return prompt, negative
 
 
-def _cards(
-    desk: Workspace, form: Form, version: gr.Textbox, chosen: gr.State, refill: gr.Textbox
+def _concepts(
+    actions: GenerateActions, version: gr.Textbox, chosen: gr.State, refilled: gr.Textbox
 ) -> None:
-    """The library's concepts as cards, drawn anew when the library, base or choice changes."""
+    """The library's concepts, rendered again when the library, the base or the choice changes."""
 
     @gr.render(
         [chosen],
-        triggers=[version.change, refill.change],
+        triggers=[version.change, refilled.change],
         show_progress="hidden",
         concurrency_limit=None,
     )
-    def cards(held: dict) -> None:
-        entries = desk.library.entries()
+    def concepts(strengths: dict) -> None:
+        entries = actions.workspace.library.entries()
         if not entries:
-            gr.HTML(
-                snippets.empty("No concepts yet", "Train one, or add a file under Share."),
-            )
+            gr.HTML(render.empty("No concepts yet", "Train one, or add a file under Share."))
             return
         with gr.Row(elem_classes="cards"):
             for entry in entries:
-                reason = desk.studio.misfit(entry.card)
+                mismatch = actions.workspace.pipeline.mismatch(entry.card)
                 with gr.Column(elem_classes="card", min_width=220):
-                    gr.HTML(snippets.concept(entry, reason))
-                    if reason:
-                        continue
-                    with gr.Row(elem_classes="dial"):
-                        on = gr.Checkbox(
-                            entry.name in held,
-                            label="Use",
-                            min_width=70,
-                            scale=1,
-                            container=False,
-                            interactive=True,
-                        )
-                        strength = gr.Slider(
-                            0,
-                            MAX_STRENGTH,
-                            held.get(entry.name, 1.0),
-                            step=0.05,
-                            label=f"Strength of {escaped(entry.name)}",
-                            scale=3,
-                            min_width=120,
-                            buttons=[],
-                            interactive=True,
-                        )
-                    _connect(form, entry.name, on, strength, chosen)
+                    gr.HTML(render.concept(entry, mismatch))
+                    if not mismatch:
+                        _strength(actions, entry, strengths, chosen)
 
 
-def _connect(form: Form, name: str, on: gr.Checkbox, strength: gr.Slider, chosen: gr.State) -> None:
-    def choose(used: bool, value: float, held: dict) -> dict:
-        return form.choose(name, used, value, held)
-
-    for happens in (on.input, strength.change):
-        happens(
-            choose,
-            [on, strength, chosen],
-            chosen,
-            **QUEUED,
+def _strength(actions: GenerateActions, entry: Entry, strengths: dict, chosen: gr.State) -> None:
+    """Whether a concept is in use, and how strongly."""
+    with gr.Row(elem_classes="controls"):
+        on = gr.Checkbox(
+            entry.name in strengths,
+            label="Use",
+            min_width=70,
+            scale=1,
+            container=False,
+            interactive=True,
+        )
+        strength = gr.Slider(
+            0,
+            MAX_STRENGTH,
+            strengths.get(entry.name, 1.0),
+            step=0.05,
+            label=f"Strength of {escape(entry.name)}",
+            scale=3,
+            min_width=120,
+            buttons=[],
+            interactive=True,
         )
 
+    def choose(used: bool, value: float, now: dict) -> dict:
+        return actions.choose(entry.name, used, value, now)
 
-def _number() -> tuple[gr.Slider, gr.Checkbox, gr.Number]:
-    """Pictures, whether each time has a new seed, the seed."""
+    for event in (on.input, strength.change):
+        event(choose, [on, strength, chosen], chosen, **QUEUED)
+
+
+def _number_and_seed() -> tuple[gr.Slider, gr.Checkbox, gr.Number]:
+    """The number of pictures, whether each job has a new seed, the seed."""
     num = gr.Slider(1, MAX_PICTURES, 2, step=1, label="Pictures", buttons=[])
-    with gr.Row(elem_classes="dial"):
+    with gr.Row(elem_classes="controls"):
         seed = gr.Number(
             0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, min_width=140, elem_id="seed"
         )
-        fresh = gr.Checkbox(True, label="New seed each time", min_width=140)
-    return num, fresh, seed
+        new_seed = gr.Checkbox(True, label="New seed each time", min_width=140)
+    return num, new_seed, seed
 
 
-def _settings(desk: Workspace) -> list[gr.Slider]:
+def _settings(workspace: Workspace) -> list[gr.Slider]:
     """Steps, guidance, width, height."""
-    start = desk.studio.defaults
+    start = workspace.pipeline.defaults
     with gr.Accordion("Steps, guidance, size", open=False):
         with gr.Row():
             steps = gr.Slider(1, MAX_STEPS, start.steps, step=1, label="Steps", buttons=[])
@@ -191,9 +178,9 @@ def _settings(desk: Workspace) -> list[gr.Slider]:
 def _gallery() -> gr.Gallery:
     return gr.Gallery(
         label="Pictures",
-        show_label=False,  # it would lie on the first picture
+        show_label=False,  # it would cover part of the first picture
         elem_id="pictures",
-        format="png",  # the default, webp, would drop the parameters
+        format="png",  # the default, webp, would lose the parameters
         columns=2,
         object_fit="contain",
         interactive=False,

@@ -1,111 +1,34 @@
-"""The Share tab: a stranger's file is checked, looked at and added; one's own are given away."""
+"""The Share tab: check and add a concept file from others, download or delete one's own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 import gradio as gr
-from PIL import Image
 
-from ..studio import (
-    DRAWING,
-    QUEUED,
-    QUICK,
-    Job,
-    Workspace,
-    escaped,
-    packed_lora,
-    read_card,
-    served,
-    user_errors,
-)
-from . import snippets
-from .generation_jobs import Drawing
-
-UNDO = "Bring back what was deleted last"
+from ..studio import Entry, GenerationJobs, Workspace, servable_copy
+from . import render
+from .events import GENERATING, ONE_AT_A_TIME, QUEUED, UNQUEUED
+from .share_actions import ShareActions
 
 
-class Shelf:
-    """What the tab does."""
-
-    def __init__(self, desk: Workspace, drawing: Drawing) -> None:
-        self.desk, self.drawing = desk, drawing
-
-    def inspect(self, path: str | None) -> tuple[Any, ...]:
-        """What a file is, whether it can be previewed, whether it can be added."""
-        hidden = gr.update(visible=False)
-        if not path:
-            return "", hidden, hidden, None, None
-        try:
-            card = read_card(path)
-        except ValueError as error:
-            said = f'<div class="facts"><p class="verdict no">{escaped(error)}</p></div>'
-            return said, hidden, hidden, None, None
-        reason = self.desk.studio.misfit(card)
-        fits = gr.update(visible=not reason)
-        return snippets.facts(card, reason), fits, gr.update(visible=True), None, None
-
-    def preview(self, path: str | None, window: gr.Request) -> Iterator[tuple[Any, str]]:
-        """Draw one picture with a file that is not in the library."""
-        with user_errors():
-            card = read_card(path or "")
-            self.desk.studio.check(card)
-            prompt = f"a photo of {card.trigger}"
-            job = Job([(card, 1.0)], prompt, 1, 0, {})
-            for made, live in self.drawing.pictures(window.session_hash, job):
-                picture = gr.skip()
-                if made:
-                    with Image.open(made[0][0]) as image:
-                        picture = image.convert("RGB")
-                yield picture, live
-
-    def add(self, path: str | None, picture: Image.Image | None) -> tuple[Any, ...]:
-        """Put a file into the library."""
-        with user_errors():
-            name = self.desk.library.add(path or "", preview=picture)
-        gr.Info(f"{name} is in your library.")
-        hidden = gr.update(visible=False)
-        return None, "", hidden, hidden, None, self.desk.version()
-
-    def export(self, name: str) -> Any:
-        """A concept as a LoRA for other programs, to be downloaded."""
-        with user_errors():
-            return gr.update(value=packed_lora(self.desk, name), visible=True)
-
-    def delete(self, name: str) -> tuple[str, Any]:
-        """Delete a concept; it can be brought back."""
-        with user_errors():
-            self.desk.library.delete(name)
-        return self.desk.version(), gr.update(visible=True, value=f"Bring back {name}")
-
-    def undo(self) -> tuple[str, Any]:
-        """Bring back what was deleted last."""
-        with user_errors():
-            name = self.desk.library.undo()
-        gr.Info(f"{name} is back.")
-        return self.desk.version(), gr.update(visible=False)
-
-
-def build_share(desk: Workspace, drawing: Drawing, version: gr.Textbox) -> None:
+def build_share(workspace: Workspace, jobs: GenerationJobs, version: gr.Textbox) -> None:
     """Lay out the tab and connect it."""
-    shelf, picture = Shelf(desk, drawing), gr.State(None)
+    actions, picture = ShareActions(workspace, jobs), gr.State(None)
     with gr.Row():
         with gr.Column(scale=5, min_width=320):
             file = gr.File(
                 label="A concept file that somebody gave you",
                 file_types=[".safetensors"],
                 height=150,
-                elem_id="strange",
+                elem_id="concept-file",
             )
-            said = gr.HTML(elem_id="facts")
+            facts = gr.HTML(elem_id="facts")
             with gr.Row():
-                look = gr.Button("Preview", visible=False, elem_id="look")
+                preview = gr.Button("Preview", visible=False, elem_id="preview")
                 add = gr.Button(
                     "Add to my library", variant="primary", visible=False, elem_id="add"
                 )
             live = gr.HTML()
-            seen = gr.Image(
+            shown = gr.Image(
                 show_label=False,
                 interactive=False,
                 visible=False,
@@ -113,57 +36,51 @@ def build_share(desk: Workspace, drawing: Drawing, version: gr.Textbox) -> None:
                 type="pil",
                 buttons=[],
                 height=256,
-                elem_id="seen",
+                elem_id="previewed",
             )
         with gr.Column(scale=6, min_width=320):
             gr.Markdown("### My library")
-            undo = gr.Button(UNDO, visible=False, size="sm", elem_id="undo")
-            _shelf(desk, shelf, version, undo)
-    file.change(shelf.inspect, file, [said, look, add, picture, seen], **QUICK)
-    look.click(
-        shelf.preview,
-        file,
-        [picture, live],
-        show_progress_on=live,
-        **DRAWING,
-    )
+            undo = gr.Button("Restore", visible=False, size="sm", elem_id="undo")
+            _library(actions, version, undo)
+    file.change(actions.inspect, file, [facts, preview, add, picture, shown], **UNQUEUED)
+    preview.click(actions.preview, file, [picture, live], show_progress_on=live, **GENERATING)
     picture.change(
-        lambda image: gr.update(value=image, visible=bool(image)), picture, seen, **QUICK
+        lambda image: gr.update(value=image, visible=bool(image)), picture, shown, **UNQUEUED
     )
-    add.click(shelf.add, [file, picture], [file, said, look, add, picture, version], **QUEUED)
-    undo.click(shelf.undo, None, [version, undo], **QUEUED)
+    outputs = [file, facts, preview, add, picture, version]
+    add.click(actions.add, [file, picture], outputs, **QUEUED)
+    undo.click(actions.undo, None, [version, undo], **QUEUED)
 
 
-def _shelf(desk: Workspace, shelf: Shelf, version: gr.Textbox, undo: gr.Button) -> None:
-    """The library's concepts, each to be downloaded or deleted."""
+def _library(actions: ShareActions, version: gr.Textbox, undo: gr.Button) -> None:
+    """The library's concepts, rendered again when the library changes."""
 
     @gr.render(triggers=[version.change], show_progress="hidden", concurrency_limit=None)
-    def cards() -> None:
-        entries = desk.library.entries()
+    def concepts() -> None:
+        entries = actions.workspace.library.entries()
         if not entries:
-            gr.HTML(snippets.empty("Nothing to share yet", "Train a concept: it comes here."))
+            gr.HTML(render.empty("Nothing to share yet", "A concept that you train appears here."))
             return
         with gr.Row(elem_classes="cards"):
             for entry in entries:
-                with gr.Column(elem_classes="card", min_width=220):
-                    gr.HTML(snippets.concept(entry))
-                    with gr.Row(elem_classes="dial"):
-                        gr.DownloadButton("Download", served(entry.path), size="sm", min_width=80)
-                        other = gr.Button("As LoRA", size="sm", min_width=80)
-                        gone = gr.Button("Delete", size="sm", min_width=80)
-                    lora = gr.File(visible=False, interactive=False, show_label=False)
-                other.click(
-                    lambda name=entry.name: shelf.export(name),
-                    None,
-                    lora,
-                    api_visibility="private",
-                    show_progress_on=lora,
-                    concurrency_id="draw",
-                    concurrency_limit=1,
-                )
-                gone.click(
-                    lambda name=entry.name: shelf.delete(name),
-                    None,
-                    [version, undo],
-                    **QUEUED,
-                )
+                _concept(actions, entry, version, undo)
+
+
+def _concept(actions: ShareActions, entry: Entry, version: gr.Textbox, undo: gr.Button) -> None:
+    """A concept with its buttons."""
+    with gr.Column(elem_classes="card", min_width=220):
+        gr.HTML(render.concept(entry))
+        with gr.Row(elem_classes="controls"):
+            gr.DownloadButton("Download", servable_copy(entry.path), size="sm", min_width=80)
+            export = gr.Button("As LoRA", size="sm", min_width=80)
+            delete = gr.Button("Delete", size="sm", min_width=80)
+        lora = gr.File(visible=False, interactive=False, show_label=False)
+    export.click(
+        lambda: actions.export(entry.name),
+        None,
+        lora,
+        api_visibility="private",
+        show_progress_on=lora,
+        **ONE_AT_A_TIME,
+    )
+    delete.click(lambda: actions.delete(entry.name), None, [version, undo], **QUEUED)

@@ -1,6 +1,6 @@
 """The app's endpoints for programs (gradio_client): each public action, named and described.
 
-Their components are not on the page; Gradio checks the files and numbers that come in through them.
+Their components are invisible; Gradio checks the files and numbers that come in through them.
 """
 
 from __future__ import annotations
@@ -12,30 +12,35 @@ from typing import Any
 import gradio as gr
 
 from ...generation import read_parameters, save_png
-from ..page import PROMPT, Drawing, Trainer, check_prompts, chosen_seed
+from ..page import ONE_AT_A_TIME, user_errors
 from ..studio import (
+    COMPARE_PROMPT,
     MAX_GUIDANCE,
     MAX_PICTURES,
     MAX_SEED,
     MAX_SIZE,
     MAX_STEPS,
     QUALITIES,
+    Card,
+    GenerationJobs,
     Job,
     Workspace,
-    describe,
-    fresh_file,
-    packed_lora,
+    check_prompts,
+    describe_base,
+    make_lora_zip,
+    new_file,
+    pick_seed,
     read_card,
-    served,
-    user_errors,
+    servable_copy,
+    start_training,
 )
 
 
 class Api:
-    """The endpoints' functions; their docstrings are what a program's author reads."""
+    """The endpoints' functions; their names, parameters and docstrings are what clients see."""
 
-    def __init__(self, desk: Workspace, drawing: Drawing, trainer: Trainer) -> None:
-        self.desk, self.drawing, self.trainer = desk, drawing, trainer
+    def __init__(self, workspace: Workspace, jobs: GenerationJobs) -> None:
+        self.workspace, self.jobs = workspace, jobs
 
     def generate(
         self,
@@ -50,12 +55,12 @@ class Api:
         height: float | None = None,
         request: gr.Request = None,
     ) -> Iterator[list[tuple[str, str]]]:
-        """Draw pictures of a prompt with concepts of the library, and return them as PNG files.
+        """Generate pictures with concepts of the library, and return them as PNG files.
 
         concepts: names with their strengths, such as {"rex": 0.8}; 0 leaves one out, 1 is as
-        trained. The seeds are seed, seed + 1, ...; -1 stands for a random one. What is left out
-        takes the base's own value. Each PNG carries its parameters in its text chunk
-        "parameters". Pictures come one by one as they are ready.
+        trained. The seeds are seed, seed + 1, ...; -1 stands for a random one. Parameters that are
+        left out have the base's defaults. Each PNG has its parameters in its text chunk
+        "parameters". Pictures are returned one by one as they are ready.
         """
         with user_errors():
             prompt, negative_prompt = prompt or "", negative_prompt or ""
@@ -65,32 +70,32 @@ class Api:
                 key: None if value is None else int(value)
                 for key, value in (("steps", steps), ("width", width), ("height", height))
             }
-            wanted = self.drawing.wanted(concepts or {})
-            job = Job(wanted, prompt, int(num), chosen_seed(seed), options)
-            for made, _ in self.drawing.pictures(_window(request), job):
-                if made:
-                    yield made
+            selected = self.jobs.select(concepts or {})
+            job = Job(selected, prompt, int(num), pick_seed(seed), options)
+            for gallery, _ in self.jobs.pictures(_window(request), job):
+                if gallery:
+                    yield gallery
 
     def compare(
         self,
         concepts: list | None,
-        prompt: str = PROMPT,
+        prompt: str = COMPARE_PROMPT,
         seed: float = 0,
         steps: float | None = None,
         request: gr.Request = None,
     ) -> Iterator[str]:
-        """Draw a labelled grid, a PNG: one concept at strengths from 0 to 1.5, or several of them.
+        """Generate a labelled grid, a PNG: one concept at strengths from 0 to 1.5, or several.
 
         concepts: names, one to vary its strength, up to four to compare. "{}" in the prompt stands
         for each concept's trigger.
         """
         with user_errors():
-            given = {"steps": None if steps is None else int(steps)}
-            names, seed = list(concepts or []), chosen_seed(seed)
-            for picture, _ in self.drawing.compare(_window(request), names, prompt, seed, given):
-                if picture:
-                    path = fresh_file(f"comparison-{seed:010d}.png")
-                    save_png(picture, path)
+            options = {"steps": None if steps is None else int(steps)}
+            names, seed = list(concepts or []), pick_seed(seed)
+            for grid, _ in self.jobs.compare(_window(request), names, prompt, seed, options):
+                if grid:
+                    path = new_file(f"comparison-{seed:010d}.png")
+                    save_png(grid, path)
                     yield str(path)
 
     def train(
@@ -105,144 +110,149 @@ class Api:
     ) -> dict:
         """Start a training of the subject in some photos, and return its status at once.
 
-        photos: with captions, if there are any: .txt files named like them. what: what it is, "a
-        dog". trigger: a rare word to call it by; one is chosen if empty.
-        quality: quick, balanced, thorough or auto. One training runs at a time; ask /training how
-        it goes. What it learned comes into the library.
+        photos: photos, and optionally their captions: .txt files with the same names. what: what
+        the photos show, "a dog". trigger: a rare word for it; one is chosen if empty. quality:
+        quick, balanced, thorough or auto. One training runs at a time; /training reports its
+        progress. The concept is added to the library.
         """
-        steps = int(max_train_steps) if max_train_steps else None
         with user_errors():
-            given = {"name": name, "max_train_steps": steps, "seed": int(seed)}
-            return self.trainer.start(photos, what, trigger, quality, **given).status()
+            steps = int(max_train_steps) if max_train_steps else None
+            run = start_training(
+                self.workspace,
+                photos,
+                what,
+                trigger,
+                quality,
+                name=name,
+                max_train_steps=steps,
+                seed=int(seed),
+            )
+            return run.status()
 
     def training(self) -> dict:
-        """How the latest training stands: state, step, steps, seconds left, losses, message."""
-        run = self.desk.runs.latest()
+        """The status of the latest training: state, step, steps, seconds left, losses, message."""
+        run = self.workspace.runs.latest()
         return run.status() if run else {"state": "none"}
 
     def stop_training(self) -> dict:
-        """End the training under way after its step; what it learned so far is kept."""
-        if run := self.desk.runs.going():
+        """Stop the training that is running after its step; what it learned so far is kept."""
+        if run := self.workspace.runs.active():
             run.stop()
         return self.training()
 
     def resume_training(self) -> dict:
-        """Go on with the latest training, which was stopped or failed, and return its status."""
+        """Resume the latest training, which was stopped or failed, and return its status."""
         with user_errors():
-            return self.desk.runs.resume().status()
+            return self.workspace.runs.resume().status()
 
     def library(self) -> list:
-        """The library's concepts: name, facts, and why one cannot be used on the base, if so."""
+        """The library's concepts: name, facts, and why one does not fit the base, if so."""
         return [
-            {
-                "name": entry.name,
-                **entry.card.facts(),
-                "misfit": self.desk.studio.misfit(entry.card),
-            }
-            for entry in self.desk.library.entries()
+            {"name": entry.name, **self._facts(entry.card)}
+            for entry in self.workspace.library.entries()
         ]
 
     def inspect(self, file: str) -> dict:
-        """Check a concept file and say what it is, without adding it."""
+        """Check a concept file and return its facts, without adding it to the library."""
         with user_errors():
-            card = read_card(file or "")
-            return {**card.facts(), "misfit": self.desk.studio.misfit(card)}
+            return self._facts(read_card(file or ""))
 
     def add(self, file: str, name: str = "") -> str:
-        """Check a concept file, put it into the library, and return its name there."""
+        """Check a concept file, add it to the library, and return its name there."""
         with user_errors():
-            return self.desk.library.add(file or "", name)
+            return self.workspace.library.add(file or "", name)
 
     def download(self, name: str) -> str:
         """The file of a concept of the library."""
         with user_errors():
-            return served(self.desk.library.get(name).path)
+            return servable_copy(self.workspace.library.get(name).path)
 
     def lora(self, name: str) -> str:
-        """A concept of the library as a LoRA for other programs: a ZIP with all that belongs to it.
+        """A concept of the library as a LoRA for other programs, in a ZIP.
 
-        In it: the LoRA in kohya's format, its JSON and picture, and the learned word's embedding.
+        It has the LoRA in kohya's format, its JSON and picture, and the trigger's embedding.
         """
         with user_errors():
-            return packed_lora(self.desk, name)
+            return make_lora_zip(self.workspace, name)
 
     def delete(self, name: str) -> str:
-        """Delete a concept of the library; /undo brings back the last one."""
+        """Delete a concept of the library; /undo restores the last one."""
         with user_errors():
-            self.desk.library.delete(name)
+            self.workspace.library.delete(name)
         return name
 
     def undo(self) -> str:
-        """Bring back the concept that was deleted last, and return its name."""
+        """Restore the concept that was deleted last, and return its name."""
         with user_errors():
-            return self.desk.library.undo()
+            return self.workspace.library.undo()
 
     def parameters(self, picture: str) -> str:
-        """The generation parameters that a PNG carries, as AUTOMATIC1111's web UI writes them."""
+        """The generation parameters in a PNG, in the format of AUTOMATIC1111's web UI."""
         with user_errors():
             try:
-                held = read_parameters(picture or "")
+                found = read_parameters(picture or "")
             except OSError:
-                raise ValueError(f"{Path(picture or '').name} is no picture.") from None
-            return held.to_infotext() if held else ""
+                raise ValueError(f"{Path(picture or '').name} is not a picture.") from None
+            return found.to_infotext() if found else ""
 
     def base(self, source: str) -> str:
-        """Family, download, memory and licence of a base, in one sentence; nothing is fetched."""
+        """Family, download size, memory and licence of a base, in one sentence; no download."""
         with user_errors():
-            return describe(source, self.desk.local).sentence()
+            return describe_base(source, self.workspace.local).sentence()
 
     def use_base(self, source: str) -> str:
-        """Load another base for all windows; it is downloaded where it is not here yet."""
+        """Load another base for all windows; it is downloaded if it is not on this machine."""
         with user_errors():
-            if self.desk.runs.going():
-                raise ValueError("A training is under way; choose another base when it has ended.")
-            self.desk.studio.use(describe(source, self.desk.local).source)
-        return self.desk.studio.base
+            self.workspace.check_idle()
+            self.workspace.switch_base(describe_base(source, self.workspace.local).source)
+        return self.workspace.pipeline.base
+
+    def _facts(self, card: Card) -> dict[str, str]:
+        return {**card.facts(), "misfit": self.workspace.pipeline.mismatch(card)}
 
 
 def _window(request: gr.Request | None) -> str:
     return (request and request.session_hash) or "api"
 
 
-def build_api(desk: Workspace, drawing: Drawing, trainer: Trainer) -> None:
-    """Register the endpoints, on components that nobody sees."""
-    api = Api(desk, drawing, trainer)
+def build_api(workspace: Workspace, jobs: GenerationJobs) -> None:
+    """Register the endpoints, on invisible components."""
+    api = Api(workspace, jobs)
     with gr.Group(visible=False):
-        text, some, quality, scene = (
-            gr.Textbox(default, max_length=2_000) for default in (None, "", QUALITIES[0], PROMPT)
+        text, optional_text, quality, compare_prompt = (
+            gr.Textbox(default, max_length=2_000)
+            for default in (None, "", QUALITIES[0], COMPARE_PROMPT)
         )
-        value, answer, line = gr.JSON(), gr.JSON(), gr.Textbox()
+        value, answer, text_answer = gr.JSON(), gr.JSON(), gr.Textbox()
         photos, file = gr.File(file_count="multiple"), gr.File()
         pictures = gr.Gallery(format="png")
-        png = gr.Image(type="filepath", format="png")
-        knobs = [
-            gr.Number(1, precision=0, minimum=1, maximum=MAX_PICTURES),
-            gr.Number(0, precision=0, minimum=-1, maximum=MAX_SEED),
-            gr.Number(None, precision=0, minimum=1, maximum=MAX_STEPS),
-            gr.Number(None, minimum=0, maximum=MAX_GUIDANCE),
-            *(gr.Number(None, precision=0, minimum=8, maximum=MAX_SIZE) for _ in range(2)),
-        ]
-        count = gr.Number(None, precision=0, minimum=1)
-        press = gr.Button()
-    num, seed, steps, *_ = knobs
-    draws = {"concurrency_id": "draw", "concurrency_limit": 1}
+        grid = gr.Image(type="filepath", format="png")
+        num = gr.Number(1, precision=0, minimum=1, maximum=MAX_PICTURES)
+        seed = gr.Number(0, precision=0, minimum=-1, maximum=MAX_SEED)
+        steps = gr.Number(None, precision=0, minimum=1, maximum=MAX_STEPS)
+        guidance = gr.Number(None, minimum=0, maximum=MAX_GUIDANCE)
+        size = [gr.Number(None, precision=0, minimum=8, maximum=MAX_SIZE) for _ in range(2)]
+        train_steps = gr.Number(None, precision=0, minimum=1)
+        event = gr.Button()
+    generation = [text, optional_text, value, num, seed, steps, guidance, *size]
+    training = [photos, text, optional_text, quality, optional_text, train_steps, seed]
     endpoints: list[tuple[Any, list, Any, dict]] = [
-        (api.generate, [text, some, value, *knobs], pictures, draws),
-        (api.compare, [value, scene, seed, steps], png, draws),
-        (api.train, [photos, text, some, quality, some, count, seed], answer, {}),
+        (api.generate, generation, pictures, ONE_AT_A_TIME),
+        (api.compare, [value, compare_prompt, seed, steps], grid, ONE_AT_A_TIME),
+        (api.train, training, answer, {}),
         (api.training, [], answer, {}),
         (api.stop_training, [], answer, {}),
         (api.resume_training, [], answer, {}),
         (api.library, [], answer, {}),
         (api.inspect, [file], answer, {}),
-        (api.add, [file, some], line, {}),
+        (api.add, [file, optional_text], text_answer, {}),
         (api.download, [text], file, {}),
-        (api.lora, [text], file, draws),
-        (api.delete, [text], line, {}),
-        (api.undo, [], line, {}),
-        (api.parameters, [file], line, {}),
-        (api.base, [text], line, {}),
-        (api.use_base, [text], line, draws),
+        (api.lora, [text], file, ONE_AT_A_TIME),
+        (api.delete, [text], text_answer, {}),
+        (api.undo, [], text_answer, {}),
+        (api.parameters, [file], text_answer, {}),
+        (api.base, [text], text_answer, {}),
+        (api.use_base, [text], text_answer, ONE_AT_A_TIME),
     ]
-    for function, inputs, outputs, more in endpoints:
-        press.click(function, inputs, outputs, api_name=function.__name__, **more)
+    for function, inputs, outputs, options in endpoints:
+        event.click(function, inputs, outputs, api_name=function.__name__, **options)

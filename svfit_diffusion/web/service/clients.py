@@ -1,4 +1,4 @@
-"""Who calls the app: by which name, from where, and how often with a wrong password."""
+"""Who sends a request: host names, addresses, and failed logins of each address."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-FREE_TRIES, LONGEST = 5, 900.0  # wrong passwords without a wait; seconds of the longest wait
-MAX_CLIENTS = 10_000  # remembered for their tries
+FREE_ATTEMPTS = 5  # wrong passwords before the first wait
+MAX_WAIT = 900.0  # seconds
+MAX_CLIENTS = 10_000  # whose attempts are remembered
 
 
-class Closed(Exception):
-    """A request that does not come through: its status and one sentence."""
+class RequestRefused(Exception):
+    """A request that is answered with an HTTP status and one sentence. wait: seconds to retry."""
 
     def __init__(self, status: int, sentence: str, wait: float = 0) -> None:
         super().__init__(sentence)
@@ -21,31 +22,33 @@ class Closed(Exception):
 
 
 class LoginAttempts:
-    """Wrong passwords of each client: after a few, each waits twice as long as the one before."""
+    """Counts logins of each client: after a few, each waits twice as long as the one before."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._held: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._attempts: OrderedDict[str, tuple[int, float]] = OrderedDict()  # count, next allowed
 
-    def begin(self, client: str) -> None:
-        """Count a try, before it is known how it ends; Closed where it comes too soon."""
-        count, until = self._held.pop(client, (0, 0.0))
+    def count(self, client: str) -> None:
+        """Count an attempt before its password is checked; RequestRefused if it is too early."""
+        count, allowed = self._attempts.pop(client, (0, 0.0))
         now = self._clock()
-        if until > now:
-            self._held[client] = count, until
-            raise Closed(429, "Too many wrong passwords; wait before the next try.", until - now)
-        wait = min(2.0 ** (count + 1 - FREE_TRIES), LONGEST) if count + 1 >= FREE_TRIES else 0.0
-        self._held[client] = count + 1, now + wait
-        while len(self._held) > MAX_CLIENTS:
-            self._held.popitem(last=False)
+        if allowed > now:
+            self._attempts[client] = count, allowed
+            wait = allowed - now
+            raise RequestRefused(429, "Too many wrong passwords; wait before the next try.", wait)
+        count += 1
+        wait = min(2.0 ** (count - FREE_ATTEMPTS), MAX_WAIT) if count >= FREE_ATTEMPTS else 0.0
+        self._attempts[client] = count, now + wait
+        while len(self._attempts) > MAX_CLIENTS:
+            self._attempts.popitem(last=False)
 
-    def forget(self, client: str) -> None:
-        """The password was right."""
-        self._held.pop(client, None)
+    def reset(self, client: str) -> None:
+        """Forget a client's attempts: its password was right."""
+        self._attempts.pop(client, None)
 
 
 def hostname(host: str) -> str:
-    """The name in a Host header, without its port; "" where it is none."""
+    """The name in a Host header, without its port; "" where it is malformed."""
     found = re.fullmatch(r"(\[[\da-fA-F:.]+\]|[^\s:\[\]/@]+)(:\d{1,5})?", host)
     return found[1].strip("[]").lower() if found else ""
 
@@ -59,7 +62,7 @@ def is_loopback(name: str) -> bool:
 
 
 def client_address(client: tuple[str, int] | None) -> str:
-    """Whose tries are counted together: an address, of IPv6 a network."""
+    """Whose attempts are counted together: an IPv4 address, or an IPv6 /64 network."""
     try:
         address = ipaddress.ip_address(client[0] if client else "")
     except ValueError:

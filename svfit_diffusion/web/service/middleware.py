@@ -1,9 +1,9 @@
-"""The gate before the app: what it lets through is a request of the page, of bounded size.
+"""ASGI middleware: only requests of the app's own page and API, of bounded size, reach Gradio.
 
-A browser is made to speak for strangers' pages: by a name of theirs that leads to this machine (DNS
-rebinding), by a form or a script on their page, in a frame. So the gate asks for the name that is
-called (Host) and for the page that calls (Origin, Sec-Fetch-Site). Everything that Gradio serves
-beside what the page and its programs need is closed; tries of a password are slowed.
+Other pages can make a browser send requests here: under a name of theirs that resolves to this
+machine (DNS rebinding), by a form or a script, in a frame. So the host (Host) and the page that
+sends (Origin, Sec-Fetch-Site) are checked. Routes of Gradio that the page does not need are closed,
+and logins are slowed after wrong passwords.
 """
 
 from __future__ import annotations
@@ -17,42 +17,53 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 
-from .clients import Closed, LoginAttempts, client_address, hostname, is_loopback
-from .uploads import Kinds, addresses
+from .clients import LoginAttempts, RequestRefused, client_address, hostname, is_loopback
+from .uploads import UploadFilter, has_remote_file
 
-MAX_JSON = 1_000_000  # bytes of what is no upload
-MAX_REQUEST = 300_000_000  # bytes of one upload, of all its files
+MAX_JSON = 1_000_000  # bytes of a request that is not an upload
+MAX_REQUEST = 300_000_000  # bytes of one upload with all its files
 MAX_UPLOADS = 8  # at once
 
 API = "/gradio_api/"
-READ = re.compile(
+GET_PATHS = re.compile(
     r"/(config/?|theme\.css|favicon\.ico|robots\.txt|manifest\.json|logout|(static|assets|svelte)/.*"
     r"|gradio_api/(info/?|openapi\.json|login_check/?|app_id/?|user/?|theme\.css|startup-events"
     r"|heartbeat/\w+|queue/data|upload_progress|call/\w+/\w+|file=(?!\w\w+:).*))?"
 )
-WRITE = re.compile(r"/(login/?|gradio_api/(queue/join|upload|cancel|reset/?|(run|call)/\w+/?))")
+POST_PATHS = re.compile(
+    r"/(login/?|gradio_api/(queue/join|upload|cancel|reset/?|(run|call)/\w+/?))"
+)
+SECURITY_HEADERS = [
+    (b"x-frame-options", b"SAMEORIGIN"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"same-origin"),
+]
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Tidy = Callable[[], Awaitable[None]]
 
 
 class RequestGuard:
-    """ASGI middleware. named: whether the app may be called by any name, for it has a password.
+    """The middleware. any_host: whether every Host is allowed, since the app has a password.
 
-    endings: of the files that may be uploaded. busy: what a full queue answers.
-    tidy: called after each upload.
+    suffixes: of files that may be uploaded. busy: the sentence for a full queue.
+    after_upload: called after each upload.
     """
 
     def __init__(
-        self, app: Any, named: bool, endings: frozenset[str], busy: str, tidy: Tidy
+        self,
+        app: Any,
+        any_host: bool,
+        suffixes: frozenset[str],
+        busy: str,
+        after_upload: Callable[[], Awaitable[None]],
     ) -> None:
-        self.app, self.named, self.endings, self.busy = app, named, endings, busy
-        self.tries, self.uploads, self.tidy = LoginAttempts(), 0, tidy
+        self.app, self.any_host, self.suffixes, self.busy = app, any_host, suffixes, busy
+        self.logins, self.uploads, self.after_upload = LoginAttempts(), 0, after_upload
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through, or answer it here."""
+        """Pass a request on to the app, or refuse it."""
         if scope["type"] == "websocket":  # the page uses none
             await receive()
             await send({"type": "websocket.close", "code": 1008})
@@ -60,77 +71,98 @@ class RequestGuard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        passage = _Passage(self, scope, receive, send)
+        request = _Request(self, scope, receive, send)
         try:
-            await passage.walk()
-        except Closed as reason:
-            if passage.started:
+            await request.handle()
+        except RequestRefused as reason:
+            if request.started:
                 raise
-            await passage.refuse(reason)
+            await request.refuse(reason)
 
 
-class _Passage:
-    """One request on its way through the gate."""
+class _Request:
+    """One HTTP request and its response.
 
-    def __init__(self, gate: RequestGuard, scope: Scope, receive: Receive, send: Send) -> None:
-        self.gate, self.scope, self._receive, self._send = gate, scope, receive, send
-        self.path, self.started, self.got, self.full = scope["path"], False, 0, False
-        self.headers = Headers(scope=scope)
+    started: the response has begun. full: the app answered that its queue is full.
+    """
+
+    def __init__(self, guard: RequestGuard, scope: Scope, receive: Receive, send: Send) -> None:
+        self.guard, self.scope, self._receive, self._send = guard, scope, receive, send
+        self.path, self.headers = scope["path"], Headers(scope=scope)
         self.client = client_address(scope.get("client"))
+        self.received, self.started, self.full = 0, False, False
+        self.is_read = scope["method"] in ("GET", "HEAD")
+        self.is_upload, self.is_login = (
+            self.path == f"{API}upload",
+            self.path.rstrip("/") == "/login",
+        )
+        self.max_bytes = MAX_REQUEST if self.is_upload else MAX_JSON
 
-    async def walk(self) -> None:
-        """Check, and hand on."""
-        self._check_place()
-        writes = self.scope["method"] not in ("GET", "HEAD")
-        upload = self.path == f"{API}upload"
-        self.most = MAX_REQUEST if upload else MAX_JSON
+    async def handle(self) -> None:
+        """Check the request and pass it on."""
+        self._check_host()
+        self._check_origin()
+        self._check_path()
         length = self.headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > self.most:
-            raise Closed(413, f"A request may have {self.most:,} bytes at most.")
-        login = self.path.rstrip("/") == "/login"
-        if login:
-            self.gate.tries.begin(self.client)
-        if upload:
+        if not length.isdecimal() or int(length) > self.max_bytes:
+            raise self._too_large()
+        if self.is_login:
+            self.guard.logins.count(self.client)
+        if self.is_upload:
             await self._upload()
-        elif writes and not login:
-            await self.gate.app(self.scope, await self._checked(), self.send)
+        elif self.is_read or self.is_login:
+            await self.guard.app(self.scope, self.receive, self.send)
         else:
-            await self.gate.app(self.scope, self.receive, self.send)
+            await self.guard.app(self.scope, await self._checked_json(), self.send)
 
-    def _check_place(self) -> None:
-        """Refuse other names, other pages and other places than the page's own."""
-        hosts, origins = self.headers.getlist("host"), self.headers.getlist("origin")
-        host = hosts[0].lower() if len(hosts) == 1 else ""
-        if not (self.gate.named and host) and not is_loopback(hostname(host)):
-            raise Closed(421, "This app answers to localhost and 127.0.0.1 only.")
-        reads, posts = self.scope["method"] in ("GET", "HEAD"), self.scope["method"] == "POST"
-        asked = [self.headers.get(f"sec-fetch-{what}") for what in ("site", "mode", "dest")]
-        followed = reads and asked[1:] == ["navigate", "document"]  # a link, into a tab of its own
-        foreign = asked[0] in ("cross-site", "same-site") and not followed
-        if foreign or any(urlsplit(origin).netloc.lower() != host for origin in origins):
-            raise Closed(403, "Another page asked for this; open the app's own page.")
-        if not (READ if reads else WRITE).fullmatch(self.path) or not (reads or posts):
-            raise Closed(404, "There is nothing here.")
+    def _check_host(self) -> None:
+        """Without a password, only this machine's own names."""
+        if not (self.guard.any_host and self._host()) and not is_loopback(hostname(self._host())):
+            raise RequestRefused(421, "This app answers to localhost and 127.0.0.1 only.")
+
+    def _host(self) -> str:
+        """The Host header, "" unless there is exactly one."""
+        hosts = self.headers.getlist("host")
+        return hosts[0].lower() if len(hosts) == 1 else ""
+
+    def _check_origin(self) -> None:
+        """No request from another page, except a link to the app."""
+        site, mode, dest = (self.headers.get(f"sec-fetch-{x}") for x in ("site", "mode", "dest"))
+        is_link = self.is_read and (mode, dest) == ("navigate", "document")
+        foreign = site in ("cross-site", "same-site") and not is_link
+        origins = [urlsplit(origin).netloc for origin in self.headers.getlist("origin")]
+        if foreign or any(origin.lower() != self._host() for origin in origins):
+            raise RequestRefused(403, "Another page asked for this; open the app's own page.")
+
+    def _check_path(self) -> None:
+        """Only the routes that the page and its API need."""
+        paths = GET_PATHS if self.is_read else POST_PATHS
+        allowed = self.is_read or self.scope["method"] == "POST"
+        if not paths.fullmatch(self.path) or not allowed:
+            raise RequestRefused(404, "There is nothing here.")
+
+    def _too_large(self) -> RequestRefused:
+        return RequestRefused(413, f"A request may have {self.max_bytes:,} bytes at most.")
 
     async def receive(self) -> MutableMapping[str, Any]:
-        """The next part of the body, as long as it stays within bounds."""
+        """The next part of the body, within max_bytes in all."""
         message = await self._receive()
-        self.got += len(message.get("body", b""))
-        if self.got > self.most:
-            raise Closed(413, f"A request may have {self.most:,} bytes at most.")
+        self.received += len(message.get("body", b""))
+        if self.received > self.max_bytes:
+            raise self._too_large()
         return message
 
-    async def _checked(self) -> Receive:
-        """A small body, read whole: files are named by what was uploaded, not by an address."""
+    async def _checked_json(self) -> Receive:
+        """Read the body and refuse addresses of files; returns a function that replays it."""
         messages, body = [], b""
         while not messages or messages[-1].get("more_body"):
             messages.append(await self.receive())
             body += messages[-1].get("body", b"")
         try:
-            if addresses(json.loads(body or b"{}")):
-                raise Closed(400, "Files are uploaded here, not fetched from an address.")
+            if has_remote_file(json.loads(body or b"{}")):
+                raise RequestRefused(400, "Files are uploaded here, not fetched from an address.")
         except (ValueError, RecursionError):
-            raise Closed(400, "The request is not JSON.") from None
+            raise RequestRefused(400, "The request is not JSON.") from None
 
         async def replay() -> MutableMapping[str, Any]:
             return messages.pop(0) if messages else await self._receive()
@@ -138,53 +170,46 @@ class _Passage:
         return replay
 
     async def _upload(self) -> None:
-        """Files of the right kinds, a few requests at once."""
-        if self.gate.uploads >= MAX_UPLOADS:
-            raise Closed(429, "Many files are coming in now; try again in a minute.", 60)
-        watch = Kinds(self.headers.get("content-type", ""), self.gate.endings)
+        """Pass an upload on while its files have the right suffixes."""
+        if self.guard.uploads >= MAX_UPLOADS:
+            raise RequestRefused(429, "Many files are being uploaded; try again in a minute.", 60)
+        upload = UploadFilter(self.headers.get("content-type", ""), self.guard.suffixes)
 
         async def receive() -> MutableMapping[str, Any]:
             message = await self.receive()
-            watch.see(message.get("body", b""))
+            upload.feed(message.get("body", b""))
             return message
 
-        self.gate.uploads += 1
+        self.guard.uploads += 1
         try:
-            await self.gate.app(self.scope, receive, self.send)
+            await self.guard.app(self.scope, receive, self.send)
         finally:
-            self.gate.uploads -= 1
-            await self.gate.tidy()
+            self.guard.uploads -= 1
+            await self.guard.after_upload()
 
     async def send(self, message: MutableMapping[str, Any]) -> None:
-        """The app's answer, on its way out."""
+        """Send the app's response, with our headers."""
         if message["type"] == "http.response.start":
             self.started = True
-            if self.path.rstrip("/") == "/login" and message["status"] == 200:
-                self.gate.tries.forget(self.client)
+            if self.is_login and message["status"] == 200:
+                self.guard.logins.reset(self.client)
             joins = self.path.startswith((f"{API}queue/join", f"{API}call/"))
-            if message["status"] == 503 and joins:  # Gradio's own words speak of its settings
+            if message["status"] == 503 and joins:  # Gradio's sentence is about its settings
                 self.full, self.started = True, False
                 return
-            message["headers"] = [*message.get("headers", []), *SHIELDS]
+            message["headers"] = [*message.get("headers", []), *SECURITY_HEADERS]
         if not self.full:
             await self._send(message)
         elif not message.get("more_body"):
-            await self.refuse(Closed(503, self.gate.busy, 60))
+            await self.refuse(RequestRefused(503, self.guard.busy, 60))
 
-    async def refuse(self, reason: Closed) -> None:
-        """Answer with the sentence."""
+    async def refuse(self, reason: RequestRefused) -> None:
+        """Respond with the status and the sentence."""
         body = json.dumps({"detail": str(reason)}).encode()
-        headers = [(b"content-type", b"application/json"), (b"connection", b"close"), *SHIELDS]
-        headers.append((b"content-length", str(len(body)).encode()))
+        headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+        headers += [*SECURITY_HEADERS, (b"content-length", str(len(body)).encode())]
         if reason.wait:
             headers.append((b"retry-after", str(math.ceil(reason.wait)).encode()))
         start = {"type": "http.response.start", "status": reason.status, "headers": headers}
         await self._send(start)
         await self._send({"type": "http.response.body", "body": body})
-
-
-SHIELDS = [
-    (b"x-frame-options", b"SAMEORIGIN"),
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"same-origin"),
-]

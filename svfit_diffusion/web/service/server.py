@@ -1,4 +1,4 @@
-"""Serving the page: on this machine only, unless asked otherwise with a password."""
+"""Serves the app: on this machine only, unless there is a password."""
 
 from __future__ import annotations
 
@@ -11,29 +11,41 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from ...data import CAPTION
-from ..page import CSS, KEYS, THEME
-from ..studio import SUFFIXES, Library, Runs, Studio, Workspace, data_folder, read_card
-from ..studio import temporary_files as files
-from .assembly import QUEUE, build_page
-from .middleware import RequestGuard, is_loopback
+from ..page import CSS, SHORTCUTS, THEME
+from ..studio import (
+    PHOTO_SUFFIXES,
+    Library,
+    Runs,
+    SharedPipeline,
+    Workspace,
+    data_folder,
+    read_card,
+    sweep_app_folder,
+    sweeping,
+)
+from .assembly import QUEUE, build_app
+from .clients import is_loopback
+from .middleware import RequestGuard
 
-MAX_UPLOAD = 25_000_000  # bytes of one file: a photo of a phone; concepts have their own limit
+MAX_UPLOAD = 25_000_000  # bytes of one file, such as a phone's photo; concepts are smaller
 SESSIONS = 64  # browser windows remembered
 
 
 def run_app(
     base: str, host: str, port: int | None, concepts: Sequence[str], auth: str | None = None
 ) -> None:
-    """Serve until Ctrl-C. auth: "user:password". ValueError for what cannot be served."""
+    """Serve until Ctrl-C. concepts: files. auth: "user:password". ValueError if it cannot."""
     login = check_access(host, auth)
     for path in concepts:
-        read_card(path)  # refuse a bad file before the base is loaded
-    with tempfile.TemporaryDirectory(prefix="svfit-") as folder:  # mode 0700, gone at the end
+        read_card(path)  # raise before the base is loaded
+    with tempfile.TemporaryDirectory(prefix="svfit-") as folder:  # mode 0700
         os.environ["GRADIO_TEMP_DIR"] = folder
-        desk = Workspace(Studio(base), Library(data_folder()), Runs(data_folder()), not login)
+        workspace = Workspace(
+            SharedPipeline(base), Library(data_folder()), Runs(data_folder()), not login
+        )
         for path in concepts:
-            desk.studio.check(read_card(path))
-        page = build_page(desk, [desk.library.add(path) for path in concepts])
+            workspace.pipeline.check(read_card(path))
+        page = build_app(workspace, [workspace.library.add(path) for path in concepts])
         try:
             _, url, _ = launch(page, host, port, login)
         except OSError as error:
@@ -46,20 +58,22 @@ def run_app(
             page.block_thread()
         finally:
             page.close(verbose=False)
-            if run := desk.runs.going():
+            if run := workspace.runs.active():
                 run.stop()
-                print("The training under way ends too; what it learned is kept.", flush=True)
+                print(
+                    "The training that is running stops too; what it learned is kept.", flush=True
+                )
 
 
 def check_access(host: str, auth: str | None) -> tuple[str, str] | None:
-    """User and password of "user:password"; ValueError where others could enter without."""
+    """User and password of "user:password"; ValueError where others would need none."""
     user, _, password = (auth or "").partition(":")
     if auth is not None and not (user and password):
-        raise ValueError("--auth is not of the form user:password.")
+        raise ValueError("--auth must have the form user:password.")
     if not auth and not is_loopback(host):
         raise ValueError(
-            f"--host {host} lets others in; pass --auth user:password too, or leave it at "
-            "127.0.0.1."
+            f"--host {host} makes the app reachable for others; pass --auth user:password too, or "
+            "leave it at 127.0.0.1."
         )
     return (user, password) if auth else None
 
@@ -67,21 +81,21 @@ def check_access(host: str, auth: str | None) -> tuple[str, str] | None:
 def launch(
     page: gr.Blocks, host: str, port: int | None, login: tuple[str, str] | None = None
 ) -> tuple[object, str, str]:
-    """Start serving and return at once; every setting that is open by default is closed.
+    """Start serving and return at once, with Gradio's open defaults closed.
 
-    Files lie in $GRADIO_TEMP_DIR, which is to be the app's own: it is swept.
+    Files are stored in $GRADIO_TEMP_DIR, which must be the app's own, since it is swept.
     """
     folder = Path(os.environ["GRADIO_TEMP_DIR"])
-    os.environ.setdefault("FORWARDED_ALLOW_IPS", "")  # who asks is who connects
-    gate = Middleware(
+    os.environ.setdefault("FORWARDED_ALLOW_IPS", "")  # a client's address is the connection's
+    guard = Middleware(
         RequestGuard,
-        named=login is not None,
-        endings=frozenset({*SUFFIXES, CAPTION, ".safetensors"}),
-        busy=f"The app is busy: {QUEUE} jobs wait already. Try again in a minute.",
-        tidy=lambda: files.tidy(folder),
+        any_host=login is not None,
+        suffixes=frozenset({*PHOTO_SUFFIXES, CAPTION, ".safetensors"}),
+        busy=f"The app is busy: {QUEUE} jobs are waiting. Try again in a minute.",
+        after_upload=lambda: sweep_app_folder(folder),
     )
     return page.launch(
-        app_kwargs={"middleware": [gate], "lifespan": lambda _: files.swept(folder)},
+        app_kwargs={"middleware": [guard], "lifespan": lambda _: sweeping(folder)},
         server_name=host,
         server_port=port,
         auth=login,
@@ -102,5 +116,5 @@ def launch(
         footer_links=["api"],
         theme=THEME,
         css=CSS,
-        js=KEYS,
+        js=SHORTCUTS,
     )

@@ -1,4 +1,4 @@
-"""What comes in: files of the kinds that are used here, and none by an address."""
+"""Uploads: only files with certain suffixes, and no files that the app would have to fetch."""
 
 from __future__ import annotations
 
@@ -7,70 +7,76 @@ from typing import Any
 
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from .clients import Closed
+from .clients import RequestRefused
+
+MAX_HEADER = 4_000  # bytes of a name or a value
+DAMAGED = "The upload is damaged; send it again."
 
 
-class Kinds:
-    """Looks along at an upload: each file's name is read before its bytes get anywhere."""
+class UploadFilter:
+    """Parses an upload as it arrives; refuses a file by its name before its content is passed on.
 
-    def __init__(self, content_type: str, endings: frozenset[str]) -> None:
+    suffixes: lower case, of the files that are allowed.
+    """
+
+    def __init__(self, content_type: str, suffixes: frozenset[str]) -> None:
         kind, options = parse_options_header(content_type)
         if kind != b"multipart/form-data" or not options.get(b"boundary"):
-            raise Closed(415, "An upload is a form with files.")
-        self.endings, self.name, self.value, self.files = endings, b"", b"", []
+            raise RequestRefused(415, "An upload must be a form with files.")
+        self.suffixes, self.name, self.value, self.files = suffixes, b"", b"", []
         self.parser = MultipartParser(
             options[b"boundary"],
             {
-                "on_part_begin": self._begin,
-                "on_header_field": self._field,
-                "on_header_value": self._text,
-                "on_header_end": self._end,
-                "on_headers_finished": self._finished,
+                "on_part_begin": self._part_begin,
+                "on_header_field": self._header_name,
+                "on_header_value": self._header_value,
+                "on_header_end": self._header_end,
+                "on_headers_finished": self._headers_finished,
             },
         )
 
-    def see(self, data: bytes) -> None:
-        """The next bytes; Closed where a file is of another kind."""
+    def feed(self, data: bytes) -> None:
+        """Parse the next bytes; RequestRefused for a file of another kind."""
         try:
             self.parser.write(data)
         except ValueError:  # of the parser
-            raise Closed(400, "The upload is damaged; send it again.") from None
+            raise RequestRefused(400, DAMAGED) from None
 
-    def _begin(self) -> None:
+    def _part_begin(self) -> None:
         self.files = []
 
-    def _field(self, data: bytes, start: int, end: int) -> None:
-        self.name = self._more(self.name, data[start:end])
+    def _header_name(self, data: bytes, start: int, end: int) -> None:
+        self.name = self._append(self.name, data[start:end])
 
-    def _text(self, data: bytes, start: int, end: int) -> None:
-        self.value = self._more(self.value, data[start:end])
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self.value = self._append(self.value, data[start:end])
 
-    def _more(self, held: bytes, data: bytes) -> bytes:
-        if len(held) + len(data) > 4_000:
-            raise Closed(400, "The upload is damaged; send it again.")
-        return held + data
+    def _append(self, text: bytes, data: bytes) -> bytes:
+        if len(text) + len(data) > MAX_HEADER:
+            raise RequestRefused(400, DAMAGED)
+        return text + data
 
-    def _end(self) -> None:
+    def _header_end(self) -> None:
         if self.name.lower() == b"content-disposition":
             self.files.append(parse_options_header(self.value)[1].get(b"filename", b""))
         self.name = self.value = b""
 
-    def _finished(self) -> None:
+    def _headers_finished(self) -> None:
         names = [name.decode("utf-8", "replace") for name in self.files]
-        if len(names) != 1 or PurePath(names[0]).suffix.lower() not in self.endings:
-            kinds = ", ".join(sorted(self.endings))
-            raise Closed(415, f"Files of this kind are not taken here; those that are: {kinds}.")
+        if len(names) != 1 or PurePath(names[0]).suffix.lower() not in self.suffixes:
+            allowed = ", ".join(sorted(self.suffixes))
+            raise RequestRefused(415, f"Files of this kind cannot be uploaded, only {allowed}.")
 
 
-def addresses(value: Any) -> bool:
-    """Whether a file in a request's data is one to be fetched from somewhere."""
-    left = [value]
-    while left:
-        item = left.pop()
+def has_remote_file(value: Any) -> bool:
+    """Whether a request's data names a file by an address, which the app would fetch."""
+    stack = [value]
+    while stack:
+        item = stack.pop()
         if isinstance(item, dict):
             if isinstance(path := item.get("path"), str) and "://" in path:
                 return True
-            left += item.values()
+            stack += item.values()
         elif isinstance(item, list):
-            left += item
+            stack += item
     return False

@@ -1,8 +1,10 @@
-"""What is behind the page: library, runs and their worker, the shared pipeline, bases.
+"""The app behind the page: state, trainings, generation jobs. No gradio, no HTML.
 
-shared_pipeline.py holds the pipeline that all windows use; library.py the user's concepts; runs.py
-and worker.py the trainings; photos.py what becomes of uploaded photos; workspace.py ties them
-together for the page.
+workspace.py holds what all tabs share: shared_pipeline.py (the one pipeline), library.py (the
+user's concepts, cards.py: their files) and runs.py (trainings, each in a process of worker.py,
+which reporter.py reports from). new_training.py and generation_jobs.py do what a user asks for,
+within limits.py. photos.py, words.py and presets.py read a user's input, bases.py describes bases,
+lora_zip.py exports, temporary_files.py holds what the browser downloads and uploads.
 """
 
 from ..._lazy import lazy_names
@@ -10,40 +12,37 @@ from ..._lazy import lazy_names
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
-        "bases": ["describe"],
+        "bases": ["describe_base"],
         "cards": ["Card", "read_card"],
-        "library": ["Entry", "Library", "data_folder", "slug"],
-        "lora_zip": ["packed_lora"],
-        "photos": [
-            "MAX_PHOTOS",
-            "MAX_WORDS",
-            "SUFFIXES",
-            "class_word",
-            "inspect_photos",
-            "propose_token",
-            "save_photos",
+        "generation_jobs": [
+            "COMPARE_PROMPT",
+            "GenerationJobs",
+            "Progress",
+            "check_prompts",
+            "pick_seed",
         ],
-        "presets": ["MAX_TRAIN_STEPS", "QUALITIES", "make_config"],
-        "runs": ["GOING", "Run", "Runs"],
-        "shared_pipeline": ["Job", "Step", "Stopped", "Studio"],
-        "temporary_files": ["fresh_file", "served"],
-        "workspace": [
-            "DRAWING",
+        "library": ["Entry", "Library", "data_folder"],
+        "limits": [
+            "MAX_ACTIVE_CONCEPTS",
             "MAX_GUIDANCE",
+            "MAX_PHOTOS",
             "MAX_PICTURES",
             "MAX_PROMPT",
             "MAX_SEED",
             "MAX_SIZE",
             "MAX_STEPS",
             "MAX_STRENGTH",
-            "QUEUED",
-            "QUICK",
-            "SLOTS",
-            "Workspace",
-            "escaped",
-            "signal",
-            "user_errors",
-            "warn",
+            "MAX_TRAIN_STEPS",
+            "MAX_WORDS",
         ],
+        "lora_zip": ["make_lora_zip"],
+        "new_training": ["start_training"],
+        "photos": ["PHOTO_SUFFIXES", "inspect_photos"],
+        "presets": ["QUALITIES", "make_config"],
+        "runs": ["ACTIVE_STATES", "SUCCESS_STATES", "Run", "Runs"],
+        "shared_pipeline": ["Job", "SharedPipeline"],
+        "temporary_files": ["new_file", "servable_copy", "sweep_app_folder", "sweeping"],
+        "words": ["class_word", "unused_token"],
+        "workspace": ["Workspace"],
     },
 )

@@ -1,4 +1,4 @@
-"""A concept file as the app sees it: read, checked, and told in plain text."""
+"""Concept files for the app: read, checked, and described as plain text."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 from ...concept import Concept, printable, read_concept, to_bytes
 from ...pipeline import adapter_name
 
-MAX_LABEL = 60  # characters of a stranger's text in one place
+MAX_LABEL = 60  # characters of a text from a file in one place
 
 
 @dataclass(frozen=True)
 class Card:
-    """A concept file that was read and checked. digest: SHA-256 (hex) of what it holds."""
+    """A concept file that was read and checked. digest: SHA-256 (hex) of its content."""
 
     concept: Concept
     name: str
@@ -24,19 +24,19 @@ class Card:
 
     @property
     def trigger(self) -> str:
-        """The words that call it, as text that is safe to print; its name where it has none."""
+        """Its trigger and class word, safe to print; its name where it has none."""
         return printable(self.concept.trigger, MAX_LABEL) or self.name
 
     @property
     def base(self) -> str:
-        """The base it was learned on, in its own words."""
+        """The name of the base it was trained on, as the file has it."""
         return printable(self.concept.base, MAX_LABEL)
 
     def facts(self) -> dict[str, str]:
-        """What there is to know about the file, as text."""
-        concept, learned = self.concept, self.concept.trigger_rows
+        """What the file contains, as text."""
+        concept, rows = self.concept, self.concept.trigger_rows
         facts = {
-            "trigger": f"{self.trigger} ({'not ' if learned is None else ''}learned)",
+            "trigger": f"{self.trigger} ({'not ' if rows is None else ''}learned)",
             "base": f"{self.base}, family {printable(concept.family, MAX_LABEL)}",
             "size": f"{self.size:,} bytes: {concept.values:,} values",
             "rank": printable(concept.rank, MAX_LABEL),
@@ -48,7 +48,7 @@ class Card:
 
 
 def read_card(path: str | Path) -> Card:
-    """Read a concept file; ValueError names it, without the folder it lies in, and the reason."""
+    """Read a concept file; the ValueError has the file's name, not its folder, and the reason."""
     path = Path(path)
     try:
         status = path.stat()
@@ -59,7 +59,7 @@ def read_card(path: str | Path) -> Card:
 
 @functools.lru_cache(maxsize=256)
 def _read(path: Path, _changed: int, size: int) -> Card:
-    """A card is read anew only where its file has changed."""
+    """Cached, until the file changes."""
     concept = read_concept(path)
     return Card(
         concept, adapter_name(path.stem), size, hashlib.sha256(to_bytes(concept)).hexdigest()

@@ -1,11 +1,11 @@
 """The user's concepts: a folder each in the user's data folder, safe with several windows open.
 
     concepts/<name>/<name>.safetensors   the file, as it is shared
-    concepts/<name>/preview.png          what it draws, if anything was drawn yet
-    bin/<time>-<name>/                   what was deleted, for a while
+    concepts/<name>/preview.png          a picture of it, if one was generated
+    bin/<time>-<name>/                   deleted concepts, the last twenty
 
-Changes happen under a lock between processes; a concept appears and goes by one rename, so a
-reader sees all of it or nothing. Names are ours: letters, digits and "_".
+Changes are made under a lock between processes; a concept appears and goes by one rename, so a
+reader sees all of it or nothing. Names are made by slug(): letters, digits and "_".
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from ...generation import save_png
 from ...pipeline import adapter_name
 from .cards import Card, read_card
 
-PREVIEW = 256  # px
-KEPT_DELETED = 20  # concepts in the bin
+PREVIEW_SIZE = 256  # px
+MAX_DELETED = 20  # concepts in the bin
 MAX_NAME = 40  # characters
-MAX_CONCEPTS = 500
+MAX_ENTRIES = 500
 
 
 def data_folder() -> Path:
-    """Where the app keeps things: $SVFIT_HOME, else the user's data folder."""
+    """The app's data folder: $SVFIT_HOME, else the user's."""
     return Path(os.environ.get("SVFIT_HOME") or user_data_path("svfit-diffusion"))
 
 
 def slug(text: str) -> str:
-    """A name made of any text: letters, digits and "_", never empty."""
+    """A name made from any text: letters, digits and "_", never empty."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     name = re.sub(r"[^a-z0-9]+", "_", plain).strip("_")[:MAX_NAME].rstrip("_")
     return adapter_name(name or "concept")
@@ -49,7 +49,7 @@ def slug(text: str) -> str:
 
 @dataclass(frozen=True)
 class Entry:
-    """A concept of the library. preview: its picture, None where there is none yet."""
+    """A concept of the library. preview: a picture of it, if there is one."""
 
     name: str
     path: Path
@@ -58,7 +58,7 @@ class Entry:
 
 
 class Library:
-    """The concepts of one data folder; any number of these may look at it at once."""
+    """The concepts of one data folder; several processes may use it at once."""
 
     def __init__(self, folder: Path) -> None:
         self.concepts, self.bin = folder / "concepts", folder / "bin"
@@ -70,7 +70,7 @@ class Library:
         """All concepts that can be read, the newest first."""
         found = []
         for folder in sorted(self.concepts.iterdir(), key=_changed, reverse=True):
-            with contextlib.suppress(ValueError):  # damaged or going away: nothing to show
+            with contextlib.suppress(ValueError):  # damaged, or deleted just now
                 found.append(self._entry(folder.name))
         return found
 
@@ -81,7 +81,7 @@ class Library:
     def get(self, name: str) -> Entry:
         """The concept of this name; ValueError where there is none."""
         if name not in os.listdir(self.concepts):
-            raise ValueError(f"The library holds no concept named {name[:MAX_NAME]!r}.")
+            raise ValueError(f"The library has no concept named {name[:MAX_NAME]!r}.")
         return self._entry(name)
 
     def version(self) -> str:
@@ -90,9 +90,9 @@ class Library:
         return str(hash("\n".join(stamps)))
 
     def add(self, path: str | Path, name: str = "", preview: Image.Image | None = None) -> str:
-        """Copy a concept file in and return its name; one that is here already stays as it is.
+        """Copy a concept file into the library and return its name; a duplicate is not added.
 
-        name: what to call it, by default after its file. Raises ValueError when it is no concept.
+        name: by default the file's. ValueError where it is not a usable concept file.
         """
         card = read_card(path)
         with self._lock:
@@ -100,15 +100,17 @@ class Library:
             for entry in entries:
                 if entry.card.digest == card.digest:
                     return entry.name
-            if len(entries) >= MAX_CONCEPTS:
-                raise ValueError(f"The library is full: it holds {MAX_CONCEPTS} concepts.")
-            name = self._free(slug(name or Path(path).stem))
+            if len(entries) >= MAX_ENTRIES:
+                raise ValueError(f"The library is full: it has {MAX_ENTRIES} concepts.")
+            name = self._unused_name(slug(name or Path(path).stem))
             fresh = self.concepts.parent / f".new-{secrets.token_hex(4)}"
             try:
                 fresh.mkdir()
                 with open(path, "rb") as file:
                     replace_file(fresh / f"{name}.safetensors", file.read(MAX_FILE_BYTES))
-                read_card(fresh / f"{name}.safetensors")  # what was copied is what was checked
+                read_card(
+                    fresh / f"{name}.safetensors"
+                )  # the file may have changed since it was checked
                 if preview:
                     _write_preview(fresh, preview)
                 os.replace(fresh, self.concepts / name)
@@ -117,7 +119,7 @@ class Library:
         return name
 
     def set_preview(self, name: str, image: Image.Image) -> None:
-        """Give a concept its picture."""
+        """Set the picture of a concept."""
         with self._lock:
             _write_preview(self.get(name).path.parent, image)
 
@@ -126,19 +128,21 @@ class Library:
         with self._lock:
             folder = self.get(name).path.parent
             os.replace(folder, self.bin / f"{time.time_ns():020d}-{name}")
-            for old in sorted(self.bin.iterdir())[:-KEPT_DELETED]:
+            for old in sorted(self.bin.iterdir())[:-MAX_DELETED]:
                 shutil.rmtree(old, ignore_errors=True)
 
     def undo(self) -> str:
-        """Bring back what was deleted last, and return its name; ValueError for an empty bin."""
+        """Restore the concept that was deleted last, and return its name."""
         with self._lock:
             deleted = sorted(self.bin.iterdir())
             if not deleted:
-                raise ValueError("Nothing was deleted that could be brought back.")
-            was = deleted[-1].name.partition("-")[2]
-            name = self._free(was)
-            if name != was:  # its place was taken meanwhile
-                os.replace(deleted[-1] / f"{was}.safetensors", deleted[-1] / f"{name}.safetensors")
+                raise ValueError("There is no deleted concept to restore.")
+            old_name = deleted[-1].name.partition("-")[2]
+            name = self._unused_name(old_name)
+            if name != old_name:  # its name was taken meanwhile
+                os.replace(
+                    deleted[-1] / f"{old_name}.safetensors", deleted[-1] / f"{name}.safetensors"
+                )
             os.replace(deleted[-1], self.concepts / name)
         return name
 
@@ -147,7 +151,7 @@ class Library:
         path, preview = folder / f"{name}.safetensors", folder / "preview.png"
         return Entry(name, path, read_card(path), preview if preview.is_file() else None)
 
-    def _free(self, name: str) -> str:
+    def _unused_name(self, name: str) -> str:
         taken, number, found = set(os.listdir(self.concepts)), 1, name
         while found in taken:
             number += 1
@@ -157,7 +161,7 @@ class Library:
 
 def _write_preview(folder: Path, image: Image.Image) -> None:
     image = image.convert("RGB")
-    image.thumbnail((PREVIEW, PREVIEW))
+    image.thumbnail((PREVIEW_SIZE, PREVIEW_SIZE))
     save_png(image, folder / "preview.png")
 
 

@@ -1,4 +1,4 @@
-"""A concept for other programs: its LoRA, sidecars and embedding, in one ZIP."""
+"""A concept for other programs: LoRA, sidecar files and embedding in one ZIP."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ from pathlib import Path
 
 from PIL import Image
 
-from .temporary_files import fresh_file
+from .temporary_files import new_file
 from .workspace import Workspace
 
 
-def packed_lora(desk: Workspace, name: str) -> str:
-    """The path of a fresh ZIP; ValueError for a name that the library lacks or another base."""
-    entry = desk.library.get(name)
+def make_lora_zip(workspace: Workspace, name: str) -> str:
+    """The path of a new ZIP; ValueError for an unknown name or a concept of another base."""
+    entry = workspace.library.get(name)
     preview = None
     if entry.preview is not None:
         with Image.open(entry.preview) as image:
             preview = image.convert("RGB")
-    target = fresh_file(f"{entry.name}-lora.zip")
+    target = new_file(f"{entry.name}-lora.zip")
     with tempfile.TemporaryDirectory() as folder:
-        made = desk.studio.export(entry.card, Path(folder, f"{entry.name}.safetensors"), preview)
+        exported = workspace.pipeline.export(
+            entry.card, Path(folder, f"{entry.name}.safetensors"), preview
+        )
         with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-            for file in made.files:
+            for file in exported.files:
                 archive.write(file, file.name)
     return str(target)

@@ -1,8 +1,7 @@
-"""Photos as a user drops them: which can be used, and what the model will see of them."""
+"""Uploaded photos: which can be used, what the model will see of them, copies for a training."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,34 +11,31 @@ from PIL import Image
 from ...concept import printable
 from ...data import CAPTION, LONG, PLACES, crop, read_caption, read_photo
 from ...generation import save_png
-from ...settings import RARE_WORDS
+from .limits import MAX_PHOTOS
 
-SUFFIXES = [
+PHOTO_SUFFIXES = [
     *(".jpg", ".jpeg", ".png", ".webp", ".avif", ".heic", ".heif", ".gif", ".bmp", ".tif", ".tiff"),
 ]
-MAX_PHOTOS = 50
-SHOWN_CAPTION = 40  # characters
-MAX_SIDE = 2_048  # px of a kept photo's shorter side
-MAX_WORDS = 60  # characters of what the photos show
-ARTICLES = re.compile(r"^(?:(?:a|an|the|my|our)(?:\s+|$))+", re.IGNORECASE)
+MAX_CAPTION = 40  # characters of a caption on the page
+MAX_SIDE = 2_048  # px, the shorter side of a saved photo
 
 
 @dataclass
 class PhotoCheck:
-    """Photos that can be used, and a sentence for each file that cannot.
+    """usable: photos that can be used. crops: what the model sees of them, with a caption each.
 
-    views: what the model sees, with a caption each. usable: the photos' files.
+    refused: a sentence for each file that cannot be used.
     """
 
     usable: list[str] = field(default_factory=list)
-    views: list[tuple[Image.Image, str]] = field(default_factory=list)
+    crops: list[tuple[Image.Image, str]] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
 
 
 def inspect_photos(paths: Sequence[str] | None, size: int, center: bool = False) -> PhotoCheck:
-    """Read each file upright and cut it as a training does, into squares of `size` pixels."""
+    """Read each file upright and crop it as a training does, to squares of `size` pixels."""
     found = PhotoCheck()
-    photos, captions, found.refused = _parted(paths or [])
+    photos, captions, found.refused = _separate_captions(paths or [])
     for path in photos:
         try:
             image = read_photo(path).image
@@ -48,26 +44,26 @@ def inspect_photos(paths: Sequence[str] | None, size: int, center: bool = False)
             continue
         found.usable.append(str(path))
         number = f"{len(found.usable)}"
-        square = max(image.size) <= LONG * min(image.size)
-        if square or center:
-            caption = printable(captions.get(Path(path).stem, ""), SHOWN_CAPTION)
-            found.views.append((crop(image, size), f"{number} {caption}".strip()))
+        one_crop = max(image.size) <= LONG * min(image.size)
+        if one_crop or center:
+            caption = printable(captions.get(Path(path).stem, ""), MAX_CAPTION)
+            found.crops.append((crop(image, size), f"{number} {caption}".strip()))
             continue
         wide = image.width > image.height
         names = ("left", "middle", "right") if wide else ("top", "middle", "bottom")
-        found.views += [
+        found.crops += [
             (crop(image, size, center=False, x=place, y=place), f"{number} {name}")
             for place, name in zip(PLACES, names, strict=True)
         ]
     return found
 
 
-def _parted(paths: Sequence[str]) -> tuple[list[str], dict[str, str], list[str]]:
-    """Photos, captions by their photo's stem, and a sentence for each file that is of no use."""
+def _separate_captions(paths: Sequence[str]) -> tuple[list[str], dict[str, str], list[str]]:
+    """Photos, captions by their photo's stem, and a sentence for each file that is not used."""
     photos = [path for path in paths if Path(path).suffix.lower() != CAPTION]
     stems, captions, refused = {Path(path).stem for path in photos}, {}, []
     if len(photos) > MAX_PHOTOS:
-        refused.append(f"Only the first {MAX_PHOTOS} photos are looked at.")
+        refused.append(f"Only the first {MAX_PHOTOS} photos are used.")
     for path in (Path(path) for path in paths if path not in photos):
         if path.stem not in stems:
             refused.append(printable(f"{path.name} is no photo's caption; name it like its photo."))
@@ -80,44 +76,23 @@ def _parted(paths: Sequence[str]) -> tuple[list[str], dict[str, str], list[str]]
 
 
 def save_photos(paths: Sequence[str], folder: Path) -> int:
-    """Write the usable ones of these photos into a folder, upright, free of metadata, with their
-    captions; returns how many.
+    """Write the usable photos into a folder, upright, without metadata, with their captions.
+
+    Returns how many there are.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    photos, captions, _ = _parted(paths)
+    photos, captions, _ = _separate_captions(paths)
     count = 0
     for path in photos:
         try:
             image = read_photo(path).image
         except ValueError:
-            continue  # named to the user when it was dropped
+            continue  # reported by inspect_photos
         scale = MAX_SIDE / min(image.size)
-        if scale < 1:  # more than any base sees would only fill the disk
+        if scale < 1:  # no base sees more, so more would only fill the disk
             image = image.resize([round(scale * side) for side in image.size])
         save_png(image, folder / f"{count:03d}.png")
         if caption := captions.get(Path(path).stem):
             (folder / f"{count:03d}{CAPTION}").write_text(caption, "utf-8")
         count += 1
     return count
-
-
-def class_word(text: str) -> str:
-    """What the photos show, as a class word: "My dog." -> "dog". ValueError where it is empty."""
-    words = re.sub(r"[^\w\s-]", "", ARTICLES.sub("", " ".join(text.split()))).strip()
-    if not words:
-        raise ValueError("Say what the photos show, such as: a dog.")
-    if len(words) > MAX_WORDS:
-        raise ValueError(f"What the photos show may have {MAX_WORDS} characters at most.")
-    return words
-
-
-def propose_token(taken: Sequence[str]) -> str:
-    """A rare word for a trigger that no concept of the library uses."""
-    used = {word.lower() for word in taken}
-    for word in RARE_WORDS:
-        if word.lower() not in used:
-            return word
-    number = 2
-    while f"{RARE_WORDS[0]}{number}" in used:
-        number += 1
-    return f"{RARE_WORDS[0]}{number}"

@@ -1,13 +1,13 @@
-"""Trainings as folders: started in a process of their own, found again by whoever looks.
+"""Trainings as folders: each runs in a process of its own, and any page can follow it.
 
     runs/<time>/config.json     the settings, for worker.py
-    runs/<time>/status.json     how it stands, written by the worker
-    runs/<time>/alive.lock      held by the worker as long as it lives, however it ends
-    runs/<time>/stop            asks the worker to end
+    runs/<time>/status.json     state, step, losses ..., written by the worker
+    runs/<time>/alive.lock      held by the worker while its process lives, however it ends
+    runs/<time>/stop            asks the worker to stop
     runs/<time>/photos, preview, log.txt, <name>/<name>.safetensors, sheet.png
 
-Nothing of a training lives in the app: a reloaded page, another window and a restarted app see
-the same. This module imports nothing heavy: the worker locks before it loads torch.
+The app holds no state of a training: a reloaded page, another window and a restarted app show
+the same. This module imports nothing heavy: the worker takes its lock before it loads torch.
 """
 
 from __future__ import annotations
@@ -20,16 +20,18 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-KEPT_RUNS = 5
-STARTING = 30.0  # seconds a worker may take until it holds its lock
-SHOWN_FOR = 86_400.0  # seconds that a finished training is shown
-GOING = ("starting", "preparing", "training", "finishing")
+MAX_RUNS = 5  # folders of trainings that are kept
+START_TIMEOUT = 30.0  # seconds that a worker may take until it holds its lock
+SHOW_SECONDS = 86_400.0  # that a finished training is shown
+ACTIVE_STATES = ("starting", "preparing", "training", "finishing")
+SUCCESS_STATES = ("done", "stopped")  # there is a concept
 
 
 @dataclass(frozen=True)
@@ -40,70 +42,74 @@ class Run:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The settings it was started with."""
+        """The settings that it was started with."""
         return json.loads((self.folder / "config.json").read_text())
 
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Store the settings for the worker."""
+        (self.folder / "config.json").write_text(json.dumps(config))
+
     def alive(self) -> bool:
-        """Whether its process lives: it holds the lock, or was started just now."""
-        if self._written().get("state") not in GOING:
+        """Whether its process lives: it holds the lock, or was started less than 30 s ago."""
+        if self._read_status().get("state") not in ACTIVE_STATES:
             return False
         lock = FileLock(self.folder / "alive.lock")
         try:
             with lock.acquire(timeout=0):
-                written = self._written()
+                status = self._read_status()
         except Timeout:
             return True
-        fresh = time.time() - written.get("updated", 0) < STARTING
-        return written.get("state") == "starting" and fresh
+        recent = time.time() - status.get("updated", 0) < START_TIMEOUT
+        return status.get("state") == "starting" and recent
 
     def status(self) -> dict[str, Any]:
-        """How it stands. state: one of GOING, or done, stopped, failed. message: one sentence.
+        """What the worker wrote last; "failed" if its process ended without reporting it.
 
-        A process that ended without saying so has failed.
+        state: one of ACTIVE_STATES, or "done", "stopped", "failed". message: one sentence.
         """
-        alive, status = self.alive(), self._written()  # in this order: it writes, then it ends
-        if status.get("state") in GOING and not alive:
+        alive, status = self.alive(), self._read_status()  # in this order: it writes, then ends
+        if status.get("state") in ACTIVE_STATES and not alive:
             step = status.get("step", 0)
             status |= {
                 "state": "failed",
-                "message": f"The training ended at step {step} without a word, perhaps for lack "
-                "of memory; close other programs, or start it again with a smaller base.",
+                "message": f"The training ended at step {step} without an error message, perhaps "
+                "for lack of memory; close other programs, or use a smaller base.",
             }
         return status
 
     def stop(self) -> None:
-        """Ask it to end after the step under way, with what was learned."""
+        """Ask it to stop after the current step; what was learned is kept."""
         (self.folder / "stop").touch()
 
-    def asked_to_stop(self) -> bool:
-        """Whether somebody asked it to end."""
+    def stop_requested(self) -> bool:
+        """Whether stop() was called."""
         return (self.folder / "stop").exists()
 
     def write(self, **status: Any) -> None:
-        """Change the status: whoever looks sees the old one or the new one."""
+        """Update fields of the status atomically."""
         path = self.folder / "status.json"
         temporary = path.with_name(f".status-{secrets.token_hex(4)}")
-        temporary.write_text(json.dumps(self._written() | status | {"updated": time.time()}))
+        temporary.write_text(json.dumps(self._read_status() | status | {"updated": time.time()}))
         os.replace(temporary, path)
 
-    def unfinished(self) -> bool:
-        """Whether it was stopped or failed where it can be taken up again."""
+    def resumable(self) -> bool:
+        """Whether it was stopped or failed, and can go on from a checkpoint."""
         status = self.status()
         return status.get("state") in ("stopped", "failed") and not status.get("diverged")
 
     def previews(self) -> list[Path]:
-        """The pictures drawn on the way, the first first."""
+        """The previews in the order of their steps."""
         return sorted((self.folder / "preview").glob("*.jpg"))
 
     def version(self) -> str:
-        """Changes whenever there is something new to see."""
+        """Changes whenever the status does."""
         status = self.status()
         return f"{self.folder.name} {status.get('updated')} {status.get('state')}"
 
-    def _written(self) -> dict[str, Any]:
+    def _read_status(self) -> dict[str, Any]:
         try:
             return json.loads((self.folder / "status.json").read_text())
-        except (OSError, ValueError):  # cleared away by another window
+        except (OSError, ValueError):  # deleted by another window
             return {}
 
 
@@ -116,28 +122,28 @@ class Runs:
         self._lock = FileLock(folder / ".runs.lock", timeout=30)
 
     def latest(self) -> Run | None:
-        """The training to show: one that goes on, or ended within a day."""
+        """The training to show: it is running, or ended less than a day ago."""
         runs = self._all()
         if not runs:
             return None
         status = runs[-1].status()
-        recent = time.time() - status.get("updated", 0) < SHOWN_FOR
-        return runs[-1] if status.get("state") in GOING or recent else None
+        recent = time.time() - status.get("updated", 0) < SHOW_SECONDS
+        return runs[-1] if status.get("state") in ACTIVE_STATES or recent else None
 
-    def going(self) -> Run | None:
-        """The training under way, if there is one."""
+    def active(self) -> Run | None:
+        """The training that is running, if there is one."""
         run = self.latest()
         return run if run and run.alive() else None
 
     @contextlib.contextmanager
-    def prepared(self):
-        """A new run's folder to put photos into; it starts when the block ends without error.
+    def new_run(self) -> Iterator[Run]:
+        """A folder for photos and settings; the training starts when the block ends without error.
 
-        Raises ValueError where another training goes on.
+        Raises ValueError while another training runs.
         """
         with self._lock:
-            self._only_one()
-            for old in self._all()[: -KEPT_RUNS + 1]:
+            self._require_idle()
+            for old in self._all()[: -MAX_RUNS + 1]:
                 shutil.rmtree(old.folder, ignore_errors=True)
             run = Run(self.folder / f"{time.time_ns():020d}")
             run.folder.mkdir(mode=0o700)
@@ -150,23 +156,23 @@ class Runs:
             self._launch(run)
 
     def resume(self) -> Run:
-        """Take up the latest training from its last checkpoint; ValueError where it cannot be."""
+        """Resume the latest training from its last checkpoint; ValueError where it cannot be."""
         with self._lock:
-            self._only_one()
+            self._require_idle()
             run = self.latest()
-            if run is None or not run.unfinished():
-                raise ValueError("No training waits to be resumed; start a new one.")
+            if run is None or not run.resumable():
+                raise ValueError("There is no training to resume; start a new one.")
             (run.folder / "stop").unlink(missing_ok=True)
             run.write(state="starting", message="")
             self._launch(run)
         return run
 
-    def _only_one(self) -> None:
-        if self.going():
-            raise ValueError("A training is under way; wait until it ends, or stop it first.")
+    def _require_idle(self) -> None:
+        if self.active():
+            raise ValueError("A training is running; wait until it ends, or stop it first.")
 
     def _launch(self, run: Run) -> None:
-        """Start the worker: its own session, so that no terminal takes it down with the app."""
+        """Start the worker in a session of its own: it outlives the app and its terminal."""
         command = [sys.executable, "-m", f"{__package__}.worker", str(run.folder)]
         paths = [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")]
         environment = os.environ | {

@@ -1,7 +1,7 @@
-"""The pipeline that all windows share: each picture is drawn with the concepts it asks for.
+"""The pipeline that all windows share: each picture is generated with the concepts of its job.
 
-Nothing of a window stays behind: before a picture, the concepts on the pipeline are made those
-asked for, in that order, under a lock that is held for one picture.
+No window sees another's concepts: before each picture, the job's concepts are loaded in the job's
+order, under a lock that is held for one picture.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ...pipeline import load_concept, remove_concept, set_concepts, trigger_clas
 from ...sharing import Exported, export_lora
 from .cards import MAX_LABEL, Card
 
-LOOK_SHARE = 0.2  # of a picture's time may go into showing it half done
+PREVIEW_TIME_SHARE = 0.2  # of a picture's time may go into previews of it
 
 
 class Stopped(Exception):
@@ -36,7 +36,7 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Step:
-    """A picture half done: its number (from 0), its steps done, and, now and then, its look."""
+    """A denoising step: the picture's number (from 0), steps done, and now and then a preview."""
 
     picture: int
     done: int
@@ -45,63 +45,66 @@ class Step:
 
 @dataclass(frozen=True)
 class Job:
-    """What to draw: concepts with their strengths, pictures with the seeds seed, seed + 1, ..."""
+    """What to generate: concepts with strengths, num pictures with seeds seed, seed + 1, ...
 
-    wanted: Sequence[tuple[Card, float]]
+    options: of generation.generate, such as steps, guidance, negative_prompt, width, height.
+    """
+
+    concepts: Sequence[tuple[Card, float]]
     prompt: str
     num: int
     seed: int
     options: dict[str, Any]
 
 
-class Studio:
-    """A base, and pictures from it with the concepts that each asks for."""
+class SharedPipeline:
+    """A base, and pictures of it with the concepts of each job."""
 
     def __init__(self, base: str) -> None:
         self.device = pick_device()
         self._lock = threading.Lock()
-        self.use(base)
+        self.switch_base(base)
 
-    def use(self, base: str) -> None:
-        """Load a base in the place of the one in use; ValueError, and the old one stays."""
+    def switch_base(self, base: str) -> None:
+        """Load another base; after a ValueError the one before is still in use."""
         pipe = load_base(base, pick_dtype(self.device), checked=True).to(self.device)
         pipe.set_progress_bar_config(disable=True)
         family = recognise(pipe)
-        prints = {
+        fingerprints = {
             part: fingerprint(model, find_projections(model), family.dtype)
             for part, model in family.components(pipe).items()
         }
         with self._lock:
-            self.pipe, self.family, self._prints = pipe, family, prints
+            self.pipe, self.family, self._fingerprints = pipe, family, fingerprints
             self.source, self.base = base, base_name(base)
             self.defaults = parameters(pipe, "")
-            self._digests: dict[str, str] = {}
+            self._loaded: dict[str, str] = {}  # adapter name -> digest, in order
 
     @property
     def is_toybox(self) -> bool:
-        """Whether the demo base is in use."""
+        """Whether the built-in demo base is in use."""
         return self.base == TOYBOX
 
-    def misfit(self, card: Card) -> str:
+    def mismatch(self, card: Card) -> str:
         """Why a concept cannot be used on this base, as a sentence; empty where it can."""
         concept = card.concept
-        wanted = {part: self._prints.get(part) for part in concept.targets}
+        wanted = {part: self._fingerprints.get(part) for part in concept.targets}
         if concept.family == self.family.name and dict(concept.fingerprints) == wanted:
             return ""
         return (
-            f"{card.name} was learned on {card.base!r}, not on the base in use here, "
+            f"{card.name} was trained on {card.base!r}, not on the base in use here, "
             f"{self.base!r}; choose that base first."
         )
 
     def check(self, card: Card) -> None:
-        """Refuse a concept of another base with a sentence, without touching the pipeline."""
-        if reason := self.misfit(card):
+        """ValueError for a concept of another base; the pipeline is not touched."""
+        if reason := self.mismatch(card):
             raise ValueError(reason)
 
-    def room(self) -> tuple[bool, int, int]:
-        """Whether a picture fits into memory now; bytes that are free, and about those needed.
+    def memory_check(self) -> tuple[bool, int, int]:
+        """Whether there is memory for a picture now; bytes that are free, and needed.
 
-        Needed is a guess: as much as the denoiser's weights, for what it computes on the way.
+        Needed is a guess: activations take about as much as the denoiser's weights.
         """
         weights = getattr(self.pipe, self.family.denoiser).parameters()
         needed = sum(p.numel() * p.element_size() for p in weights)
@@ -113,19 +116,19 @@ class Studio:
         """Write a concept as a LoRA that other programs read, with its sidecars, beside `path`."""
         self.check(card)
         with self._lock:
-            self._use({})  # the base is known by its own weights
+            self._activate({})  # the base is recognised by its weights without concepts
             return export_lora(card.concept, self.pipe, path, preview=preview)
 
-    def draw(
+    def generate(
         self, job: Job, stop: threading.Event
     ) -> Iterator[Step | tuple[Image.Image, Parameters]]:
-        """Draw a job's pictures: steps as they are done, and each picture with its parameters.
+        """Generate a job's pictures: each step, and each picture with its parameters.
 
-        stop: ends it after the step under way. A caller who goes away stops it too.
+        stop: ends it after the current step. Closing this generator stops it too.
         """
-        active = named([(card, strength) for card, strength in job.wanted if strength])
+        active = unique_names([(card, strength) for card, strength in job.concepts if strength])
         events: queue.Queue[Any] = queue.Queue()
-        thread = threading.Thread(target=self._draw, args=(job, active, stop, events.put))
+        thread = threading.Thread(target=self._generate, args=(job, active, stop, events.put))
         thread.start()
         try:
             while (event := events.get()) is not None:
@@ -136,36 +139,36 @@ class Studio:
             stop.set()
             thread.join()
 
-    def _draw(self, job: Job, active: dict, stop: threading.Event, put: Any) -> None:
-        """What draw() does, in a thread of its own: what goes wrong is put like the rest."""
+    def _generate(self, job: Job, active: dict, stop: threading.Event, put: Any) -> None:
+        """The thread behind generate(): an exception is put like the other events, then None."""
         try:
             for i, seed in enumerate(range(job.seed, job.seed + job.num)):
                 with self._lock:
-                    self._use(active)
-                    watch = self._watch(i, stop, put)
-                    put(next(generate(self.pipe, job.prompt, 1, seed, watch, **job.options)))
+                    self._activate(active)
+                    callback = self._step_callback(i, stop, put)
+                    put(next(generate(self.pipe, job.prompt, 1, seed, callback, **job.options)))
         except Stopped:
             pass
         except BaseException as error:
             put(error)
         put(None)
 
-    def _watch(self, picture: int, stop: threading.Event, put: Any) -> Any:
-        """Called after each step of a picture: tells the steps done, and shows it now and then."""
-        next_look = time.monotonic()
+    def _step_callback(self, picture: int, stop: threading.Event, put: Any) -> Any:
+        """A function for after each step: reports the step, and decodes a preview now and then."""
+        next_preview = time.monotonic()
 
-        def watch(done: int, latents: torch.Tensor) -> None:
-            nonlocal next_look
+        def callback(done: int, latents: torch.Tensor) -> None:
+            nonlocal next_preview
             if stop.is_set():
                 raise Stopped
             image, start = None, time.monotonic()
-            if start >= next_look:
+            if start >= next_preview:
                 image = self._decode(latents)
                 took = time.monotonic() - start
-                next_look = time.monotonic() + took * (1 / LOOK_SHARE - 1)
+                next_preview = time.monotonic() + took * (1 / PREVIEW_TIME_SHARE - 1)
             put(Step(picture, done, image))
 
-        return watch
+        return callback
 
     def _decode(self, latents: torch.Tensor) -> Image.Image:
         """Latents [1, c, h, w] as the VAE reads them -> a picture."""
@@ -173,31 +176,31 @@ class Studio:
         pixels = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
         return self.pipe.image_processor.postprocess(pixels, output_type="pil")[0]
 
-    def _use(self, active: dict[str, tuple[Card, float]]) -> None:
-        """Make the concepts on the pipeline these, in this order.
+    def _activate(self, active: dict[str, tuple[Card, float]]) -> None:
+        """Load these concepts in this order, and remove all others.
 
-        The order counts: a sum of edits rounds differently in another.
+        The order matters: a sum of edits rounds differently in another order.
         """
-        keep, same = 0, [(name, card.digest) for name, (card, _) in active.items()]
-        for here, want in zip(self._digests.items(), same, strict=False):
+        keep, wanted = 0, [(name, card.digest) for name, (card, _) in active.items()]
+        for here, want in zip(self._loaded.items(), wanted, strict=False):
             if here != want:
                 break
             keep += 1
-        for name in list(self._digests)[keep:]:
+        for name in list(self._loaded)[keep:]:
             remove_concept(self.pipe, name)
-            del self._digests[name]
+            del self._loaded[name]
         for name, (card, strength) in list(active.items())[keep:]:
             load_concept(self.pipe, card.concept, strength, name)
-            self._digests[name] = card.digest
+            self._loaded[name] = card.digest
         set_concepts(self.pipe, {name: strength for name, (_, strength) in active.items()})
 
 
-def named(wanted: Sequence[tuple[Card, float]]) -> dict[str, tuple[Card, float]]:
-    """Concepts by a name of their own; ValueError where two would answer to one word."""
+def unique_names(concepts: Sequence[tuple[Card, float]]) -> dict[str, tuple[Card, float]]:
+    """Concepts by an adapter name each; ValueError where two share a trigger word."""
     found: dict[str, tuple[Card, float]] = {}
-    for card, strength in wanted:
-        for other, (held, _) in found.items():
-            if word := trigger_clash(card.concept.calls(), held.concept.calls()):
+    for card, strength in concepts:
+        for other, (known, _) in found.items():
+            if word := trigger_clash(card.concept.calls(), known.concept.calls()):
                 token = printable(word, MAX_LABEL)
                 raise ValueError(
                     f"{other} and {card.name} are both called by {token!r}; "

@@ -1,7 +1,6 @@
-"""Files on their way to the browser: in the app's private temporary folder, under names of ours.
+"""The app's private temporary folder: files for the browser, and uploads.
 
-Uploads lie there too. What is older than a day goes, whoever put it there, and the oldest goes
-first where it all grows too large.
+All files older than a day are deleted, and the oldest first when the folder grows too large.
 """
 
 from __future__ import annotations
@@ -17,38 +16,38 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-EVERY = 600.0  # seconds between two sweeps
-KEPT = 90_000.0  # seconds: an hour longer than Gradio keeps what it knows of, so that it forgets it
+SWEEP_SECONDS = 600.0  # between two sweeps
+KEEP_SECONDS = 90_000.0  # an hour more than Gradio's delete_cache, which is to delete first
 MAX_BYTES = 4_000_000_000  # of all files
 
 
 def _root() -> Path:
-    """Where Gradio may serve from."""
+    """The folder that Gradio serves files from."""
     return Path(os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir())
 
 
-def fresh_file(name: str) -> Path:
+def new_file(name: str) -> Path:
     """A path for a new file of this name, in a folder of its own."""
     folder = _root() / "made" / secrets.token_hex(16)
     folder.mkdir(parents=True)
     return folder / name
 
 
-def served(path: Path, name: str | None = None) -> str:
-    """A copy of a file of ours where Gradio may serve it from, under a name of ours."""
+def servable_copy(path: Path, name: str | None = None) -> str:
+    """The path of a copy where Gradio may serve it from; name: by default the file's own."""
     stamp = path.stat()
     folder = _root() / "served" / f"{stamp.st_ino:x}-{stamp.st_mtime_ns:x}"
     copy = folder / (name or path.name)
     if not copy.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        fresh = folder / f".{secrets.token_hex(4)}"
-        shutil.copyfile(path, fresh)
-        os.replace(fresh, copy)
+        temporary = folder / f".{secrets.token_hex(4)}"
+        shutil.copyfile(path, temporary)
+        os.replace(temporary, copy)
     return str(copy)
 
 
-def sweep(folder: Path, kept: float, most: int) -> None:
-    """Delete what is older than `kept` seconds, and the oldest beyond `most` bytes."""
+def sweep(folder: Path, max_age: float, max_bytes: int) -> None:
+    """Delete files older than max_age seconds, and the oldest while there are over max_bytes."""
     found, folders, now = [], [], time.time()
     for place, inside, names in os.walk(folder):  # follows no link
         folders.append(place)
@@ -59,30 +58,30 @@ def sweep(folder: Path, kept: float, most: int) -> None:
                     found.append((status.st_ctime, status.st_size, path))
     total = sum(size for _, size, _ in found)
     for changed, size, path in sorted(found):
-        if changed > now - kept and total <= most:
+        if changed > now - max_age and total <= max_bytes:
             break
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
         total -= size
     for place in reversed(folders[1:]):  # the innermost first
         with contextlib.suppress(OSError):  # not empty, or not any more
-            if os.lstat(place).st_ctime < now - kept:
+            if os.lstat(place).st_ctime < now - max_age:
                 os.rmdir(place)
 
 
-async def tidy(folder: Path) -> None:
-    """Sweep the app's folder."""
-    await asyncio.to_thread(sweep, folder, KEPT, MAX_BYTES)
+async def sweep_app_folder(folder: Path) -> None:
+    """Sweep a folder once, with the app's limits."""
+    await asyncio.to_thread(sweep, folder, KEEP_SECONDS, MAX_BYTES)
 
 
 @contextlib.asynccontextmanager
-async def swept(folder: Path) -> AsyncIterator[None]:
-    """Sweep the folder now and then as long as the block goes on."""
+async def sweeping(folder: Path) -> AsyncIterator[None]:
+    """Sweep a folder every SWEEP_SECONDS while the block runs."""
 
     async def work() -> None:
         while True:
-            await tidy(folder)
-            await asyncio.sleep(EVERY)
+            await sweep_app_folder(folder)
+            await asyncio.sleep(SWEEP_SECONDS)
 
     task = asyncio.create_task(work())
     try:

@@ -1,0 +1,39 @@
+"""`svfit app`: train, generate and share in the browser."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from .terminal import quiet_libraries
+
+
+def add_command(commands: Any) -> None:
+    """Add `app` to the commands."""
+    command = commands.add_parser("app", help="train, generate and share concepts in the browser")
+    command.add_argument("--base", default="toybox", help="base of the concepts (default: toybox)")
+    command.add_argument(
+        "--host", default="127.0.0.1", help="address to serve on (default: 127.0.0.1)"
+    )
+    command.add_argument(
+        "--port", type=int, help="port to serve on (default: a free one from 7860)"
+    )
+    command.add_argument(
+        "--concept",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a concept file for the library, in use from the start; may be given several times",
+    )
+    command.add_argument(
+        "--auth", metavar="USER:PASSWORD", help="login; needed where --host lets others in"
+    )
+    command.set_defaults(run=_app)
+
+
+def _app(arguments: argparse.Namespace) -> int:
+    quiet_libraries()
+    from ..web.service import run_app
+
+    run_app(arguments.base, arguments.host, arguments.port, arguments.concept, arguments.auth)
+    return 0

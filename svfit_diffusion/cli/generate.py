@@ -1,0 +1,94 @@
+"""`svfit generate`: pictures with concepts, as PNGs that carry their parameters."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from .files import split_number
+from .terminal import quiet_libraries, shown
+
+
+def add_command(commands: Any) -> None:
+    """Add `generate` to the commands."""
+    command = commands.add_parser("generate", help="generate pictures with concepts")
+    command.add_argument(
+        "--prompt", required=True, help="what to show, with the concepts' triggers"
+    )
+    command.add_argument(
+        "--concept",
+        action="append",
+        default=[],
+        metavar="FILE[:STRENGTH]",
+        help="a concept file and its strength (default: 1); may be given several times",
+    )
+    command.add_argument("--base", default="toybox", help="base of the concepts (default: toybox)")
+    command.add_argument(
+        "--basis_from", help="the original base, where --base is fine-tuned from it"
+    )
+    command.add_argument("--negative_prompt", default="", help="what not to show")
+    command.add_argument("--num", type=int, default=4, help="pictures (default: 4)")
+    command.add_argument("--seed", type=int, default=0, help="of the first picture (default: 0)")
+    command.add_argument("--steps", type=int, help="denoising steps (default: 25)")
+    command.add_argument("--guidance", type=float, help="how closely the prompt is followed")
+    command.add_argument("--width", type=int, help="pixels (default: the base's)")
+    command.add_argument("--height", type=int, help="pixels (default: the base's)")
+    command.add_argument(
+        "--dtype",
+        choices=("float32", "float16", "bfloat16"),
+        help="of the base (default: as published; on a CPU float32)",
+    )
+    command.add_argument("--quantize", choices=("4bit", "int8"), help="load the base in fewer bits")
+    command.add_argument(
+        "--offload",
+        choices=("model", "sequential"),
+        help="keep idle components, or idle layers, of the base in main memory",
+    )
+    command.add_argument("--output_dir", default="svfit-pictures", help="folder of the PNGs")
+    command.set_defaults(run=_generate)
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    concepts = [split_number(text) for text in arguments.concept]
+    from ..concept import locate, read_concept
+
+    for path, _ in concepts:
+        read_concept(locate(path))  # refuse a bad file before minutes of loading
+    quiet_libraries()
+    from ..generation import generate, grid, save_png
+
+    pipe = _pipeline(arguments, concepts)
+    given = ("num", "seed", "steps", "guidance", "width", "height", "negative_prompt")
+    folder, images = Path(arguments.output_dir), []
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = generate(pipe, arguments.prompt, **{key: getattr(arguments, key) for key in given})
+    for image, parameters in pictures:
+        path = folder / f"{parameters.seed:08d}.png"
+        save_png(image, path, parameters)
+        print(shown(path))
+        images.append(image)
+    if len(images) > 1:
+        save_png(grid(images), folder / "grid.png")
+        print(shown(folder / "grid.png"))
+    return 0
+
+
+def _pipeline(arguments: argparse.Namespace, concepts: list[tuple[str, float]]) -> Any:
+    """The base with the concepts on it, where it is to work."""
+    import torch
+
+    from ..families import load_base
+    from ..generation import pick_device, pick_dtype
+    from ..pipeline import load_concept, offload
+
+    device = pick_device()
+    dtype = getattr(torch, arguments.dtype) if arguments.dtype else pick_dtype(device)
+    pipe = load_base(arguments.base, dtype, quantize=arguments.quantize)
+    if not arguments.offload:
+        pipe.to(device)
+    for path, strength in concepts:
+        load_concept(pipe, path, strength, basis_from=arguments.basis_from)
+    if arguments.offload:
+        offload(pipe, arguments.offload)
+    return pipe

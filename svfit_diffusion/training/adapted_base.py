@@ -1,0 +1,153 @@
+"""The base of a training, with what is trained on it: deltas, and the trigger's embedding rows."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..adapter import (
+    SVFitConfig,
+    layers,
+    patch_attention,
+    rms_singular_value,
+    tie_deltas,
+    values_and_outputs,
+)
+from ..concept import Trigger
+from ..families import Family, load_base, recognise
+from ..pipeline import trigger
+from ..settings import TrainConfig
+
+log = logging.getLogger(__name__)
+ADAPTER = "subject"
+DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass
+class AdaptedBase:
+    """A frozen base on its device, and the parameters that a training adds to it.
+
+    targets: component -> which of its attention has deltas. tokens: the names of the trigger's own
+    tokens, in order, where it is learned; ids: text encoder -> the ids of those tokens.
+    """
+
+    pipe: Any
+    family: Family
+    targets: dict[str, str] = field(default_factory=dict)
+    tokens: list[str] = field(default_factory=list)
+    ids: dict[str, list[int]] = field(default_factory=dict)
+
+    @property
+    def adapted(self) -> dict[str, nn.Module]:
+        """Component -> model, of those with deltas."""
+        return {part: getattr(self.pipe, part) for part in self.targets}
+
+    @property
+    def trains_text(self) -> bool:
+        """Whether a training changes what a prompt's conditioning is."""
+        return bool(self.ids) or set(self.targets) != {self.family.denoiser}
+
+    def parameter_groups(self) -> dict[str, dict[str, nn.Parameter]]:
+        """What is trained: "denoiser", "text" and "token", each name -> parameter."""
+        groups: dict[str, dict[str, nn.Parameter]] = {"denoiser": {}, "text": {}, "token": {}}
+        for part, model in self.adapted.items():
+            group = groups["denoiser" if part == self.family.denoiser else "text"]
+            for name, layer in layers(model).items():
+                group[f"{part}.{name}"] = layer.svfit_delta[ADAPTER]
+        for part in self.ids:
+            rows = trigger.row_parameters(getattr(self.pipe, part), ADAPTER)
+            groups["token"] |= {f"{part}.token.{i}": row for i, row in enumerate(rows)}
+        return groups
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """All that is trained, by name."""
+        return {name: p for group in self.parameter_groups().values() for name, p in group.items()}
+
+    def scales(self) -> dict[str, float]:
+        """Of the deltas of "denoiser" and "text": the size of the singular values they change."""
+        denoiser = self.family.denoiser
+        text = [model for part, model in self.adapted.items() if part != denoiser]
+        found = {"denoiser": [getattr(self.pipe, denoiser)], "text": text}
+        return {kind: rms_singular_value(models) for kind, models in found.items()}
+
+    def tie_deltas(self) -> None:
+        """Make the deltas of equal singular values equal, whose directions are not determined."""
+        for model in self.adapted.values():
+            tie_deltas(model, ADAPTER)
+
+    def move_idle(self, device: torch.device) -> None:
+        """Move the VAE and the untrained text encoders, which no training step needs."""
+        trained = {*self.targets, *self.ids}
+        texts = self.family.text_models(self.pipe).items()
+        for model in (self.pipe.vae, *(model for part, model in texts if part not in trained)):
+            model.to(device)
+
+    def add_deltas(self, config: TrainConfig, announce: bool = False) -> None:
+        """Put an adapter on the attention that the configuration names."""
+        family = self.family
+        self.targets = {family.denoiser: config.attention}
+        if config.train_text_encoder:
+            self.targets |= {part: "self" for _, part in family.encoders}
+        for part, model in self.adapted.items():
+            text = part != family.denoiser
+            ranks = values_and_outputs(model, config.text_rank) if text else {}
+            settings = SVFitConfig(r=config.rank, rank_pattern=ranks, base_dtype=family.dtype)
+            patched = patch_attention(model, settings, ADAPTER, self.targets[part])
+            if announce:
+                log.info("%s", patched)
+
+    def add_trigger(self, word: str, class_word: str, count: int = 1) -> None:
+        """Give the trigger `count` trainable rows in each text encoder, which start at the class
+        word's embedding; from here on the tokenizers read the word as them.
+        """
+        call = Trigger(word, class_word, {})
+        for tokenizer_name, part in self.family.encoders:
+            tokenizer, encoder = getattr(self.pipe, tokenizer_name), getattr(self.pipe, part)
+            rows = trigger.start_row(tokenizer, encoder, class_word).repeat(count, 1)
+            (learned,) = trigger.teach(tokenizer, encoder, ADAPTER, [call], [rows], train=True)
+            self.ids[part], self.tokens = list(learned.ids), list(learned.names)
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Keep fewer activations; what is trained must be in training mode for it."""
+        for part, model in self.family.components(self.pipe).items():
+            names = ("enable_gradient_checkpointing", "activation_checkpointing_enable")
+            next(getattr(model, name) for name in names if hasattr(model, name))()
+            model.train(part in self.targets or part in self.ids)
+
+
+def load_frozen_base(config: TrainConfig, device: torch.device) -> AdaptedBase:
+    """The base of a training on its device, with nothing trained on it yet."""
+    options = {
+        "revision": config.revision,
+        "variant": config.variant,
+        "quantize": config.quantize,
+    }
+    pipe = load_base(
+        config.pretrained_model_name_or_path,
+        DTYPES[config.mixed_precision],
+        **{key: value for key, value in options.items() if value},
+    )
+    family = recognise(pipe)
+    family.check(config)
+    pipe.set_progress_bar_config(disable=True)
+    if config.mixed_precision != "no":
+        pipe.vae.to(torch.float32)  # its half precision overflows on some bases
+    pipe.to(device)
+    for model in (*family.components(pipe).values(), *family.text_models(pipe).values(), pipe.vae):
+        model.requires_grad_(False)
+    return AdaptedBase(pipe, family)
+
+
+def adapt(base: AdaptedBase, config: TrainConfig, words: tuple[str, str], announce: bool) -> None:
+    """Put on a base all that the configuration trains. words: the trigger and the class word."""
+    base.add_deltas(config, announce)
+    if config.train_token and base.family.encoders:
+        base.add_trigger(*words, config.num_vectors)
+    if announce and not base.family.encoders:
+        log.info("the text encoder stays as it is, and reads the trigger as its words.")
+    if config.gradient_checkpointing:
+        base.enable_gradient_checkpointing()

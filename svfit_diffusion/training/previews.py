@@ -1,0 +1,53 @@
+"""Pictures of a base while it is trained: the validation prompt, and what the app shows."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from PIL.Image import Image
+
+from ..generation import generate, grid
+from ..settings import TrainConfig
+from .adapted_base import AdaptedBase
+
+
+class Previews:
+    """Generates with the models as they now are. size: side of a picture, in pixels."""
+
+    def __init__(
+        self, config: TrainConfig, accelerator: Accelerator, base: AdaptedBase, size: int
+    ) -> None:
+        self.config, self.accelerator, self.base, self.size = config, accelerator, base, size
+
+    @torch.no_grad()
+    def sample(self, prompt: str, seeds: Iterable[int], steps: int | None = None) -> list[Image]:
+        """A picture of the prompt for each seed. steps: of denoising; default: the base's."""
+        pipe, given = self.base.pipe, {"steps": steps, "width": self.size, "height": self.size}
+        scheduler, idle = pipe.scheduler, pipe.vae.device
+        pipe.scheduler = copy.deepcopy(scheduler)  # sampling sets its timesteps
+        try:
+            self.base.move_idle(getattr(pipe, self.base.family.denoiser).device)
+            with self.accelerator.autocast():
+                return [next(generate(pipe, prompt, 1, seed, **given))[0] for seed in seeds]
+        finally:
+            self.base.move_idle(idle)
+            pipe.scheduler = scheduler
+
+    def validate(self, step: int) -> None:
+        """Generate the validation prompt and keep a grid of it, by the main process."""
+        if not self.accelerator.is_main_process:
+            return
+        config = self.config
+        seeds = range(config.seed, config.seed + config.num_validation_images)
+        images = self.sample(config.validation_prompt, seeds)
+        folder = Path(config.output_dir) / "validation"
+        folder.mkdir(parents=True, exist_ok=True)
+        grid(images, captions=[f"seed {s}" for s in seeds]).save(folder / f"{step:06d}.png")
+        for tracker in self.accelerator.trackers:
+            stack = np.stack([np.asarray(image) for image in images])
+            tracker.writer.add_images("validation", stack, step, dataformats="NHWC")

@@ -1,0 +1,91 @@
+"""The page: the base in use above four tabs, which follow the library and the trainings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+
+from ..studio import GenerationJobs, Workspace
+from .base_bar import base_in_use, build_base_bar
+from .compare_tab import build_compare
+from .events import UNQUEUED, hidden_textbox
+from .generate_tab import GenerateTab, build_generate
+from .share_tab import build_share
+from .train_actions import TrainActions
+from .train_tab import TrainTab, build_train
+
+TITLE = "# SVFit\nPhotos in, pictures out, files of a few KB to share."
+
+
+def build_page(
+    page: gr.Blocks, workspace: Workspace, jobs: GenerationJobs, names: Sequence[str]
+) -> None:
+    """Lay out the page; to be called within `with page:`.
+
+    names: concepts of the library that are in use from the start.
+    """
+    actions = TrainActions(workspace)
+    version = hidden_textbox()  # of the workspace, as this window shows it
+    gr.Markdown(TITLE, elem_id="title")
+    above_tabs = gr.Column()
+    with gr.Tabs(selected="generate" if names else "train") as tabs:
+        with gr.Tab("Train", id="train"):
+            train = build_train(actions, version)
+        with gr.Tab("Generate", id="generate"):
+            generate = build_generate(workspace, jobs, version, names)
+        with gr.Tab("Compare", id="compare"):
+            build_compare(workspace, jobs, version)
+        with gr.Tab("Share", id="share"):
+            build_share(workspace, jobs, version)
+    with above_tabs:
+        base = build_base_bar(workspace, version, generate.settings)
+    _follow_workspace(page, workspace, version, base, generate)
+    page.load(actions.show, train.view[0], train.view, **UNQUEUED)
+    _connect_use(workspace, version, train, generate, tabs)
+
+
+def _follow_workspace(
+    page: gr.Blocks,
+    workspace: Workspace,
+    version: gr.Textbox,
+    base: gr.HTML,
+    generate: GenerateTab,
+) -> None:
+    """Show, within two seconds, what other windows and trainings changed."""
+
+    def update(shown: str) -> tuple[Any, ...]:
+        now = workspace.version()
+        if now == shown.partition("\n")[0]:
+            return (gr.skip(),) * 3
+        placeholder = gr.update(placeholder=workspace.example_prompt())
+        return now, base_in_use(workspace), placeholder
+
+    outputs = [version, base, generate.prompt]
+    page.load(update, version, outputs, **UNQUEUED)
+    gr.Timer(2).tick(update, version, outputs, **UNQUEUED)
+
+
+def _connect_use(
+    workspace: Workspace,
+    version: gr.Textbox,
+    train: TrainTab,
+    generate: GenerateTab,
+    tabs: gr.Tabs,
+) -> None:
+    """The button "Use it now" opens the Generate tab with the trained concept in use."""
+
+    def use(name: str, chosen: dict, shown: str) -> tuple[Any, ...]:
+        if name not in workspace.library.names():
+            return (gr.skip(),) * 4
+        prompt = f"a photo of {workspace.library.get(name).card.trigger} on the beach"
+        changed = f"{workspace.version()}\n{shown}"[:200]  # so that the cards are rendered again
+        return chosen | {name: 1.0}, prompt, gr.update(selected="generate"), changed
+
+    train.use.click(
+        use,
+        [train.trained, generate.chosen, version],
+        [generate.chosen, generate.prompt, tabs, version],
+        **UNQUEUED,
+    )

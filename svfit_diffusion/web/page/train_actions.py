@@ -1,0 +1,145 @@
+"""What the Train tab's events do: check photos, start, stop and resume, show a training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+
+from ...generation import size_text
+from ..studio import (
+    ACTIVE_STATES,
+    SUCCESS_STATES,
+    Entry,
+    Run,
+    Workspace,
+    class_word,
+    inspect_photos,
+    servable_copy,
+    start_training,
+    unused_token,
+)
+from . import render
+from .events import user_errors, warn
+
+ADVANCED = (
+    *("name", "preset", "max_train_steps", "learning_rate", "seed", "resolution"),
+    *("center_crop", "random_flip", "license"),
+)  # overrides of start_training, in the order of the form
+VIEW = 9  # components that show a training
+
+
+class TrainActions:
+    """What the tab's events do."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+
+    def token(self) -> str:
+        """A trigger word that no concept uses."""
+        return unused_token(self.workspace.library)
+
+    def show_photos(self, paths: Sequence[str] | None, center: bool) -> tuple[str, str]:
+        """The photos as the model will see them, and a sentence about those that were skipped."""
+        found = inspect_photos(paths, self.workspace.pipeline.defaults.width, center)
+        warn(found.refused)
+        count = len(found.usable)
+        text = f"{count} photo{'' if count == 1 else 's'} as the model will see them."
+        if 0 < count < 4:
+            text += " Five to ten, from several sides, give a better likeness."
+        if found.refused:
+            text += f" {len(found.refused)} skipped: {' '.join(found.refused)}"
+        return render.pictures(found.crops), render.note(text if paths else "")
+
+    def start(
+        self,
+        photos: list[str] | None,
+        subject: str,
+        token: str,
+        quality: str,
+        *advanced: Any,
+    ) -> tuple[Any, ...]:
+        """Start what the form says, and show it."""
+        overrides = dict(zip(ADVANCED, advanced, strict=True))
+        for key in ("max_train_steps", "learning_rate", "resolution"):
+            overrides[key] = overrides[key] or None  # 0: the quality's, the preset's, the base's
+        for key in ("max_train_steps", "resolution", "seed"):
+            overrides[key] = None if overrides[key] is None else int(overrides[key])
+        with user_errors():
+            start_training(self.workspace, photos, subject, token, quality, **overrides)
+        return self.show("")
+
+    def stop(self) -> tuple[Any, ...]:
+        """Ask the training that is running to stop."""
+        if run := self.workspace.runs.active():
+            run.stop()
+        return self.show("")
+
+    def resume(self) -> tuple[Any, ...]:
+        """Resume the training that was stopped or failed."""
+        with user_errors():
+            self.workspace.runs.resume()
+        return self.show("")
+
+    def show(self, seen: str) -> tuple[Any, ...]:
+        """The latest training, unless this version of it is shown already.
+
+        Values of: seen, view, go, stop, resume, result, sheet, download, trained.
+        """
+        run = self.workspace.runs.latest()
+        version = run.version() if run else "none"
+        if version == seen:
+            return (gr.skip(),) * VIEW
+        status = run.status() if run else {}
+        state = status.get("state")
+        active, success = state in ACTIVE_STATES, state in SUCCESS_STATES
+        entry = self._entry(status.get("concept")) if success else None
+        return (
+            version,
+            _view(run, status),
+            gr.update(interactive=not active),
+            gr.update(visible=active, interactive=not (run and run.stop_requested())),
+            gr.update(visible=bool(run and run.resumable())),
+            gr.update(visible=entry is not None),
+            _sheet(run if success else None),
+            _download(entry),
+            entry.name if entry else "",
+        )
+
+    def _entry(self, name: str | None) -> Entry | None:
+        try:
+            return self.workspace.library.get(name or "")
+        except ValueError:  # deleted since
+            return None
+
+
+def phrase(subject: str, token: str) -> str:
+    """How prompts will call the concept."""
+    try:
+        word = class_word(subject or "")
+    except ValueError:
+        return ""
+    return render.note(f"In prompts you will call it “{token} {word}”.")
+
+
+def _view(run: Run | None, status: dict[str, Any]) -> str:
+    if run:
+        return render.run(status, run.previews())
+    return render.empty(
+        "Nothing was trained yet",
+        "Drop five to ten photos of one thing, say what it is, and press Train.",
+    )
+
+
+def _sheet(run: Run | None) -> Any:
+    path = run.folder / "sheet.png" if run else None
+    exists = path is not None and path.is_file()
+    return gr.update(value=servable_copy(path) if exists else None, visible=exists)
+
+
+def _download(entry: Entry | None) -> Any:
+    return gr.update(
+        value=servable_copy(entry.path) if entry else None,
+        label=f"Download ({size_text(entry.card.size)})" if entry else "",
+    )

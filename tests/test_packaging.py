@@ -1,0 +1,93 @@
+"""The wheel: every room, the package data, and a demo where nothing but the wheel is."""
+
+import fnmatch
+import os
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SETUP = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+SAMPLES = "svfit_diffusion.samples"  # lies in samples/
+
+
+def tracked(*folders):
+    """Files of the working tree that git does not ignore, as a clean clone would have them."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *folders]
+    found = subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout.decode()
+    return sorted(Path(name) for name in found.split("\0") if name and (ROOT / name).is_file())
+
+
+def test_pyproject_names_every_room():
+    rooms = {".".join(p.parent.parts) for p in tracked("svfit_diffusion") if p.suffix == ".py"}
+    assert set(SETUP["packages"]) == rooms | {SAMPLES}
+
+
+def test_pyproject_names_all_package_data():
+    for path in tracked("svfit_diffusion", "samples"):
+        package = SAMPLES if path.parts[0] == "samples" else None
+        if path.suffix == ".py" or path.name == "README.md":
+            continue
+        homes = [package] if package else [".".join(p.parts) for p in path.parents]
+        held = [
+            fnmatch.fnmatch(str(path).removeprefix(f"{room.replace('.', '/')}/"), pattern)
+            for room in homes
+            for pattern in SETUP["package-data"].get(room, ())
+        ]
+        inside = str(path.relative_to("samples")) if package else ""
+        held += [fnmatch.fnmatch(inside, p) for p in SETUP["package-data"][SAMPLES] if package]
+        assert any(held), f"{path} is in no package-data of pyproject.toml"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """Built from a copy of the tree without anything that git ignores."""
+    tree, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("dist")
+    for path in tracked("svfit_diffusion", "samples", "pyproject.toml", "README.md", "LICENSE"):
+        (tree / path).parent.mkdir(parents=True, exist_ok=True)
+        (tree / path).write_bytes((ROOT / path).read_bytes())
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*command, "--wheel-dir", out, tree], check=True, capture_output=True)
+    return next(out.glob("*.whl"))
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_every_room_and_the_package_data(wheel):
+    with zipfile.ZipFile(wheel) as file:
+        held = set(file.namelist())
+    wanted = {str(path) for path in tracked("svfit_diffusion")}
+    wanted |= {f"svfit_diffusion/{path}" for path in tracked("samples")}
+    assert wanted <= held
+    assert not {name.split("/")[0] for name in held} & {"tests", "benchmarks", "recipes", "docs"}
+
+
+@pytest.mark.slow
+def test_the_installed_wheel_runs_the_demo(wheel, tmp_path):
+    """In a new environment, with nothing of the tree in reach; the dependencies are this one's."""
+    home = tmp_path / "environment"
+    venv.create(home, with_pip=False)
+    site = sysconfig.get_path("purelib", vars={"base": str(home), "platbase": str(home)})
+    install = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", site, wheel]
+    subprocess.run(install, check=True, capture_output=True)
+    Path(site, "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    python = home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    clean |= {"SVFIT_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+
+    def run(*command):
+        return subprocess.run(
+            [python, *command], cwd=tmp_path, env=clean, capture_output=True, text=True
+        )
+
+    where = run("-c", "import svfit_diffusion; print(svfit_diffusion.__file__)")
+    assert where.stdout.startswith(str(home)), where.stdout + where.stderr
+    ended = run("-m", "svfit_diffusion.cli", "demo", "--max_train_steps", "5")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    demo = tmp_path / "svfit-demo"
+    assert (demo / "sheet.png").is_file() and list(demo.glob("*.safetensors"))

@@ -1,0 +1,58 @@
+"""web.studio.photos: what the model sees of uploaded photos, and which files are refused."""
+
+from PIL import Image
+
+from svfit_diffusion.data.reading import read_folder
+from svfit_diffusion.web.studio.photos import inspect_photos, save_photos
+
+
+def test_photos_are_shown_as_the_model_sees_them_and_bad_files_are_named(tmp_path):
+    upright = Image.new("RGB", (40, 80), "blue")
+    upright.paste("red", (0, 0, 40, 40))
+    exif = Image.Exif()
+    exif[0x0112] = 8  # to be turned left for viewing
+    upright.rotate(-90, expand=True).save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    Image.new("RGB", (64, 64), "green").save(tmp_path / "square.png")
+    (tmp_path / "notes.jpg").write_text("no picture")
+    paths = [str(tmp_path / name) for name in ("turned.jpg", "notes.jpg", "square.png")]
+    found = inspect_photos(paths, 32)
+    assert [caption for _, caption in found.crops] == ["1 top", "1 middle", "1 bottom", "2"]
+    top, bottom = found.crops[0][0].getpixel((16, 16)), found.crops[2][0].getpixel((16, 16))
+    assert top[0] > 200 > top[2] and bottom[2] > 200 > bottom[0]
+    assert len(found.refused) == 1 and "notes.jpg" in found.refused[0]
+    assert len(inspect_photos(paths, 32, center=True).crops) == 2
+    assert save_photos(paths, tmp_path / "kept") == 2
+    assert [p.name for p in sorted((tmp_path / "kept").iterdir())] == ["000.png", "001.png"]
+    assert not Image.open(tmp_path / "kept" / "000.png").getexif()
+
+
+def test_captions_go_with_their_photos_wherever_they_were_uploaded_to(tmp_path):
+    for place, name, content in (
+        ("0", "wide.jpg", None),
+        ("1", "square.png", None),
+        ("2", "square.txt", "  a photo of sks dog at night\n"),
+        ("3", "wide.txt", "\ufeffeine süße sks Katze"),
+        ("4", "alone.txt", "of no photo"),
+    ):
+        path = tmp_path / place / name
+        path.parent.mkdir()
+        if content is None:
+            Image.new("RGB", (32 if name == "square.png" else 64, 32), "green").save(path)
+        else:
+            path.write_text(content, "utf-8")
+    paths = sorted(str(path) for path in tmp_path.glob("*/*"))
+    found = inspect_photos(paths, 32)
+    assert found.crops[-1][1] == "2 a photo of sks dog at night"
+    assert found.refused == ["alone.txt is no photo's caption; name it like its photo."]
+    assert save_photos(paths, tmp_path / "kept") == 2
+    photos, skipped = read_folder(tmp_path / "kept")
+    assert [photo.caption for photo in photos] == [
+        "eine süße sks Katze",
+        "a photo of sks dog at night",
+    ]
+    assert not skipped
+    (tmp_path / "3" / "wide.txt").write_bytes(b"\xff\xfe")
+    assert "wide.txt is not UTF-8" in inspect_photos(paths, 32).refused[0]
+    assert save_photos(paths, tmp_path / "again") == 2, (
+        "a caption that cannot be read costs no photo"
+    )
