@@ -90,7 +90,7 @@ def _remember(pipe: Any, family: Family, name: str, entry: Attached, plan: list)
 
 
 def _layer(model: nn.Module, name: str, adapter: str) -> nn.Module:
-    """The SVFit layer of a projection, perhaps inside layers of other methods, its deltas frozen."""
+    """The SVFit layer of a projection, perhaps inside other methods' layers; its deltas frozen."""
     layer = model.get_submodule(name)
     while not hasattr(layer, "svfit_delta"):
         layer = layer.base_layer
