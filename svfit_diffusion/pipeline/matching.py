@@ -237,7 +237,7 @@ def check_strength(strength: float) -> float:
 
 def trigger_words(concept: Concept, token: str | None = None) -> tuple[Trigger, ...]:
     """The concept's triggers, the only one under the word `token` if that is given."""
-    found = concept.calls()
+    found = concept.all_triggers()
     if token is None:
         return found
     if len(found) > 1:
