@@ -7,6 +7,7 @@ either the old file or the new one, also after a crash, a power cut or on a full
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import secrets
@@ -49,6 +50,13 @@ def replace_file(path: str | Path, data: bytes) -> Path:
     with atomic_write(path) as fresh:
         fresh.write_bytes(data)
     return path
+
+
+def free_path(path: str | Path) -> Path:
+    """The path, or where something is there already, the first free one of `name-1.png`, ..."""
+    path = Path(path)
+    numbered = (path.with_name(f"{path.stem}-{i}{path.suffix}") for i in itertools.count(1))
+    return next(p for p in itertools.chain([path], numbered) if not os.path.lexists(p))
 
 
 def remove_leftovers(folder: str | Path) -> None:

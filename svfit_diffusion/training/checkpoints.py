@@ -201,6 +201,22 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     }
 
 
+def changed_defaults(optimizer: torch.optim.Optimizer) -> list[dict[str, float]]:
+    """What an optimizer has found out for each group, as prodigy does its rate `d`."""
+    configured = {"lr", "weight_decay"}
+    return [
+        {
+            key: value
+            for key, value in group.items()
+            if key in optimizer.defaults
+            and key not in configured
+            and isinstance(value, int | float)
+            and value != optimizer.defaults[key]
+        }
+        for group in optimizer.param_groups
+    ]
+
+
 def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     """Put packed state back into an optimizer of the same parameters."""
     state: dict[int, dict[str, Tensor]] = {}

@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from svfit_diffusion import toybox
+from svfit_diffusion.concept import Trigger
 from svfit_diffusion.families import base_name, family_of, load_base, recognise
 from svfit_diffusion.families.loading import original_kind
 from svfit_diffusion.families.registry import family_of_original
@@ -85,8 +86,7 @@ def test_train_save_load_and_remove(folder, tmp_path):
     assert set(held.ids) == {encoder for _, encoder in family.encoders}
     assert set(result.concept.targets) == {"unet", *held.ids}
     with torch.no_grad():
-        prompt = training.base.put_tokens("a photo of sks dog")
-        assert torch.equal(picture(pipe), picture(training.base.pipe, prompt))
+        assert torch.equal(picture(pipe), picture(training.base.pipe))
     assert not torch.equal(picture(pipe), base)
     remove_concept(pipe, name)
     assert torch.equal(picture(pipe), base)
@@ -102,10 +102,8 @@ def test_a_trigger_does_not_move_the_pooled_vector(xl_folder):
     plain = tokenizer("a dog", padding="max_length", max_length=16, return_tensors="pt").input_ids
     with torch.no_grad():
         want = encoder(plain).text_embeds
-        (token,) = trigger.add_tokens(tokenizer, ["<x-0>"])
-        trigger.set_rows(encoder, [token], start[None])
-        trigger.pool_at_end(encoder, tokenizer)
-        ids = tokenizer("a <x-0>", padding="max_length", max_length=16, return_tensors="pt")
+        trigger.teach(tokenizer, encoder, "x", [Trigger("zwx", "dog", {})], [start[None]])
+        ids = tokenizer("a zwx", padding="max_length", max_length=16, return_tensors="pt")
         assert torch.allclose(encoder(ids.input_ids).text_embeds, want, atol=1e-6)
         assert torch.equal(encoder(plain).text_embeds, want)
 

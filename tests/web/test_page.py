@@ -30,7 +30,7 @@ EVIL = "<img src=x onerror=alert(1)>\"'\x1b[2J\u202e\n"
         ("facts", {"error": "", "mismatch": EVIL, "facts": {EVIL: EVIL}}),
         ("facts", {"error": EVIL, "mismatch": "", "facts": {}}),
         ("pictures", {"pictures": [(EVIL, EVIL)]}),
-        ("progress", {"message": EVIL, "percent": 50, "preview": EVIL}),
+        ("progress", {"message": EVIL, "percent": 50, "preview": EVIL, "remarks": [EVIL]}),
         (
             "run",
             {

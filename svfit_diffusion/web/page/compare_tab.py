@@ -14,13 +14,12 @@ from ..studio import (
     MAX_PROMPT,
     MAX_SEED,
     GenerationJobs,
-    Progress,
     Workspace,
     new_file,
     pick_seed,
 )
 from . import render
-from .events import GENERATING, UNQUEUED, stopped, user_errors
+from .events import GENERATING, UNQUEUED, show_waiting, stopped, user_errors
 
 
 class CompareActions:
@@ -34,7 +33,7 @@ class CompareActions:
     ) -> Iterator[tuple[Any, str]]:
         """Generate the grid: its file at the end, and the live view."""
         with user_errors():
-            yield None, render.progress(Progress("Waiting for its turn"))
+            yield None, gr.skip()
             seed = pick_seed(seed)
             for grid, progress in self.jobs.compare(window.session_hash, names, prompt, seed, {}):
                 if grid is None:
@@ -101,6 +100,7 @@ def build_compare(workspace: Workspace, jobs: GenerationJobs, version: gr.Textbo
             )
     inputs = [names, prompt, seed]
     event = go.click(actions.compare, inputs, [grid, live], show_progress_on=live, **GENERATING)
+    show_waiting(go, live, event)
     go.click(lambda: gr.update(visible=True), None, grid, **UNQUEUED)
     stop.click(actions.stop, cancels=[event], **UNQUEUED).then(stopped, None, live, **UNQUEUED)
     version.change(actions.choices, names, names, **UNQUEUED)

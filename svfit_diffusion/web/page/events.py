@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import html
+import json
 import time
 from collections.abc import Iterator, Sequence
 
 import gradio as gr
+from gradio.events import Dependency
 
 from ...concept import printable
 from . import render
@@ -48,6 +50,16 @@ def user_errors() -> Iterator[None]:
         yield
     except ValueError as error:
         raise gr.Error(escape(error), print_exception=False) from error
+
+
+def show_waiting(button: gr.Button, live: gr.HTML, event: Dependency) -> None:
+    """Say in the live view, at once, that a click was heard; clear it if its event fails.
+
+    Before the event's turn comes, its own function cannot say anything.
+    """
+    waiting = json.dumps(render.note("Waiting for its turn"))
+    button.click(None, None, live, js=f"() => {waiting}", **UNQUEUED)
+    event.failure(lambda: "", None, live, **UNQUEUED)
 
 
 def stopped() -> str:

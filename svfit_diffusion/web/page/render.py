@@ -80,6 +80,7 @@ def progress(now: Progress) -> str:
         message=now.message,
         percent=100 * now.done / now.total if now.total else None,
         preview=now.image and inline_picture(now.image, 384),
+        remarks=now.remarks,
     )
 
 
@@ -107,6 +108,7 @@ def run(status: Mapping[str, Any], previews: Sequence[Path]) -> str:
         pictures=_inlined(_selected(previews)),
         curve=loss_curve(status),
         notes=list(filter(None, (_backgrounds(status), _trigger(status)))),
+        summary=status.get("summary", {}) if not ended else {},
     )
 
 
