@@ -106,7 +106,7 @@ def plain_name(text: str) -> str:
 def lora_files(concept: Concept, path: str | Path) -> list[Path]:
     """All files that `export_lora` may write for a path, the main one first."""
     path = Path(path)
-    embeddings = [_embedding_file(path, call) for call in concept.calls() if call.rows]
+    embeddings = [_embedding_file(path, call) for call in concept.all_triggers() if call.rows]
     return [path, *embeddings, path.with_suffix(".json"), path.with_suffix(".png")]
 
 
