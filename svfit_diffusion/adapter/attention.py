@@ -184,7 +184,7 @@ def _attention_modules(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _is_fused(module: nn.Module) -> bool:
-    """Whether an attention module reads one fused projection in the place of to_q, to_k and to_v."""
+    """Whether an attention module reads one fused projection in place of to_q, to_k and to_v."""
     if "Fused" in type(getattr(module, "processor", None)).__name__:
         return True
     by_processor = hasattr(module, "fuse_projections") and not hasattr(module, "unfuse_projections")

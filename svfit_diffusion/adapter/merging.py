@@ -118,24 +118,32 @@ class Mergeable:
         if not self._merged.edits:
             self._merged = None
         elif self._merged.weight is not None:
+            now = self.get_base_weight()
+            self._merged.edits[adapter] = delta, strength
+            untouched = self._is_ours(now)
+            del self._merged.edits[adapter]
             edit = self._edit(adapter, delta, strength).to(self._merged.weight.device)
             self._merged.weight = _add(self._merged.weight, edit)
+            if untouched:  # so that what is left can be taken out to the bit
+                self.set_base_weight(self._with_edits(now))
 
     def _is_ours(self, now: Tensor) -> bool:
         """Whether the weight is exactly what merging made of the one that is kept."""
         if self._merged.weight is None:
             return False
-        return torch.equal(now, self._with_edits(now))
+        return _equal(now, self._with_edits(now))
 
     def _with_edits(self, like: Tensor) -> Tensor:
-        """The kept weight with all merged edits, in the device and precision of a tensor."""
+        """The kept weight with all merged edits, rounded as when they were merged, on the device
+        and in the precision of a tensor.
+        """
         weight = self._merged.weight.to(like.device)
         if not self._merged.edits:
             return weight.to(like.dtype)
         total = weight.float()
         for adapter, value in self._merged.edits.items():
             total = total + self._edit(adapter, *value).to(like.device)
-        return total.to(like.dtype)
+        return total.to(weight.dtype).to(like.dtype)
 
     def _edit(self, adapter: str, delta: Tensor, strength: float) -> Tensor:
         """`U diag(strength * delta) V^T` of an adapter's basis: [out, in], float32."""
@@ -149,6 +157,13 @@ class Mergeable:
                 f"a {backend.backend_name} weight cannot take a merged edit; keep the concept "
                 "attached, or load the base without quantisation."
             )
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are the same to the bit; PyTorch compares no numbers of eight bits."""
+    if a.dtype.itemsize == 1:
+        a, b = a.view(torch.uint8), b.view(torch.uint8)
+    return torch.equal(a, b)
 
 
 def _add(weight: Tensor, edit: Tensor) -> Tensor:

@@ -25,6 +25,8 @@ class Deltas(nn.ParameterDict):
 class Bases(BufferDict):
     """Key of a basis -> U [out, R] or V [in, R]; no part of a state dict."""
 
+    __call__ = nn.Module.__call__
+
     def __init__(self) -> None:
         super().__init__({}, persistent=False)
 

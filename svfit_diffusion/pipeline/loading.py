@@ -82,18 +82,19 @@ def _remember(pipe: Any, family: Family, name: str, entry: Attached, plan: list)
     models = family.components(pipe)
     for part in sorted({*entry.concept.targets, *entry.concept.trigger_shape}):
         ours = [p.local for p in plan if p.part == part]
-        layers = [_layer(models[part], local) for local in ours]
+        layers = [_layer(models[part], local, name) for local in ours]
         place = ours[0] if ours else None
         one = Attached(**{**vars(entry), "layers": layers, "first": place})
         attach(models[part], name, one)
         install_methods(models[part])
 
 
-def _layer(model: nn.Module, name: str) -> nn.Module:
-    """The SVFit layer of a projection, perhaps inside layers of other methods."""
+def _layer(model: nn.Module, name: str, adapter: str) -> nn.Module:
+    """The SVFit layer of a projection, perhaps inside other methods' layers; its deltas frozen."""
     layer = model.get_submodule(name)
     while not hasattr(layer, "svfit_delta"):
         layer = layer.base_layer
+    layer.svfit_delta[adapter].requires_grad_(False)
     return layer
 
 

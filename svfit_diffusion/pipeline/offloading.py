@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from accelerate import cpu_offload
 from accelerate.hooks import AlignDevicesHook, CpuOffload, SequentialHook
 from diffusers.hooks.group_offloading import _maybe_remove_and_reapply_group_offloading
 from torch import nn
@@ -40,7 +41,9 @@ def at_rest(pipe: Any) -> Iterator[None]:
     """While layers or weights change: no offloading hooks on the pipeline; then the same again."""
     models = [model for model in pipe.components.values() if isinstance(model, nn.Module)]
     hooks = [hook for model in models for hook in _hooks(model)]
-    device = next((hook.execution_device for hook in hooks), None)
+    devices = (h.execution_device for m in models if hooks for x in m.modules() for h in _hooks(x))
+    device = next((device for device in devices if device is not None), None)
+    sequential = [m for m in models if any(isinstance(h, AlignDevicesHook) for h in _hooks(m))]
     if hooks:
         pipe.remove_all_hooks()
     try:
@@ -48,16 +51,16 @@ def at_rest(pipe: Any) -> Iterator[None]:
     finally:
         if hooks and isinstance(hooks[0], CpuOffload):
             pipe.enable_model_cpu_offload(device=device)
-        elif hooks:
-            pipe.enable_sequential_cpu_offload(device=device)
+        for model in sequential:  # as enable_sequential_cpu_offload does
+            cpu_offload(model, device, offload_buffers=len(model._parameters) > 0)
         for model in models:
             if any("_diffusers_hook" in module.__dict__ for module in model.modules()):
                 _maybe_remove_and_reapply_group_offloading(model)
 
 
-def _hooks(model: nn.Module) -> Iterator[AlignDevicesHook | CpuOffload]:
-    """accelerate's hooks of a component as a whole."""
-    hook = model.__dict__.get("_hf_hook")
+def _hooks(module: nn.Module) -> Iterator[AlignDevicesHook | CpuOffload]:
+    """accelerate's hooks of one module."""
+    hook = module.__dict__.get("_hf_hook")
     for one in hook.hooks if isinstance(hook, SequentialHook) else (hook,):
         if isinstance(one, AlignDevicesHook | CpuOffload):
             yield one

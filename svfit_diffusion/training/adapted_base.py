@@ -149,5 +149,3 @@ def adapt(base: AdaptedBase, config: TrainConfig, words: tuple[str, str], announ
         base.add_trigger(*words, config.num_vectors)
     if announce and not base.family.encoders:
         log.info("the text encoder stays as it is, and reads the trigger as its words.")
-    if config.gradient_checkpointing:
-        base.enable_gradient_checkpointing()

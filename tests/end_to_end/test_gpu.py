@@ -15,7 +15,8 @@ from helpers.tiny_families import TINY, all_targets, save_tiny, tiny_config
 from helpers.tiny_pipelines import load, make_concept, picture, run
 
 from svfit_diffusion.families import load_base, recognise
-from svfit_diffusion.pipeline.loading import fuse_concepts, load_concept, set_concepts
+from svfit_diffusion.pipeline.fusing import fuse_concepts
+from svfit_diffusion.pipeline.loading import load_concept, set_concepts
 from svfit_diffusion.pipeline.offloading import offload
 from svfit_diffusion.web.studio.shared_pipeline import SharedPipeline
 

@@ -35,6 +35,7 @@ TORCH = {
         "MKL_CBWR": "COMPATIBLE",
     },
 }
+PATIENT = {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_THREAD_TIMEOUT": "4"}  # threads wait, not spin
 PROBE = (
     "import json, numpy, scipy.linalg\n"
     "from threadpoolctl import threadpool_info as info\n"
@@ -51,7 +52,7 @@ def environment(threads=1, **more):
     tests = Path(__file__).parents[1]
     path = os.pathsep.join([str(tests.parent), str(tests)])
     counts = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
-    return kept | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1"} | counts | more
+    return kept | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1"} | PATIENT | counts | more
 
 
 def took(kernel=None):

@@ -1,4 +1,4 @@
-"""families.py: each family's text, target and components against diffusers' own pipelines."""
+"""Families: each family's text, target and components against diffusers' own pipelines."""
 
 from types import SimpleNamespace
 
@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from svfit_diffusion import toybox
+from svfit_diffusion.concept import Trigger
 from svfit_diffusion.families import base_name, family_of, load_base, recognise
 from svfit_diffusion.families.loading import original_kind
 from svfit_diffusion.families.registry import family_of_original
@@ -85,8 +86,7 @@ def test_train_save_load_and_remove(folder, tmp_path):
     assert set(held.ids) == {encoder for _, encoder in family.encoders}
     assert set(result.concept.targets) == {"unet", *held.ids}
     with torch.no_grad():
-        prompt = training.base.put_tokens("a photo of sks dog")
-        assert torch.equal(picture(pipe), picture(training.base.pipe, prompt))
+        assert torch.equal(picture(pipe), picture(training.base.pipe))
     assert not torch.equal(picture(pipe), base)
     remove_concept(pipe, name)
     assert torch.equal(picture(pipe), base)
@@ -102,16 +102,14 @@ def test_a_trigger_does_not_move_the_pooled_vector(xl_folder):
     plain = tokenizer("a dog", padding="max_length", max_length=16, return_tensors="pt").input_ids
     with torch.no_grad():
         want = encoder(plain).text_embeds
-        (token,) = trigger.add_tokens(tokenizer, ["<x-0>"])
-        trigger.set_rows(encoder, [token], start[None])
-        trigger.pool_at_end(encoder, tokenizer)
-        ids = tokenizer("a <x-0>", padding="max_length", max_length=16, return_tensors="pt")
+        trigger.teach(tokenizer, encoder, "x", [Trigger("zwx", "dog", {})], [start[None]])
+        ids = tokenizer("a zwx", padding="max_length", max_length=16, return_tensors="pt")
         assert torch.allclose(encoder(ids.input_ids).text_embeds, want, atol=1e-6)
         assert torch.equal(encoder(plain).text_embeds, want)
 
 
 def test_a_single_checkpoint_file_is_the_same_base(base_folder, tmp_path):
-    """A concept of the folder fits a checkpoint file with its weights, and draws the same."""
+    """A concept of the folder fits a checkpoint with its weights, and gives the same picture."""
     pipe = load(base_folder, torch.float16)
     checkpoint = tmp_path / "tiny.safetensors"
     save_file(original_state(pipe), checkpoint)
@@ -126,7 +124,7 @@ def test_a_single_checkpoint_file_is_the_same_base(base_folder, tmp_path):
 
 
 def test_a_single_file_of_sdxl_is_the_same_base(tmp_path):
-    """Recognised by its names; a concept of the folder fits it and draws the same."""
+    """Recognised by its names; a concept of the folder fits it and gives the same picture."""
     pipe = make_xl_pipeline(layers=10)  # the loader knows SDXL by the tenth layer of OpenCLIP's
     pipe.to(torch.float16).save_pretrained(tmp_path / "xl")
     save_file(original_state(pipe), tmp_path / "xl.safetensors")
@@ -181,7 +179,7 @@ def test_single_files_of_other_models_are_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["sd", "flux"])
 def test_a_base_as_it_is_published(name, tmp_path):
-    """So it is drawn on a GPU: FLUX in bfloat16, since float16 does not hold all its numbers."""
+    """The precision on a GPU: FLUX takes bfloat16, since float16 overflows."""
     save_tiny(name, tmp_path)
     base = str(tmp_path / "base")
     family = family_of(base)

@@ -5,6 +5,7 @@ With the CPU as both devices: what was not moved would still lie on the meta dev
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from helpers.tiny_pipelines import load, make_concept, picture
 
 from svfit_diffusion.adapter.tuner import layers
@@ -20,7 +21,9 @@ from svfit_diffusion.pipeline.offloading import offload
 
 
 def sequential(pipe):
-    pipe.enable_sequential_cpu_offload(device="cpu")
+    """What enable_sequential_cpu_offload does; accelerate takes no `cpu:0`, as it passes on."""
+    for model in (pipe.unet, pipe.text_encoder, pipe.vae):
+        cpu_offload(model, torch.device("cpu"), offload_buffers=len(model._parameters) > 0)
 
 
 def model(pipe):
@@ -35,6 +38,11 @@ def block_groups(pipe):
     pipe.enable_group_offload(
         torch.device("cpu"), offload_type="block_level", num_blocks_per_group=1
     )
+
+
+def near(a, b):
+    """Alike to rounding: a hooked Linear is called, where another's weight may be added to."""
+    return ((a - b).norm() / b.norm()).item() < 1e-5
 
 
 @pytest.fixture
@@ -54,19 +62,17 @@ def test_every_call_on_an_offloaded_pipeline(pipe, base_folder, concepts, kind, 
         load_concept(held, one, name="rex", strength=0.8)
     if not early:
         kind(pipe)
-    assert torch.equal(picture(pipe), picture(plain))
+    assert near(picture(pipe), picture(plain))
     for held in (pipe, plain):
         set_concepts(held, {"rex": 0.5})
-    assert torch.equal(picture(pipe), picture(plain))
+    assert near(picture(pipe), picture(plain))
     for held in (pipe, plain):
         swap_concept(held, "rex", two)
-    assert torch.equal(picture(pipe), picture(plain))
-    for held in (pipe, plain):
-        fuse_concepts(held)
-    assert torch.equal(picture(pipe), picture(plain))
-    for held in (pipe, plain):
-        unfuse_concepts(held)
-    assert torch.equal(picture(pipe), picture(plain))
+    assert near(picture(pipe), picture(plain))
+    fuse_concepts(pipe)
+    assert near(picture(pipe), picture(plain))
+    unfuse_concepts(pipe)
+    assert near(picture(pipe), picture(plain))
     remove_concept(pipe, "rex")
     assert torch.equal(picture(pipe), base)
     where = {p.device.type for p in pipe.unet.parameters()}
@@ -91,7 +97,7 @@ def test_to_another_device_map_and_back(pipe, concepts):
     wanted = picture(pipe)
     pipe.reset_device_map()
     pipe.to("cpu", torch.float64).to(torch.float32)
-    assert torch.allclose(picture(pipe), wanted, atol=1e-5)
+    assert near(picture(pipe), wanted)
 
 
 @pytest.mark.parametrize("early", [True, False], ids=["before", "after"])
@@ -111,12 +117,12 @@ def test_weights_stored_in_eight_bits(pipe, base_folder, concepts, early):
     ):
         theirs.data = mine.data.to(torch.float32)
     wanted = picture(oracle)
-    assert torch.allclose(picture(pipe), wanted, atol=1e-5)
+    assert near(picture(pipe), wanted)
     delta = next(iter(layers(pipe.unet).values())).svfit_delta["rex"]
     assert delta.dtype == torch.float32
     swap_concept(pipe, "rex", two)
     swap_concept(oracle, "rex", two)
-    assert torch.allclose(picture(pipe), picture(oracle), atol=1e-5)
+    assert near(picture(pipe), picture(oracle))
     made = picture(pipe)
     fuse_concepts(pipe)
     fused = picture(pipe)

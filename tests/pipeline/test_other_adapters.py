@@ -31,7 +31,8 @@ def lora(pipe):
     random, state = torch.Generator().manual_seed(3), {}
     for name, module in pipe.unet.named_modules():
         if isinstance(module, nn.Linear) and name.endswith(("to_q", "to_v", "ff.net.2")):
-            for key, shape in (("A", (RANK, module.in_features)), ("B", (module.out_features, RANK))):
+            shapes = {"A": (RANK, module.in_features), "B": (module.out_features, RANK)}
+            for key, shape in shapes.items():
                 value = 0.2 * torch.randn(shape, generator=random)
                 state[f"unet.{name}.lora_{key}.weight"] = value
     return state

@@ -123,32 +123,35 @@ def test_embeddings_made_outside_hear_the_word(pipe, base_folder):
     assert torch.equal(weighted_states(pipe, parts), wanted)
 
 
-CLASHES = [("rex", "rex-v2"), ("dog", "my-dog"), ("sks", "sks-2"), ("toy", "<toy>"), ("svfit", "0"),
-           ("sks", "svfit-sks-0"), ("a b", "b")]  # fmt: skip
+CLASHES = [("rex", "rex-v2"), ("my-dog", "dog"), ("sks", "sks-2"), ("<toy>", "toy"),
+           ("svfit", "0"), ("svfit-sks-0", "sks"), ("a b", "b")]  # fmt: skip
 
 
 @pytest.mark.parametrize("words", CLASHES, ids=" ".join)
-@pytest.mark.parametrize("turned", [False, True])
-def test_words_that_contain_one_another(pipe, base_folder, words, turned):
-    """Each is heard by itself, in either order of loading, as on a pipeline that knows no other."""
-    order = words[::-1] if turned else words
-    concepts = {w: make_concept(pipe, size=0, seed=i, token=w) for i, w in enumerate(words)}
-    for word in order:
-        load_concept(pipe, concepts[word])
+def test_words_that_contain_one_another(pipe, base_folder, words):
+    """Each is heard by itself, as on a pipeline that knows no other."""
+    one = make_concept(pipe, size=0, targets={"unet": "cross"}, rank=1)
+    concepts = {w: replace(one, token=w, trigger_rows=one.trigger_rows * (i + 1))
+                for i, w in enumerate(words)}  # fmt: skip
+    for concept in concepts.values():
+        load_concept(pipe, concept)
     both = pipe.tokenizer(f"{words[0]}, {words[1]} photo", add_special_tokens=False).input_ids
-    assert len({i for i in both if i >= 1_000_000}) == 2
-    assert sum(i >= 1_000_000 for i in both) == 2
-    for word in words:
+    assert [i for i in both if i >= 1_000_000] == [1_000_000, 1_000_001]
+    for word, concept in concepts.items():
         alone = load(base_folder)
-        load_concept(alone, concepts[word])
-        prompt = f"a photo of {word}"
-        assert torch.equal(picture(pipe, prompt, steps=1), picture(alone, prompt, steps=1))
+        load_concept(alone, concept)
+        states = [one.encode_prompt(f"a photo of {word}", "cpu", 1, False)[0]
+                  for one in (pipe, alone)]  # fmt: skip
+        assert torch.equal(*states)
 
 
 TABLE = {w: " ".join(token_names(w, 2)) for w in ("rex", "rex-v2", "svfit", "<toy>", "toy", "0")}
 
 
-@given(st.lists(st.sampled_from([*TABLE, *TABLE.values(), "REX", "a", ",", "trex", "<", "-v2", " "])))
+PIECES = [*TABLE, *TABLE.values(), "REX", "a", ",", "trex", "<", "-v2", " "]
+
+
+@given(st.lists(st.sampled_from(PIECES)))
 def test_converting_twice_is_converting_once(parts):
     once = put_names(" ".join(parts), TABLE)
     assert put_names(once, TABLE) == once
@@ -159,7 +162,8 @@ def test_converting_twice_is_converting_once(parts):
 def test_the_longest_word_wins_from_left_to_right():
     words = dict.fromkeys(("rex", "rex-v2", "a rex"))
     found = [text for _, _, text in find_words("a REX-v2, rex, (a Rex) rexy", words)]
-    assert found == ["rex-v2", "rex", "a rex"] or found == ["a rex", "rex", "a rex"]
+    assert found == ["a rex", "rex", "a rex"]
+    assert [t for *_, t in find_words("REX-V2 a", words)] == ["rex-v2"]
 
 
 def test_the_class_word_may_be_another_concept_s_trigger(pipe, base_folder):

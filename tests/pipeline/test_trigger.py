@@ -12,7 +12,6 @@ from svfit_diffusion.pipeline.rows import FIRST_ID, rows_of
 from svfit_diffusion.pipeline.words import put_names
 
 
-
 def teach(pipe, rows, train=False, word="sks", adapter="rex"):
     call = Trigger(word, "dog", {})
     return trigger.teach(pipe.tokenizer, pipe.text_encoder, adapter, [call], [rows], train)

@@ -1,4 +1,4 @@
-"""combine.py: one file draws what several loaded side by side draw."""
+"""A combined concept gives the same pictures as several concepts side by side."""
 
 from dataclasses import replace
 

@@ -108,6 +108,7 @@ def run(status: Mapping[str, Any], previews: Sequence[Path]) -> str:
         pictures=_inlined(_selected(previews)),
         curve=loss_curve(status),
         notes=list(filter(None, (_backgrounds(status), _trigger(status)))),
+        summary=status.get("summary", {}) if not ended else {},
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from ...generation import Parameters, grid, save_png, size_text
+from ...generation import Parameters, grid, is_withheld, save_png, size_text
 from .cards import Card
 from .limits import MAX_ACTIVE_CONCEPTS, MAX_PROMPT, MAX_SEED, MAX_STRENGTH
 from .shared_pipeline import Job, Remark, Step, Stopped
@@ -95,7 +95,8 @@ class GenerationJobs:
                 image, parameters = finished
                 path = Path(folder, f"{parameters.seed:010d}.png")
                 save_png(image, path, parameters)
-                gallery.append((str(path), f"seed {parameters.seed}"))
+                withheld = ", withheld by the safety checker" if is_withheld(image) else ""
+                gallery.append((str(path), f"seed {parameters.seed}{withheld}"))
                 self._set_missing_preview(job, image)
                 message = "" if len(gallery) == job.num else "Next picture"
                 yield gallery, Progress(message, remarks=progress.remarks)
@@ -176,6 +177,8 @@ class GenerationJobs:
 
     def _set_missing_preview(self, job: Job, image: Image.Image) -> None:
         """A concept without a preview gets the first picture of it alone."""
+        if is_withheld(image):
+            return
         used = [card for card, strength in job.concepts if strength]
         if len(used) != 1 or not any(c.word in job.prompt for c in used[0].concept.calls()):
             return

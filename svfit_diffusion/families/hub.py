@@ -1,0 +1,54 @@
+"""A Hub that cannot be reached: said at once, with what the local cache holds."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+TIMEOUT = 3.0  # seconds
+SHOWN = 8  # names of a cache
+_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
+
+
+def is_hub_id(base: str) -> bool:
+    """Whether a base is none of this machine, and may be one of the Hub."""
+    return bool(_ID.fullmatch(base)) and not Path(base).exists()
+
+
+def hub_options(base: str) -> dict[str, Any]:
+    """Options of a download: of the local cache alone, where the Hub is out of reach."""
+    return {"local_files_only": True} if is_hub_id(base) and not reachable() else {}
+
+
+def reachable() -> bool:
+    """Whether the Hub answers, whatever it says. Asked once for each base that is loaded."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
+    from huggingface_hub.utils import get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        get_session().head(constants.ENDPOINT, timeout=TIMEOUT)
+    except (OSError, HTTPError, OfflineModeIsEnabled):
+        return False
+    return True
+
+
+def unreached(base: str) -> str:
+    """Why a base of the Hub cannot be had where the Hub is out of reach, as a clause."""
+    names = cached_models()
+    if base in names:
+        return "the Hub cannot be reached, and the local cache does not hold all of it"
+    held = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+    return f"the Hub cannot be reached, and the local cache holds {held or 'no model'}"
+
+
+def cached_models() -> list[str]:
+    """Models that earlier downloads left on this machine, by name."""
+    from huggingface_hub import constants
+
+    folders = Path(constants.HF_HUB_CACHE).glob("models--*/snapshots/*")
+    names = {folder.parents[1].name.removeprefix("models--") for folder in folders}
+    return sorted(name.replace("--", "/") for name in names)
