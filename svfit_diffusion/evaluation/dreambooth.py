@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from accelerate import PartialState
 
+from ..concept import free_path
 from ..generation import pick_device
 from ..settings import TrainConfig
 from ..training import train
@@ -53,7 +54,7 @@ def run_dreambooth(
         return {}
     summary = _means(list(rows.values()))
     text = json.dumps({"base": base, "subjects": len(rows), "means": summary}, indent=1)
-    (output / "scores.json").write_text(text + "\n", encoding="utf-8")
+    free_path(output / "scores.json").write_text(text + "\n", encoding="utf-8")
     return summary
 
 

@@ -22,7 +22,7 @@ def hub_options(base: str) -> dict[str, Any]:
 
 
 def reachable() -> bool:
-    """Whether the Hub answers, whatever it says. Asked once for each base that is loaded."""
+    """Whether the Hub answers, whatever it says."""
     from huggingface_hub import constants
     from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
     from huggingface_hub.utils import get_session
