@@ -29,7 +29,7 @@ def run_dreambooth(
     output: Path,
     plan: EvaluationPlan,
     max_train_steps: int | None = None,
-    mixed_precision: str = "no",
+    mixed_precision: str | None = None,
 ) -> dict[str, float]:
     """Means over all subjects: the raw cosine of each extractor, and CLIP's alignment.
 
@@ -59,7 +59,7 @@ def run_dreambooth(
 
 
 def _concept(
-    base: str, photos: Path, folder: Path, word: str, steps: int | None, precision: str
+    base: str, photos: Path, folder: Path, word: str, steps: int | None, precision: str | None
 ) -> Path:
     """The subject's concept file; it is trained unless it exists."""
     config = TrainConfig(
