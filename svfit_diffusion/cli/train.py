@@ -25,6 +25,8 @@ def add_command(commands: Any) -> None:
     command = commands.add_parser(
         "train",
         help="learn a subject from photos",
+        usage="svfit train --instance_data_dir PHOTOS --instance_prompt 'a photo of sks dog' "
+        "[flags]",
         description="Learn a subject from a folder of photos; without arguments, the sample. Flags "
         "of diffusers' DreamBooth scripts that are not listed are taken too.",
     )

@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
         "base": ["Family"],
+        "hub": ["hub_options"],
         "loading": [
             "TOYBOX",
             "base_folder",

@@ -59,7 +59,7 @@ def from_arguments(arguments: argparse.Namespace) -> TrainConfig:
     names = {item.name for item in fields(TrainConfig)}
     given = {k: v for k, v in vars(arguments).items() if k in names and v is not None}
     if given.get("max_train_steps") is not None:
-        given.pop("num_train_epochs", None)  # as in diffusers' scripts; remarks() says so
+        given.pop("num_train_epochs", None)  # as in diffusers' scripts; flag_remarks says so
     return TrainConfig(**(PRESETS[arguments.preset] | renamed(arguments) | given))
 
 

@@ -107,6 +107,7 @@ class Training:
         self.parameters = self.base.parameters()
         self.identity = Identity(config, accelerator, self.base, self.subject)
         self.checkpoints = Checkpoints(config.output_dir, config.checkpoints_total_limit)
+        self.found = find_checkpoint(config.resume_from_checkpoint, self.checkpoints, self.identity)
 
         denoiser = Denoiser(self.base, config.guidance_scale)
         self.prompts = denoiser.prompt_encoder
@@ -117,20 +118,27 @@ class Training:
         self.guard = FiniteGuard(accelerator, self.parameters, config.max_grad_norm)
         self.previews = Previews(config, accelerator, self.base, self.subject.resolution)
 
-        self.found = find_checkpoint(config.resume_from_checkpoint, self.checkpoints, self.identity)
-        if config.offload:
-            texts = (*self.subject.captions(), *candidate_captions(self.subject))
-            self.prompts.fill_cache(texts, accelerator.device)
-            self.base.move_idle(torch.device("cpu"))
-        if self.subject.unnamed:
-            known = known_backgrounds(self.found, self.subject)
-            name_backgrounds(self.objective, self.model, known, self.progress)
-            self.prompts.prune_cache(self.subject.captions())
+        self._complete_captions()
         automatic = config.max_train_steps == AUTO
         self.length = auto_length(self.objective, self.parameters) if automatic else None
         self.fixed_noise = each_photo(self.objective, self.subject.examples)
         self.remarks = remarks(config, self.base, self.subject)
         self._warn(self.remarks)
+
+    def _complete_captions(self) -> None:
+        """End the captions that nobody wrote by what is behind the subject.
+
+        With `offload` all captions in question are encoded first, and the text encoders leave.
+        """
+        subject = self.subject
+        if self.config.offload:
+            texts = (*subject.captions(), *candidate_captions(subject))
+            self.prompts.fill_cache(texts, self.accelerator.device)
+            self.base.move_idle(torch.device("cpu"))
+        if subject.unnamed:
+            known = known_backgrounds(self.found, subject)
+            name_backgrounds(self.objective, self.model, known, self.progress)
+            self.prompts.prune_cache(subject.captions())
 
     @property
     def finished(self) -> bool:

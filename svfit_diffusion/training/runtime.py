@@ -18,16 +18,17 @@ from torch import Tensor
 from ..settings import TrainConfig
 from .launcher import launched
 
-LIBRARIES = {"wandb": "wandb", "comet_ml": "comet_ml"}  # of logs that are not always installed
+# Of settings that need a package which is not always installed.
+LIBRARIES = {"wandb": "wandb", "comet_ml": "comet_ml", "prodigy": "prodigyopt"}
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
     """Devices, processes, precision and logs, as configured, or as the launcher says.
 
-    ValueError for fp16 on a CPU, and for a log whose library is not installed.
+    ValueError for fp16 on a CPU, and for a setting whose library is not installed.
     """
     config = launched(config)
-    _check_trackers(config.report_to)
+    check_libraries(config)
     if config.allow_tf32 and torch.cuda.is_available():
         torch.backends.cuda.matmul.allow_tf32 = True
     project = ProjectConfiguration(
@@ -52,13 +53,16 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     return accelerator
 
 
-def _check_trackers(report_to: str | None) -> None:
-    package = LIBRARIES.get(report_to)
-    if package and find_spec(package) is None:
-        raise ValueError(
-            f"report_to {report_to} needs the package {package}; run `pip install {package}`, or "
-            "pass tensorboard."
-        )
+def check_libraries(config: TrainConfig) -> None:
+    """ValueError where a setting needs a package that is not installed."""
+    for setting, instead in (("report_to", "pass tensorboard"), ("optimizer", "pass AdamW")):
+        value = getattr(config, setting)
+        package = LIBRARIES.get(value)
+        if package and find_spec(package) is None:
+            raise ValueError(
+                f"{setting} {value} needs the package {package}; run `pip install {package}`, or "
+                f"{instead}."
+            )
 
 
 def make_optimizer(
@@ -102,13 +106,8 @@ def prodigy_rate(config: TrainConfig) -> float:
 
 def _prodigy(groups: list[dict], config: TrainConfig, common: dict) -> torch.optim.Optimizer:
     """Prodigy (arXiv 2306.06101), which takes one rate for all parameters."""
-    try:
-        from prodigyopt import Prodigy
-    except ImportError:
-        raise ValueError(
-            "optimizer prodigy needs the package prodigyopt; run `pip install prodigyopt`, or "
-            "leave it out for AdamW."
-        ) from None
+    from prodigyopt import Prodigy
+
     return Prodigy(
         groups,
         beta3=config.prodigy_beta3,

@@ -6,9 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from svfit_diffusion.settings import TrainConfig
 from svfit_diffusion.training.launcher import ACCUMULATION, PRECISION, launched
+from svfit_diffusion.training.loop import Training
+from svfit_diffusion.training.runtime import make_accelerator
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,6 +49,14 @@ def test_a_flag_of_ours_wins(monkeypatch):
     assert launched(TrainConfig()).gradient_accumulation_steps == 3
     mine = launched(TrainConfig(mixed_precision="no", gradient_accumulation_steps=1))
     assert (mine.mixed_precision, mine.gradient_accumulation_steps) == ("no", 1)
+
+
+def test_a_training_is_in_the_launchers_precision(config, monkeypatch):
+    monkeypatch.setenv(PRECISION, "bf16")
+    accelerator = make_accelerator(config)
+    training = Training(config, accelerator, progress=False)
+    assert accelerator.mixed_precision == "bf16"
+    assert training.base.pipe.unet.dtype == torch.bfloat16
 
 
 def test_without_a_launcher_the_defaults_count(monkeypatch):

@@ -11,12 +11,11 @@ from helpers.tiny_pipelines import run, same
 from helpers.trainings import elsewhere, last, stop_at
 
 from svfit_diffusion.concept import read_concept
-from svfit_diffusion.training import result
+from svfit_diffusion.training import dry_run, result
 
 
 def missing(monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
     monkeypatch.setattr("svfit_diffusion.training.runtime.find_spec", lambda *_: None)
 
 
@@ -39,6 +38,12 @@ def test_what_is_missing_is_named(config, monkeypatch, changes, package):
 def test_report_to_all_takes_what_is_there(config):
     run(config, report_to="all", max_train_steps=1)
     assert list((config.concept_path.parent / "logs").rglob("events*"))
+
+
+def test_a_dry_run_names_it_too(config, monkeypatch):
+    missing(monkeypatch, "wandb")
+    with pytest.raises(ValueError, match="report_to wandb needs the package wandb"):
+        dry_run(replace(config, report_to="wandb"))
 
 
 class Prodigy(torch.optim.AdamW):
@@ -64,6 +69,7 @@ class Prodigy(torch.optim.AdamW):
 def test_prodigy_trains_and_goes_on_with_the_rate_it_found(config, monkeypatch):
     module = types.SimpleNamespace(Prodigy=Prodigy)
     monkeypatch.setitem(sys.modules, "prodigyopt", module)
+    monkeypatch.setattr("svfit_diffusion.training.runtime.find_spec", lambda _: module)
     config = replace(config, optimizer="prodigy", prodigy_decouple=False, max_train_steps=4)
     seen, whole, parts = {}, elsewhere(config, "whole"), elsewhere(config, "parts")
     unbroken = run(whole, lambda training, _: seen.update(optimizer=training.optimizer))
@@ -126,9 +132,10 @@ def test_the_concept_is_uploaded_when_it_is_trained(config, monkeypatch, caplog)
     given = {"push_to_hub": True, "max_train_steps": 1}
     trained = run(config, **given, hub_token="secret", hub_model_id="me/rex")
     assert asked == [("sks", "me/rex", "secret")] and trained.address == "https://hub/me/rex"
+    states = list(trained.path.parent.rglob("state.json"))
+    assert states and not any(b"secret" in path.read_bytes() for path in states)
     run(config, **given)
     assert asked[-1] == ("sks", "rex", None)
     with caplog.at_level(logging.ERROR):
         failed = run(config, **given, hub_model_id="me/no")
     assert failed.address == "" and failed.path.is_file() and "The concept itself" in caplog.text
-    assert not any(b"secret" in p.read_bytes() for p in trained.path.parent.rglob("*.json"))

@@ -8,7 +8,7 @@ import pytest
 from helpers.tiny_pipelines import run
 
 from svfit_diffusion.cli.main import main
-from svfit_diffusion.training import dry_run
+from svfit_diffusion.training import dry_run, train
 from svfit_diffusion.training.summary import StepClock, time_left
 
 
@@ -61,8 +61,15 @@ def test_a_dry_run_writes_nothing(config, tmp_path, monkeypatch, caplog):
 
 
 def test_a_training_shows_it_before_it_starts(config, caplog):
+    seen, given = [], replace(config, max_train_steps=3)
     with caplog.at_level(logging.INFO):
-        run(config, max_train_steps=3)
+        train(
+            given,
+            progress=False,
+            report=lambda training, _: seen.append(training.step),
+            on_summary=lambda summary: seen.append(summary["class word"][:3]),
+        )
+    assert seen == ["dog", 1, 2, 3]
     said = [record.getMessage() for record in caplog.records]
     places = [next(i for i, text in enumerate(said) if text.startswith(start))
               for start in ("class word", "steps", "device")]  # fmt: skip
