@@ -39,7 +39,7 @@ def offload(pipe: Any, kind: str, device: str | torch.device | None = None) -> N
 @contextlib.contextmanager
 def at_rest(pipe: Any) -> Iterator[None]:
     """While layers or weights change: no offloading hooks on the pipeline; then the same again."""
-    models = [model for model in pipe.components.values() if isinstance(model, nn.Module)]
+    models = [model for model in vars(pipe).values() if isinstance(model, nn.Module)]
     hooks = [hook for model in models for hook in _hooks(model)]
     devices = (h.execution_device for m in models if hooks for x in m.modules() for h in _hooks(x))
     device = next((device for device in devices if device is not None), None)
