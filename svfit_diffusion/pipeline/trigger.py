@@ -47,12 +47,13 @@ def teach(
         Word(call.word, tuple(next(ids) for _ in block), call.strength)
         for call, block in zip(calls, rows, strict=True)
     )
+    if rows_of(encoder) is None:
+        pool_at_end(encoder, tokenizer)
     held, place = install_rows(encoder), encoder.get_input_embeddings().weight.device
     place = "cpu" if place.type == "meta" else place
     both = torch.cat(list(rows)), torch.cat(starts)
     held.update_layer(adapter, words, *(part.to(place, torch.float32) for part in both), train)
     listen(tokenizer, held, SavesWords)
-    pool_at_end(encoder, tokenizer)
     return words
 
 
