@@ -53,7 +53,7 @@ def add_command(commands: Any) -> None:
     )
     command.add_argument("--max_train_steps", type=int, help="of the preset (default: the rule's)")
     command.add_argument("--mixed_precision", choices=("no", "fp16", "bf16"),
-                         help="of the preset's trainings (default: the launcher's, or no)")  # fmt: skip
+                         help="of the preset (default: the launcher's, or no)")  # fmt: skip
     command.add_argument("--output_dir", default="svfit-evaluation", type=expanded,
                          help="pictures and scores")  # fmt: skip
     add_overwrite(command, "pictures of other settings, and scores")
