@@ -86,7 +86,9 @@ class SVFitLinear(nn.Module, Mergeable, Strengths):
 
     def move_adapter(self, adapter: str, device: object) -> None:
         """Move an adapter's deltas, and its basis where no other adapter uses it, to a device."""
-        self.svfit_delta[adapter].data = self.svfit_delta[adapter].data.to(device)
+        delta = self.svfit_delta[adapter]
+        moved = nn.Parameter(delta.detach().to(device), requires_grad=delta.requires_grad)
+        self.svfit_delta[adapter] = moved
         key = self.svfit_key[adapter]
         if list(self.svfit_key.values()).count(key) == 1:
             self.svfit_U[key], self.svfit_V[key] = (
