@@ -1,10 +1,12 @@
-"""What the program is made of: pinned packages, models from safetensors, no strangers' code."""
+"""Dependencies and weights: pinned packages, models from safetensors, no foreign code."""
 
 import ast
 import json
 import re
 import shutil
+import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -175,6 +177,20 @@ def test_every_dependency_is_locked_at_a_version_that_fits():
                 continue
             version = str(held[key][0].specifier).removeprefix("==")
             assert need.specifier.contains(version), f"{key} {version}: {name}.txt is old"
+
+
+def test_every_package_that_is_imported_is_declared():
+    """Not only by way of another package, which may stop needing it."""
+    extras = PROJECT["optional-dependencies"]
+    declared = {canonicalize_name(need.name) for need in wanted(extras)} | {"svfit-diffusion"}
+    homes = packages_distributions()
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for name in {name.split(".")[0] for name in names} - sys.stdlib_module_names:
+                found = {canonicalize_name(home) for home in homes.get(name, [name])}
+                assert found & declared, f"{path} imports {name}, missing in pyproject.toml"
 
 
 def test_nothing_is_installed_without_a_hash_or_from_an_address():

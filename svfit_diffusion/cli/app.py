@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from .paths import expanded
 from .terminal import quiet_libraries
 
 
 def add_command(commands: Any) -> None:
     """Add `app` to the commands."""
     command = commands.add_parser("app", help="train, generate and share concepts in the browser")
-    command.add_argument("--base", default="toybox", help="base of the concepts (default: toybox)")
+    command.add_argument(
+        "--base", default="toybox", type=expanded, help="base of the concepts (default: toybox)"
+    )
     command.add_argument(
         "--host", default="127.0.0.1", help="address to serve on (default: 127.0.0.1)"
     )
@@ -22,6 +25,7 @@ def add_command(commands: Any) -> None:
         "--concept",
         action="append",
         default=[],
+        type=expanded,
         metavar="FILE",
         help="a concept file for the library, in use from the start; may be given several times",
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..settings import TrainConfig
+from .paths import add_overwrite, expanded, filled, output_path
 from .terminal import quiet_libraries
 from .train import report
 
@@ -40,14 +41,18 @@ class Demo:
 def add_command(commands: Any) -> None:
     """Add `demo` to the commands."""
     command = commands.add_parser("demo", help="learn the sample subject and show it, offline")
-    command.add_argument("--output_dir", default="svfit-demo", help="folder of all that is made")
+    command.add_argument(
+        "--output_dir", type=expanded, help="folder of all that is made (default: svfit-demo)"
+    )
+    add_overwrite(command, "what the folder holds")
     command.add_argument("--max_train_steps", type=int, help="optimizer steps, for a quick look")
     command.set_defaults(run=_demo)
 
 
 def _demo(arguments: argparse.Namespace) -> int:
+    folder = output_path(arguments.output_dir, "svfit-demo", arguments.overwrite, filled)
     quiet_libraries()
-    return report(run_demo(arguments.output_dir, arguments.max_train_steps).trained)
+    return report(run_demo(str(folder), arguments.max_train_steps).trained)
 
 
 def run_demo(

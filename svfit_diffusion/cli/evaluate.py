@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from .paths import add_overwrite, expanded
 from .terminal import quiet_libraries, shown
 
 
@@ -17,15 +18,25 @@ def add_command(commands: Any) -> None:
         description="Generate prompts with concepts and measure fidelity, copying, alignment, "
         "drift and diversity; with --preset dreambooth, train and measure its 30 subjects.",
     )
-    command.add_argument("--base", default="toybox", help="base of the concepts (default: toybox)")
-    command.add_argument("--concept", action="append", default=[], metavar="FILE",
-                         help="a concept file; may be given several times")  # fmt: skip
-    command.add_argument("--reference_dir", help="pictures of the subject to compare with")
     command.add_argument(
-        "--instance_data_dir", help="the photos it was learned from (default: reference_dir)"
+        "--base", default="toybox", type=expanded, help="base of the concepts (default: toybox)"
     )
-    command.add_argument("--mask_dir", help="masks named like the references, white on the subject")
-    command.add_argument("--prompts", metavar="FILE", help="a prompt a line, {} for the subject")
+    command.add_argument("--concept", action="append", default=[], metavar="FILE", type=expanded,
+                         help="a concept file; may be given several times")  # fmt: skip
+    command.add_argument(
+        "--reference_dir", type=expanded, help="pictures of the subject to compare with"
+    )
+    command.add_argument(
+        "--instance_data_dir",
+        type=expanded,
+        help="the photos it was learned from (default: reference_dir)",
+    )
+    command.add_argument(
+        "--mask_dir", type=expanded, help="masks named like the references, white on the subject"
+    )
+    command.add_argument(
+        "--prompts", type=expanded, metavar="FILE", help="a prompt a line, {} for the subject"
+    )
     command.add_argument("--num", type=int, default=4, help="pictures a prompt (default: 4)")
     command.add_argument("--seed", type=int, default=0, help="of the first picture (default: 0)")
     command.add_argument("--steps", type=int, help="denoising steps (default: the base's)")
@@ -37,11 +48,15 @@ def add_command(commands: Any) -> None:
         "optionally =FOLDER), efficientnet-lite0, efficientnet-lite0-grid (default: dino,clip)",
     )
     command.add_argument("--preset", choices=("dreambooth",), help="the published benchmark")
-    command.add_argument("--dataset_dir", help="of the preset: its folder of 30 subjects' folders")
+    command.add_argument(
+        "--dataset_dir", type=expanded, help="of the preset: its folder of 30 subjects' folders"
+    )
     command.add_argument("--max_train_steps", type=int, help="of the preset (default: the rule's)")
-    command.add_argument("--mixed_precision", choices=("no", "fp16", "bf16"), default="no",
-                         help="of the preset's trainings (default: no)")  # fmt: skip
-    command.add_argument("--output_dir", default="svfit-evaluation", help="pictures and scores")
+    command.add_argument("--mixed_precision", choices=("no", "fp16", "bf16"),
+                         help="of the preset (default: the launcher's, or no)")  # fmt: skip
+    command.add_argument("--output_dir", default="svfit-evaluation", type=expanded,
+                         help="pictures and scores")  # fmt: skip
+    add_overwrite(command, "pictures of other settings, and scores")
     command.set_defaults(run=_run)
 
 
@@ -67,10 +82,9 @@ def _run(arguments: argparse.Namespace) -> int:
     folder = arguments.instance_data_dir or arguments.reference_dir
     training = references if folder == arguments.reference_dir else read_references(folder)
     rows = evaluate(arguments.base, arguments.concept, references, training, arguments.output_dir,
-                    plan, pick_device())  # fmt: skip
+                    plan, pick_device(), overwrite=arguments.overwrite)  # fmt: skip
     if rows:
         print(table(rows))
-        print(shown(f"{arguments.output_dir}/sheet.png, {arguments.output_dir}/scores.json"))
     return 0
 
 

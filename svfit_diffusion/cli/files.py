@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from .paths import add_overwrite, expanded, filled, output_path
 from .terminal import quiet_libraries, shown
 
 
@@ -14,47 +15,66 @@ def add_command(commands: Any) -> None:
     _add_export(commands)
     _add_import(commands)
     merge = commands.add_parser("merge", help="several concepts of one base as one file")
-    merge.add_argument("files", nargs="+", metavar="FILE[:WEIGHT]", help="weight 1 if not given")
-    merge.add_argument("-o", "--output", required=True, help="the file to write")
+    merge.add_argument(
+        "files", nargs="+", metavar="FILE[:WEIGHT]", type=expanded, help="weight 1 if not given"
+    )
+    merge.add_argument("-o", "--output", required=True, type=expanded, help="the file to write")
     merge.add_argument("--words", nargs="+", help="another trigger for each, where two are alike")
-    merge.add_argument("--base", help="the base; needed where projections or ranks differ")
+    add_overwrite(merge)
+    merge.add_argument(
+        "--base", type=expanded, help="the base; needed where projections or ranks differ"
+    )
     merge.set_defaults(run=_merge)
 
     push = commands.add_parser("push", help="upload a concept to the Hugging Face Hub")
-    push.add_argument("file", help="a concept's .safetensors file")
+    push.add_argument("file", type=expanded, help="a concept's .safetensors file")
     push.add_argument("repo_id", help="user/name")
-    push.add_argument("--picture", action="append", default=[], help="a PNG of svfit generate")
+    push.add_argument(
+        "--picture", action="append", default=[], type=expanded, help="a PNG of svfit generate"
+    )
     push.add_argument("--private", action="store_true", help="only you can see it")
     push.set_defaults(run=_push)
 
 
 def _add_export(commands: Any) -> None:
     export = commands.add_parser("export", help="a concept for other programs, as a LoRA")
-    export.add_argument("file", help="a concept's .safetensors file, or a Hub id")
+    export.add_argument("file", type=expanded, help="a concept's .safetensors file, or a Hub id")
     export.add_argument(
         "--to",
         required=True,
         choices=("kohya", "diffusers"),
         help="kohya: ComfyUI, AUTOMATIC1111, Forge, InvokeAI",
     )
-    export.add_argument("--base", default="toybox", help="base of the concept (default: toybox)")
+    export.add_argument(
+        "--base", default="toybox", type=expanded, help="base of the concept (default: toybox)"
+    )
     export.add_argument(
         "--dtype", default="float32", choices=("float32", "float16", "bfloat16"), help="of the file"
     )
     export.add_argument("--strength", type=float, default=1.0, help="put into it (default: 1)")
     export.add_argument("--fuse", action="store_true", help="write the whole base, concept merged")
-    export.add_argument("--preview", help="a picture to show; default: one is generated; or 'none'")
-    export.add_argument("--output", help="file, or folder with --fuse (default: by FILE's name)")
+    add_overwrite(export)
+    export.add_argument(
+        "--preview", type=expanded, help="a picture to show; default: one is generated; or 'none'"
+    )
+    export.add_argument(
+        "--output", type=expanded, help="file, or folder with --fuse (default: by FILE's name)"
+    )
     export.set_defaults(run=_export)
 
 
 def _add_import(commands: Any) -> None:
     parser = commands.add_parser("import", help="what of a LoRA a concept can hold")
-    parser.add_argument("file", help="a LoRA's .safetensors file (kohya, diffusers)")
-    parser.add_argument("--base", default="toybox", help="base of the LoRA (default: toybox)")
+    parser.add_argument("file", type=expanded, help="a LoRA's .safetensors file (kohya, diffusers)")
+    parser.add_argument(
+        "--base", default="toybox", type=expanded, help="base of the LoRA (default: toybox)"
+    )
     parser.add_argument("--rank", default="16", help="a number, full or energy=0.99 (default: 16)")
+    add_overwrite(parser)
     parser.add_argument("--trigger", help="words that call it; default: what the file states")
-    parser.add_argument("--output", help="the concept file (default: FILE-svfit.safetensors)")
+    parser.add_argument(
+        "--output", type=expanded, help="the concept file (default: FILE-svfit.safetensors)"
+    )
     parser.set_defaults(run=_import)
 
 
@@ -72,19 +92,16 @@ def _export(given: argparse.Namespace) -> int:
         raise ValueError("--fuse writes a diffusers folder; pass --to diffusers with it.")
     from ..concept import locate, read_concept
 
-    concept, stem = read_concept(locate(given.file)), Path(given.file).stem
+    concept = read_concept(locate(given.file))
     quiet_libraries()
+    path = _export_path(given, concept)
     from ..families import load_base
     from ..sharing import export_lora, export_pipeline
 
     pipe = load_base(given.base)
     if given.fuse:
-        folder = given.output or f"{stem}-fused"
-        made = export_pipeline(concept, pipe, folder, given.dtype, given.strength)
+        made = export_pipeline(concept, pipe, path, given.dtype, given.strength)
     else:
-        path = Path(given.output or f"{stem}-{given.to}.safetensors")
-        if path.suffix != ".safetensors":
-            raise ValueError(f"{path} must end in .safetensors, by which other programs find it.")
         image = _preview(given, pipe, concept)
         made = export_lora(concept, pipe, path, given.to, given.dtype, given.strength, image)
     for file in made.files:
@@ -92,6 +109,24 @@ def _export(given: argparse.Namespace) -> int:
     if made.words.strip():
         print(f"call it by: {shown(made.words)}")
     return 0
+
+
+def _export_path(given: argparse.Namespace, concept: Any) -> Path:
+    """The file or folder to write, of which nothing is there yet."""
+    from ..sharing import lora_files, plain_name
+
+    stem = plain_name(Path(given.file).stem)
+    if given.fuse:
+        return output_path(given.output, f"{stem}-fused", given.overwrite, filled)
+    if given.output and Path(given.output).suffix != ".safetensors":
+        raise ValueError(
+            f"{given.output} must end in .safetensors, by which other programs find it."
+        )
+
+    def taken(path: Path) -> bool:
+        return any(file.exists() for file in lora_files(concept, path))
+
+    return output_path(given.output, f"{stem}-{given.to}.safetensors", given.overwrite, taken)
 
 
 def _preview(given: argparse.Namespace, pipe: Any, concept: Any) -> Any:
@@ -102,13 +137,13 @@ def _preview(given: argparse.Namespace, pipe: Any, concept: Any) -> Any:
         from PIL import Image
 
         return Image.open(given.preview).convert("RGB")
-    from ..generation import generate
+    from ..generation import generate, is_withheld
     from ..pipeline import load_concept, remove_concept
 
     name = load_concept(pipe, concept, given.strength)
     image, _ = next(generate(pipe, f"a photo of {concept.trigger}"))
     remove_concept(pipe, name)
-    return image
+    return None if is_withheld(image) else image
 
 
 def _import(given: argparse.Namespace) -> int:
@@ -117,9 +152,10 @@ def _import(given: argparse.Namespace) -> int:
     from ..families import load_base
     from ..sharing import import_lora
 
+    default = f"{Path(given.file).stem}-svfit.safetensors"
+    path = output_path(given.output, default, given.overwrite)
     made = import_lora(given.file, load_base(given.base), given.rank, given.trigger)
-    stem = Path(given.file).stem
-    path = write_concept(made.concept, given.output or f"{stem}-svfit.safetensors")
+    path = write_concept(made.concept, path)
     print(
         f"{shown(path)}: {path.stat().st_size:,} bytes hold {made.share:.1%} of the LoRA's energy "
         f"({made.used} of its modules are projections here, {made.others} are not)"
@@ -134,6 +170,7 @@ def _merge(given: argparse.Namespace) -> int:
 
     named = [split_number(text) for text in given.files]
     concepts = [(read_concept(locate(path)), weight) for path, weight in named]
+    path = output_path(given.output, given.output, given.overwrite)
     quiet_libraries()
     from ..sharing import combine
 
@@ -143,7 +180,7 @@ def _merge(given: argparse.Namespace) -> int:
 
         pipe = load_base(given.base)
     made = combine(concepts, given.words, pipe)
-    path = write_concept(made, given.output)
+    path = write_concept(made, path)
     print(f"{shown(path)}: {path.stat().st_size:,} bytes, called by {shown(made.trigger)}")
     return 0
 

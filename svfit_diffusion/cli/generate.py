@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .files import split_number
+from .paths import add_overwrite, expanded
 from .terminal import quiet_libraries, shown
 
 
@@ -20,12 +21,15 @@ def add_command(commands: Any) -> None:
         "--concept",
         action="append",
         default=[],
+        type=expanded,
         metavar="FILE[:STRENGTH]",
         help="a concept file and its strength (default: 1); may be given several times",
     )
-    command.add_argument("--base", default="toybox", help="base of the concepts (default: toybox)")
     command.add_argument(
-        "--basis_from", help="the original base, where --base is fine-tuned from it"
+        "--base", default="toybox", type=expanded, help="base of the concepts (default: toybox)"
+    )
+    command.add_argument(
+        "--basis_from", type=expanded, help="the original base, where --base is fine-tuned from it"
     )
     command.add_argument("--negative_prompt", default="", help="what not to show")
     command.add_argument("--num", type=int, default=4, help="pictures (default: 4)")
@@ -45,7 +49,13 @@ def add_command(commands: Any) -> None:
         choices=("model", "sequential"),
         help="keep idle components, or idle layers, of the base in main memory",
     )
-    command.add_argument("--output_dir", default="svfit-pictures", help="folder of the PNGs")
+    command.add_argument(
+        "--output_dir",
+        default="svfit-pictures",
+        type=expanded,
+        help="folder of the PNGs, each under a free name",
+    )
+    add_overwrite(command)
     command.set_defaults(run=_generate)
 
 
@@ -56,21 +66,24 @@ def _generate(arguments: argparse.Namespace) -> int:
     for path, _ in concepts:
         read_concept(locate(path))  # refuse a bad file before minutes of loading
     quiet_libraries()
+    from ..concept import free_path
     from ..generation import generate, grid, save_png
 
     pipe = _pipeline(arguments, concepts)
     given = ("num", "seed", "steps", "guidance", "width", "height", "negative_prompt")
     folder, images = Path(arguments.output_dir), []
+    name = Path if arguments.overwrite else free_path
     folder.mkdir(parents=True, exist_ok=True)
     pictures = generate(pipe, arguments.prompt, **{key: getattr(arguments, key) for key in given})
     for image, parameters in pictures:
-        path = folder / f"{parameters.seed:08d}.png"
+        path = name(folder / f"{parameters.seed:08d}.png")
         save_png(image, path, parameters)
         print(shown(path))
         images.append(image)
     if len(images) > 1:
-        save_png(grid(images), folder / "grid.png")
-        print(shown(folder / "grid.png"))
+        path = name(folder / "grid.png")
+        save_png(grid(images), path)
+        print(shown(path))
     return 0
 
 

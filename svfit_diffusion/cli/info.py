@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..settings import ATTENTION, RANK, TEXT_RANK, TrainConfig
+from .paths import expanded
 
 
 def add_command(commands: Any) -> None:
@@ -17,8 +18,10 @@ def add_command(commands: Any) -> None:
         description="Say what a concept file is, without its base; or, with --base, count the "
         "projections, values and bytes of a concept of that base, without its weights.",
     )
-    info.add_argument("file", nargs="?", help="a concept's .safetensors file")
-    info.add_argument("--base", help="'toybox', a diffusers folder or a Hub id; no weight is read")
+    info.add_argument("file", nargs="?", type=expanded, help="a concept's .safetensors file")
+    info.add_argument(
+        "--base", type=expanded, help="'toybox', a diffusers folder or a Hub id; no weight is read"
+    )
     info.add_argument("--rank", help=f"of --base: a number or full (default: {RANK})")
     info.add_argument("--text_encoder_rank", help="of --base: of the text encoder's value and "
                       f"output projections (default: {TEXT_RANK} beside rank {RANK}, else as the "

@@ -31,7 +31,9 @@ def quiet_libraries() -> None:
     logging.basicConfig(handlers=[handler], level=logging.ERROR)
     logging.getLogger("svfit_diffusion").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.filterwarnings("ignore", category=UserWarning, module="peft|torch|diffusers")
+    warnings.filterwarnings(
+        "ignore", category=UserWarning, module="peft|torch|diffusers|huggingface_hub"
+    )
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 

@@ -11,7 +11,7 @@ from .._lazy import lazy_names
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
-        "atomic": ["atomic_write", "fsync_folder", "remove_leftovers", "replace_file"],
+        "atomic": ["atomic_write", "free_path", "fsync_path", "remove_leftovers", "replace_file"],
         "file": [
             "Concept",
             "Trigger",

@@ -7,6 +7,7 @@ either the old file or the new one, also after a crash, a power cut or on a full
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import secrets
@@ -31,9 +32,9 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             mode = os.fstat(file.fileno()).st_mode
         yield fresh
         fresh.chmod(mode & 0o777)  # safetensors replaces the file by its own, of mode 0600
-        fsync_folder(fresh)
+        fsync_path(fresh)
         os.replace(fresh, path)
-        fsync_folder(path.parent)
+        fsync_path(path.parent)
     except OSError as error:
         reason = error.strerror or str(error)
         kept = "; the file of that name is untouched" if path.is_file() else ""
@@ -51,6 +52,13 @@ def replace_file(path: str | Path, data: bytes) -> Path:
     return path
 
 
+def free_path(path: str | Path) -> Path:
+    """The path, or where something is there already, the first free one of `name-1.png`, ..."""
+    path = Path(path)
+    numbered = (path.with_name(f"{path.stem}-{i}{path.suffix}") for i in itertools.count(1))
+    return next(p for p in itertools.chain([path], numbered) if not os.path.lexists(p))
+
+
 def remove_leftovers(folder: str | Path) -> None:
     """Delete the temporary files of writes that were killed more than an hour ago."""
     for path in Path(folder).glob(".*.tmp"):
@@ -60,7 +68,7 @@ def remove_leftovers(folder: str | Path) -> None:
                 path.unlink()
 
 
-def fsync_folder(path: str | Path) -> None:
+def fsync_path(path: str | Path) -> None:
     """Wait until a file's contents, or a folder's entries, are on the disk."""
     folder = Path(path).is_dir()
     if folder and os.name == "nt":  # Windows cannot open folders, and needs no sync of them

@@ -1,8 +1,9 @@
 """Photos, captions, masks, buckets and class images -> encoded training examples.
 
-reading.py reads photos of every kind and their captions; masks.py says where the loss counts;
-buckets.py keeps the photos' shapes; encoding.py sends them through the VAE; examples.py samples
-the batches, each random number from the seed and the sample's number alone.
+reading.py reads photos of every kind, captions.py their captions, and datasets.py those of a
+dataset; masks.py says where the loss counts; buckets.py keeps the photos' shapes; class_images.py
+fills a folder of the class; encoding.py sends pictures through the VAE; examples.py samples the
+batches, each random number from the seed and the sample's number alone.
 """
 
 from .._lazy import lazy_names
@@ -10,7 +11,9 @@ from .._lazy import lazy_names
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
-        "class_images": ["fill_class_images"],
+        "captions": ["CAPTION", "METADATA", "Captions", "is_caption_file", "match_captions"],
+        "class_images": ["check_class_folder", "count_class_images", "fill_class_images"],
+        "datasets": ["read_dataset"],
         "encoding": ["photo_encoder"],
         "examples": [
             "Batch",
@@ -25,12 +28,11 @@ __getattr__, __dir__, __all__ = lazy_names(
             "reseed",
         ],
         "reading": [
-            "CAPTION",
             "Photo",
+            "Skipped",
             "crop",
             "edge_colours",
             "photos_digest",
-            "read_caption",
             "read_folder",
             "read_photo",
             "to_tensor",

@@ -1,8 +1,15 @@
-"""Class images, which the base generates itself, for prior preservation (arXiv 2208.12242)."""
+"""Class images, which the base generates itself, for prior preservation (arXiv 2208.12242).
+
+Each carries the parameters that made it, as every picture of ours does: prompt, base, size and
+seed. So a folder of another class, or of another base, is recognised and refused. Pictures that
+somebody else put there are used as they are.
+"""
 
 from __future__ import annotations
 
 import itertools
+import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,35 +17,107 @@ import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-from ..families import recognise
-from ..generation import save_png
+from ..families import base_name, recognise
+from ..generation import Parameters, read_parameters, save_png
 from ..settings import TrainConfig
-from .examples import generator
+from .examples import seed_of
+
+log = logging.getLogger(__name__)
+SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+def count_class_images(folder: str | Path) -> int:
+    """How many pictures a folder holds; 0 if there is none."""
+    folder = Path(folder)
+    return len(_pictures(folder)) if folder.is_dir() else 0
+
+
+def check_class_folder(config: TrainConfig) -> None:
+    """Refuse the folder of the photos as that of the class images."""
+    folder, photos = config.class_data_dir, config.instance_data_dir
+    if folder and photos and Path(folder).resolve() == Path(photos).resolve():
+        raise ValueError(
+            f"class_data_dir {folder} is the folder of the photos, so the subject would be trained "
+            "as its own class; pass another folder for the class images."
+        )
 
 
 @torch.no_grad()
 def fill_class_images(
     config: TrainConfig, accelerator: Accelerator, pipe: Any, prompt: str, size: int, progress: bool
 ) -> None:
-    """Generate class images with the base until their folder holds as many as are wanted."""
+    """Generate class images with the base until their folder holds as many as are wanted.
+
+    ValueError where it holds some of another prompt, base or size.
+    """
     folder = Path(config.class_data_dir)
+    check_class_folder(config)
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
-        held = sum(p.suffix.lower() in (".png", ".jpg", ".jpeg") for p in folder.iterdir())
+        wanted = _parameters(pipe, prompt, size)
+        held = _pictures(folder)
+        _check_made_by(held, wanted, config.seed)
         names = (folder / f"class-{i:05d}.png" for i in itertools.count())
         free = (path for path in names if not path.exists())
-        todo = list(itertools.islice(free, max(0, config.num_class_images - held)))
-        per_call, family = config.sample_batch_size, recognise(pipe)
-        steps, guidance = family.sampling(pipe)
-        given = {"num_inference_steps": steps, **family.guidance_kwargs(guidance, "")}
-        with tqdm(total=len(todo), desc="class images", disable=not (progress and todo)) as bar:
-            for batch in [todo[i : i + per_call] for i in range(0, len(todo), per_call)]:
-                seeds = [generator(config.seed, path.name) for path in batch]
-                prompts = [prompt] * len(batch)
-                sizes = {"height": size, "width": size}
-                with accelerator.autocast():  # the VAE is in float32
-                    images = pipe(prompt=prompts, generator=seeds, **sizes, **given).images
-                for image, path in zip(images, batch, strict=True):
-                    save_png(image, path)
-                bar.update(len(batch))
+        todo = list(itertools.islice(free, max(0, config.num_class_images - len(held))))
+        with accelerator.autocast():  # the VAE is in float32
+            _generate(pipe, wanted, todo, config, progress)
     accelerator.wait_for_everyone()
+
+
+def _generate(
+    pipe: Any, wanted: Parameters, paths: list[Path], config: TrainConfig, progress: bool
+) -> None:
+    """Generate a class image for each path, `sample_batch_size` at a time."""
+    guidance = recognise(pipe).guidance_kwargs(wanted.guidance, "")
+    given = {"num_inference_steps": wanted.steps, "height": wanted.height, "width": wanted.width}
+    count = config.sample_batch_size
+    with tqdm(total=len(paths), desc="class images", disable=not (progress and paths)) as bar:
+        for batch in (paths[i : i + count] for i in range(0, len(paths), count)):
+            seeds = [seed_of(config.seed, path.name) for path in batch]
+            random = [torch.Generator().manual_seed(seed) for seed in seeds]
+            prompts = [wanted.prompt] * len(batch)
+            images = pipe(prompt=prompts, generator=random, **given, **guidance).images
+            for image, path, seed in zip(images, batch, seeds, strict=True):
+                save_png(image, path, replace(wanted, seed=seed))
+            bar.update(len(batch))
+
+
+def _parameters(pipe: Any, prompt: str, size: int) -> Parameters:
+    """What makes a class image, but for its seed."""
+    steps, guidance = recognise(pipe).sampling(pipe)
+    base = base_name(str(getattr(pipe.config, "_name_or_path", "")))
+    sampler = type(pipe.scheduler).__name__.removesuffix("Scheduler")
+    return Parameters(prompt, "", steps, sampler, guidance, 0, size, size, base)
+
+
+def _check_made_by(paths: list[Path], wanted: Parameters, seed: int) -> None:
+    """ValueError for class images of another prompt, base or size; says which others are used."""
+    others, unknown = 0, 0
+    for path in paths:
+        made = _read(path)
+        if made is None:
+            unknown += 1
+            continue
+        for name, ours in (("prompt", "prompt"), ("base", "base"), ("size", "width")):
+            if getattr(made, ours) != getattr(wanted, ours):
+                raise ValueError(
+                    f"{path} is a class image of the {name} {getattr(made, ours)!r}, and not of "
+                    f"{getattr(wanted, ours)!r}; pass another class_data_dir, or delete it."
+                )
+        others += made.seed != seed_of(seed, path.name)
+    if unknown:
+        log.info("%d class images that were not generated here are used as they are.", unknown)
+    if others:
+        log.info("%d class images of another --seed are used.", others)
+
+
+def _read(path: Path) -> Parameters | None:
+    try:
+        return read_parameters(path)
+    except (OSError, ValueError):  # somebody's picture
+        return None
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)

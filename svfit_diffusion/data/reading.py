@@ -13,10 +13,12 @@ import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from .captions import CaptionError, Captions, is_caption_file, match_captions
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +30,6 @@ with contextlib.suppress(ImportError):  # optional: photos as iPhones store them
 
 MAX_PIXELS = 100_000_000
 """Largest photo that is decoded, in pixels (width times height)."""
-CAPTION, MAX_CAPTION = ".txt", 10_000  # a caption's file; bytes: no base reads more
 
 # A closed list: Pillow would also hand a file to Ghostscript (EPS) or to rarely tested decoders.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "HEIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
@@ -53,7 +54,7 @@ class Photo:
 
 @dataclass(frozen=True)
 class Skipped:
-    """One file that is no usable photo, and why (one sentence that names the file)."""
+    """One file that is not used, and why (one sentence that names the file)."""
 
     path: Path
     reason: str
@@ -63,25 +64,37 @@ class _Refused(ValueError):
     """A file that is in order but that we do not use; the message says why and what to do."""
 
 
-def read_photo(path: str | Path) -> Photo:
-    """Decode one photo and read its caption from `<stem>.txt` beside it (None if absent or empty).
+def read_photo(path: str | Path, captions: Captions | None = None) -> Photo:
+    """Decode one photo, with its caption among those of captions.py, if it has one there.
 
     Raises ValueError, naming the file and the reason, when there is no such file, it is no
     picture, is damaged, has more than MAX_PIXELS pixels or holds 32-bit samples, or when its
-    caption is not UTF-8 or has more than MAX_CAPTION bytes.
+    caption cannot be used.
     """
-    path = Path(path)
+    path, captions = Path(path), captions or Captions()
     try:
-        return Photo(path, _decode(path), _caption(path))
+        if path in captions.broken:
+            raise CaptionError(captions.broken[path])
+        return Photo(path, _decode(path), captions.texts.get(path))
     except Exception as error:  # decoders raise nearly anything on a damaged file
         raise ValueError(f"{path.name} cannot be used: {_reason(path, error)}.") from error
 
 
-def read_folder(folder: str | Path) -> tuple[list[Photo], list[Skipped]]:
+def read_bytes(path: Path, file: BinaryIO, caption: str | None) -> Photo:
+    """Decode a photo that is no file of its own. path: what it is called. As `read_photo`."""
+    try:
+        return Photo(path, _open(file), caption or None)
+    except Exception as error:
+        raise ValueError(f"{path} cannot be used: {_reason(path, error)}.") from error
+
+
+def read_folder(
+    folder: str | Path, caption_column: str | None = None
+) -> tuple[list[Photo], list[Skipped]]:
     """Read every photo directly in `folder`, sorted by file name, and list what was skipped.
 
-    Sub-folders, hidden files and `.txt` captions are passed over in silence. Raises ValueError
-    when `folder` is no folder or holds not one usable photo.
+    Sub-folders and hidden files are passed over in silence. caption_column: of metadata.jsonl or
+    metadata.csv. Raises ValueError when `folder` is no folder or holds not one usable photo.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -89,11 +102,14 @@ def read_folder(folder: str | Path) -> tuple[list[Photo], list[Skipped]]:
         raise ValueError(f"{folder} {what}: expected a folder of photos; check the path.")
     photos: list[Photo] = []
     skipped: list[Skipped] = []
-    for path in sorted(folder.iterdir(), key=lambda path: path.name):
-        if path.name.startswith(".") or path.suffix.lower() == CAPTION or path.is_dir():
-            continue
+    names = sorted(folder.iterdir(), key=lambda path: path.name)
+    files = [path for path in names if not path.name.startswith(".") and not path.is_dir()]
+    texts = [path for path in files if is_caption_file(path)]
+    pictures = [path for path in files if not is_caption_file(path)]
+    captions = match_captions(pictures, texts, caption_column)
+    for path in pictures:
         try:
-            photos.append(read_photo(path))
+            photos.append(read_photo(path, captions))
         except ValueError as error:
             skipped.append(Skipped(path, str(error)))
     if not photos:
@@ -102,6 +118,7 @@ def read_folder(folder: str | Path) -> tuple[list[Photo], list[Skipped]]:
             f"{folder} holds no usable photo: expected at least one JPEG or PNG; "
             f"{reasons or 'put the photos directly into this folder'}."
         )
+    skipped += [Skipped(path, f"{reason}.") for path, reason in captions.unused.items()]
     return photos, skipped
 
 
@@ -165,7 +182,7 @@ def to_tensor(image: Image.Image) -> torch.Tensor:
 
 def _reason(path: Path, error: Exception) -> str:
     """What `error` says about the file, and what to do, as the rest of a sentence."""
-    if isinstance(error, _Refused):
+    if isinstance(error, _Refused | CaptionError):
         return str(error)
     if isinstance(error, Image.DecompressionBombError):
         return f"it has more than {MAX_PIXELS:,} pixels; scale it down first"
@@ -177,34 +194,19 @@ def _reason(path: Path, error: Exception) -> str:
     return f"its content is damaged or unknown ({problem}); export it again or leave it out"
 
 
-def _caption(path: Path) -> str | None:
-    sidecar = path.with_name(path.stem + CAPTION)
-    return read_caption(sidecar) if sidecar.is_file() else None
-
-
-def read_caption(path: Path) -> str | None:
-    """The text of a caption's file, None if it is empty; ValueError, a clause without a full stop,
-    for one that is not UTF-8 or has more than MAX_CAPTION bytes.
-    """
-    with path.open("rb") as file:
-        data = file.read(MAX_CAPTION + 1)
-    if len(data) > MAX_CAPTION:
-        raise _Refused(f"its caption {path.name} has more than {MAX_CAPTION:,} bytes; shorten it")
-    try:
-        return data.decode("utf-8-sig").strip() or None
-    except UnicodeDecodeError as error:
-        raise _Refused(f"its caption {path.name} is not UTF-8; save it as UTF-8") from error
-
-
 def _decode(path: Path) -> Image.Image:
-    """First frame of a file as an upright RGB image on white, free of metadata."""
     if not path.is_file():
         raise _Refused("there is no such file; check the path")
+    return _open(path)
+
+
+def _open(file: Path | BinaryIO) -> Image.Image:
+    """First frame of a file as an upright RGB image on white, free of metadata."""
     Image.init()
     formats = [name for name in FORMATS if name in Image.OPEN]
     with warnings.catch_warnings():  # our limit speaks below, as an error
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        opened = Image.open(path, formats=formats)
+        opened = Image.open(file, formats=formats)
     with opened as image:
         if image.width * image.height > MAX_PIXELS:
             raise Image.DecompressionBombError

@@ -8,8 +8,10 @@ measures are those of measures.py; `base` is the base alone, prompted with the c
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..concept import Concept, read_concept
+from ..concept import Concept, free_path, printable, read_concept
 from ..data import Photo, read_folder
 from ..families import load_base
 from ..generation import generate, grid, parameters, pick_dtype, read_parameters, save_png
@@ -28,6 +30,8 @@ from ..pipeline import load_concept, loaded_concepts, remove_concept
 from . import measures
 from .features import Clip, Extractor, load_extractor
 
+log = logging.getLogger(__name__)
+SHOWN = 200  # characters of a path
 PROMPTS = (
     "a photo of {}",
     "a photo of {} on the beach",
@@ -117,11 +121,14 @@ def evaluate(
     plan: EvaluationPlan | None = None,
     device: str = "cpu",
     progress: bool = True,
+    overwrite: bool = False,
 ) -> list[Row]:
     """Generate and measure pictures of the base and each concept; writes scores.json, sheet.png.
 
     references: pictures of the subject to compare with. training: the pictures it was learned
-    from. All concepts of a call must be of the same subject. Raises ValueError for unusable input.
+    from. All concepts of a call must be of the same subject. What the folder holds is kept, unless
+    `overwrite` is set: scores get another name, and a picture of other settings is an error. Raises
+    ValueError for unusable input.
     """
     plan, folder = plan or EvaluationPlan(), Path(output_dir)
     if not concepts:
@@ -131,9 +138,10 @@ def evaluate(
     pipe = load_base(base, pick_dtype(device)).to(device)
     pipe.set_progress_bar_config(disable=True)
     word = files[0][1].class_word or "thing"
-    paths = {BASE: _generate_all(pipe, plan, word, None, folder, progress)}
+    generated = functools.partial(_generate_all, progress=progress, overwrite=overwrite)
+    paths = {BASE: generated(pipe, plan, word, None, folder)}
     for path, concept in files:
-        paths[_label(path)] = _generate_all(pipe, plan, concept.trigger, path, folder, progress)
+        paths[_label(path)] = generated(pipe, plan, concept.trigger, path, folder)
     state = PartialState()
     state.wait_for_everyone()
     if not state.is_main_process:
@@ -141,8 +149,11 @@ def evaluate(
     pictures = {name: [_open(path) for path in found] for name, found in paths.items()}
     rows = _score(plan, extractors, pictures, files, list(references), list(training), word)
     scores = {"base": base, "plan": asdict(plan), "rows": [asdict(row) for row in rows]}
-    (folder / "scores.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
-    save_png(_sheet(plan, pictures), folder / "sheet.png")
+    name = Path if overwrite else free_path
+    table, sheet = name(folder / "scores.json"), name(folder / "sheet.png")
+    table.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+    save_png(_sheet(plan, pictures), sheet)
+    log.info("%s, %s", printable(str(sheet), SHOWN), printable(str(table), SHOWN))
     return rows
 
 
@@ -152,9 +163,18 @@ def _label(path: Path) -> str:
 
 
 def _generate_all(
-    pipe: Any, plan: EvaluationPlan, words: str, concept: Path | None, folder: Path, progress: bool
+    pipe: Any,
+    plan: EvaluationPlan,
+    words: str,
+    concept: Path | None,
+    folder: Path,
+    progress: bool,
+    overwrite: bool,
 ) -> list[Path]:
-    """The paths of all pictures, prompts first, then the others; generates this process's share."""
+    """The paths of all pictures, prompts first, then the others; generates this process's share.
+
+    ValueError where one of other settings is there, unless it may be overwritten.
+    """
     name = _label(concept) if concept else BASE
     prompts = [*(prompt.format(words) for prompt in plan.prompts), *plan.others]
     jobs = [(i, k) for i in range(len(prompts)) for k in range(plan.num)]
@@ -166,7 +186,13 @@ def _generate_all(
     with _loaded(pipe, concept), tqdm(mine, desc=name, disable=not progress) as bar:
         for (i, k), path in bar:
             wanted = parameters(pipe, prompts[i], plan.seed + k, **given)
-            if not (path.is_file() and _parameters(path) == wanted):
+            there = path.is_file()
+            if there and not overwrite and _is_whole(path) and _parameters(path) != wanted:
+                raise ValueError(
+                    f"{path} is there already, of other settings; pass another --output_dir, or "
+                    "--overwrite to replace it."
+                )
+            if not there or _parameters(path) != wanted:
                 image, made = next(generate(pipe, prompts[i], 1, plan.seed + k, **given))
                 save_png(image, path, made)
     return paths
@@ -188,6 +214,13 @@ def _parameters(path: Path) -> Any:
         return read_parameters(path)
     except (OSError, ValueError):
         return None  # an incomplete or foreign file, which will be generated again
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        return bool(_open(path))
+    except OSError:
+        return False
 
 
 def _open(path: Path) -> Image.Image:

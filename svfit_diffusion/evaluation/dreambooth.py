@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from accelerate import PartialState
 
+from ..concept import free_path
 from ..generation import pick_device
 from ..settings import TrainConfig
 from ..training import train
@@ -28,7 +29,7 @@ def run_dreambooth(
     output: Path,
     plan: EvaluationPlan,
     max_train_steps: int | None = None,
-    mixed_precision: str = "no",
+    mixed_precision: str | None = None,
 ) -> dict[str, float]:
     """Means over all subjects: the raw cosine of each extractor, and CLIP's alignment.
 
@@ -53,12 +54,12 @@ def run_dreambooth(
         return {}
     summary = _means(list(rows.values()))
     text = json.dumps({"base": base, "subjects": len(rows), "means": summary}, indent=1)
-    (output / "scores.json").write_text(text + "\n", encoding="utf-8")
+    free_path(output / "scores.json").write_text(text + "\n", encoding="utf-8")
     return summary
 
 
 def _concept(
-    base: str, photos: Path, folder: Path, word: str, steps: int | None, precision: str
+    base: str, photos: Path, folder: Path, word: str, steps: int | None, precision: str | None
 ) -> Path:
     """The subject's concept file; it is trained unless it exists."""
     config = TrainConfig(

@@ -9,6 +9,7 @@ import torch
 
 from .. import toybox
 from .base import Family
+from .hub import hub_options, unreached
 from .quantization import quantization
 from .registry import family_named, family_of_original
 
@@ -40,6 +41,7 @@ def load_base(
     from diffusers import DiffusionPipeline
     from diffusers.loaders.single_file_utils import SingleFileComponentError
 
+    options |= hub_options(base)
     try:
         family = _family(base, **options)  # before the weights: refused bases cost no download
         dtype = dtype or getattr(torch, family.dtype)
@@ -57,7 +59,9 @@ def load_base(
 def family_of(base: str) -> Family:
     """The family of a base, without loading its weights. Raises ValueError if that fails."""
     try:
-        return family_named("StableDiffusionPipeline") if base == TOYBOX else _family(base)
+        if base == TOYBOX:
+            return family_named("StableDiffusionPipeline")
+        return _family(base, **hub_options(base))
     except (OSError, ValueError) as error:
         raise _not_loaded(base, error) from error
 
@@ -78,6 +82,8 @@ def _family(base: str, **options: Any) -> Family:
 
 def _not_loaded(base: str, error: Exception) -> ValueError:
     reason = str(error).strip().partition("\n")[0].rstrip(".")
+    if hub_options(base):
+        reason = unreached(base)
     return ValueError(
         f"the base {base!r} could not be loaded ({reason}); pass 'toybox', a diffusers folder, "
         "a .safetensors checkpoint, or a Hub id that this machine can download."
@@ -135,7 +141,8 @@ def base_folder(base: str, parts: tuple[str, ...]) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        return Path(snapshot_download(base, allow_patterns=[f"{p}/*.safetensors" for p in parts]))
+        patterns = [f"{part}/*.safetensors" for part in parts]
+        return Path(snapshot_download(base, allow_patterns=patterns, **hub_options(base)))
     except (OSError, HfHubHTTPError, HFValidationError) as error:
         raise ValueError(
             f"the base {base!r} is not a diffusers folder and could not be downloaded from the "

@@ -15,6 +15,7 @@ from .. import toybox
 from ..families import base_name, recognise
 from ..pipeline import loaded_concepts, warn_unread_prompt
 from .pictures import Parameters
+from .withheld import TEXT, is_flagged, withheld_card
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ def generate(
 
     for i in range(num):
         made = replace(first, seed=int(seed) + i)
-        image = pipe(
+        output = pipe(
             prompt=made.prompt,  # FLUX.2's first argument is an image
             num_inference_steps=made.steps,
             **family.guidance_kwargs(made.guidance, made.negative_prompt),
@@ -112,5 +113,9 @@ def generate(
             height=made.height,
             generator=torch.Generator().manual_seed(made.seed),
             callback_on_step_end=stepped if watch else None,
-        ).images[0]
-        yield image, made
+        )
+        if is_flagged(output):
+            log.warning("%s: the picture with seed %d.", TEXT, made.seed)
+            yield withheld_card(made.width, made.height), made
+        else:
+            yield output.images[0], made

@@ -28,9 +28,9 @@ __getattr__, __dir__, __all__ = lazy_names(
         "matching": [
             "adapter_name",
             "base_fields",
-            "check_base",
             "check_layout",
             "check_strength",
+            "checked_bases",
             "concept_fields",
             "trigger_clash",
             "with_self_check",

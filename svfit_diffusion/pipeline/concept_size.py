@@ -20,7 +20,7 @@ from torch import nn
 from .. import toybox
 from ..adapter import Projection, layout, parse_rank, values_and_outputs
 from ..concept import PROBES, Concept, to_bytes
-from ..families import TOYBOX, Family, base_name, family_named
+from ..families import TOYBOX, Family, base_name, family_named, hub_options
 from ..settings import TrainConfig
 
 
@@ -121,7 +121,8 @@ def _folder(base: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        return Path(snapshot_download(base, allow_patterns=["model_index.json", "*/config.json"]))
+        patterns = ["model_index.json", "*/config.json"]
+        return Path(snapshot_download(base, allow_patterns=patterns, **hub_options(base)))
     except (OSError, HfHubHTTPError, HFValidationError):
         raise ValueError(
             f"{base!r} is no diffusers folder, and its configuration could not be downloaded; pass "

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from ..adapter import (
+    Basis,
     Projection,
     SVFitConfig,
     find_projections,
@@ -121,8 +122,33 @@ def check_base(
     Weights that are only there as a bfloat16 cast have no fingerprint to compare: there the
     self-check decides, and its error is stated in a warning.
     """
-    got = printable(base_name(str(getattr(pipe.config, "_name_or_path", ""))), SHOWN)
-    own = printable(concept.base, SHOWN)
+    models, folders, plan, coarse = _match_base(pipe, family, concept, basis_from)
+    if table is None:
+        table = check_table(plan, basis_of(plan, concept.ranks, models, family, folders))
+    check_basis(concept, table, coarse)
+    if basis_from:
+        called, got = printable(concept.trigger, SHOWN), _base_of(pipe)
+        log.warning("%s is applied to %s with the basis of %s.", called, got, basis_from)
+    return models, folders, plan, table
+
+
+def checked_bases(
+    pipe: Any, family: Family, concept: Concept
+) -> tuple[list[Projection], list[Basis]]:
+    """The projections in the file's order and the basis of each, checked as by `check_base`."""
+    models, folders, plan, coarse = _match_base(pipe, family, concept, None)
+    bases = list(basis_of(plan, concept.ranks, models, family, folders))
+    check_basis(concept, check_table(plan, iter(bases)), coarse)
+    return plan, bases
+
+
+def _match_base(
+    pipe: Any, family: Family, concept: Concept, basis_from: str | None
+) -> tuple[dict[str, nn.Module], dict[str, str], list[Projection], list[str]]:
+    """All of `check_base` but the self-check: the components to edit, the folders of their basis,
+    the projections, and the components that are only there as a bfloat16 cast.
+    """
+    got, own = _base_of(pipe), printable(concept.base, SHOWN)
     if concept.family != family.name:
         raise ValueError(
             f"this concept was trained on {own!r} of family "
@@ -144,14 +170,12 @@ def check_base(
                 raise ValueError(_wrong_base(concept, part, got, basis_from))
             coarse.append(part)
     trigger.check(pipe, family.encoders, concept)  # not before: a wrong base is what is wrong
-    plan = check_layout(concept, models)
-    if table is None:
-        table = check_table(plan, basis_of(plan, concept.ranks, models, family, folders))
-    check_basis(concept, table, coarse)
-    if basis_from:
-        called = printable(concept.trigger, SHOWN)
-        log.warning("%s is applied to %s with the basis of %s.", called, got, basis_from)
-    return models, folders, plan, table
+    return models, folders, check_layout(concept, models), coarse
+
+
+def _base_of(pipe: Any) -> str:
+    """The name of a pipeline's base, to be printed."""
+    return printable(base_name(str(getattr(pipe.config, "_name_or_path", ""))), SHOWN)
 
 
 def _wrong_base(concept: Concept, part: str, got: str, basis_from: str | None) -> str:
@@ -213,7 +237,7 @@ def check_strength(strength: float) -> float:
 
 def trigger_words(concept: Concept, token: str | None = None) -> tuple[Trigger, ...]:
     """The concept's triggers, the only one under the word `token` if that is given."""
-    found = concept.calls()
+    found = concept.all_triggers()
     if token is None:
         return found
     if len(found) > 1:

@@ -126,7 +126,7 @@ def check(pipe: Any, encoders: Iterable[tuple[str, str]], concept: Concept) -> N
     encoders: (tokenizer, text encoder), by their names in the pipeline.
     """
     shapes, known = concept.trigger_shape, {part: tokenizer for tokenizer, part in encoders}
-    nouns = [call.class_word for call in concept.calls() if call.rows]
+    nouns = [call.class_word for call in concept.all_triggers() if call.rows]
     fit = len({tokens for tokens, _ in shapes.values()}) <= 1
     for part, (tokens, width) in shapes.items():
         encoder = getattr(pipe, part, None) if part in known else None

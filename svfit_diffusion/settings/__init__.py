@@ -1,8 +1,10 @@
 """TrainConfig: the settings of a training, in groups, and the command line made from them.
 
-groups.py holds the settings, a dataclass for each group; config.py composes them into the flat
-`TrainConfig`; words.py completes trigger, class word and prompt from one another; flags.py makes a
-flag of each setting. Nothing here imports anything heavy, so that `--help` answers at once.
+inputs.py and process.py hold the settings, a dataclass for each group, made of options.py's
+`option`; config.py composes them into the flat `TrainConfig`; words.py completes trigger, class
+word and prompt from one another; flags.py makes a flag of each setting, and diffusers_flags.py
+takes those of diffusers' scripts that are none here. Nothing here imports anything heavy, so that
+`--help` answers at once.
 """
 
 from .._lazy import lazy_names
@@ -10,12 +12,12 @@ from .._lazy import lazy_names
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
-        "config": ["PRESETS", "TrainConfig"],
-        "flags": ["add_arguments", "from_arguments"],
-        "groups": [
+        "config": ["GROUPS", "PRESETS", "TrainConfig"],
+        "diffusers_flags": ["NOT_NEEDED", "REFUSED", "RENAMED", "flags_table"],
+        "flags": ["add_arguments", "flag_remarks", "from_arguments"],
+        "options": [
             "ATTENTION",
             "AUTO",
-            "GROUPS",
             "MOST_AUTO_STEPS",
             "RANK",
             "SCHEDULERS",

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import math
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from .groups import (
-    AUTO,
-    BaseSettings,
+from .inputs import BaseSettings, LearnedSettings, PhotoSettings, WordSettings
+from .options import AUTO
+from .process import (
     FileSettings,
-    LearnedSettings,
     LossSettings,
     MemorySettings,
-    PhotoSettings,
     PreviewSettings,
     ScheduleSettings,
-    WordSettings,
 )
 from .words import complete_words
 
@@ -30,9 +28,9 @@ PRESETS = {
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(
-    BaseSettings,
     PhotoSettings,
     WordSettings,
+    BaseSettings,
     LearnedSettings,
     ScheduleSettings,
     LossSettings,
@@ -44,7 +42,10 @@ class TrainConfig(
 
     def __post_init__(self) -> None:
         for item in fields(self):
-            _check(item.name, getattr(self, item.name), item.default, **item.metadata)
+            value = getattr(self, item.name)
+            if item.metadata.get("path") and value and value.startswith("~"):
+                object.__setattr__(self, item.name, str(Path(value).expanduser()))
+            _check(item.name, value, item.default, **item.metadata)
         self._check_length()
         if self.resolution and self.resolution % 8:
             raise ValueError(f"resolution is {self.resolution}, but must be a multiple of 8.")
@@ -52,6 +53,13 @@ class TrainConfig(
             raise ValueError("aspect_ratio_buckets is used only with use_aspect_ratio_buckets.")
         if self.with_prior_preservation and not self.class_data_dir:
             raise ValueError("with_prior_preservation needs class_data_dir, a folder to fill.")
+        if self.instance_data_dir and self.dataset_name:
+            raise ValueError("photos come from instance_data_dir or from dataset_name, not both.")
+        if self.report_to in ("wandb", "all") and self.hub_token:
+            raise ValueError(
+                "hub_token beside report_to wandb could be logged there; run `hf auth login` and "
+                "leave it out."
+            )
 
     def _check_length(self) -> None:
         steps = self.max_train_steps
@@ -59,6 +67,8 @@ class TrainConfig(
             raise ValueError(
                 f"max_train_steps is {steps!r}, but must be a number above 0, or {AUTO!r}."
             )
+        if steps == AUTO and self.num_train_epochs:
+            raise ValueError(f"max_train_steps is {AUTO!r}; leave out num_train_epochs beside it.")
         if steps == AUTO and not self.lr_scheduler.startswith("constant"):
             raise ValueError(
                 f"the rates of lr_scheduler {self.lr_scheduler!r} fall towards a last step, which "
@@ -79,6 +89,27 @@ class TrainConfig(
     def words(self) -> tuple[str, str, str]:
         """(token, class word, instance prompt), completed from one another."""
         return complete_words(self.placeholder_token, self.initializer_token, self.instance_prompt)
+
+    def in_steps(self, photos: int, processes: int) -> TrainConfig:
+        """These settings with epochs as steps, and with the learning rate that scale_lr asks for.
+
+        photos: how many there are. processes: how many train together.
+        """
+        accumulated = self.gradient_accumulation_steps or 1
+        batches = math.ceil(photos * self.repeats / (self.train_batch_size * processes))
+        epoch, changes = math.ceil(batches / accumulated), {}
+        if self.num_train_epochs:
+            changes |= {"max_train_steps": self.num_train_epochs * epoch, "num_train_epochs": None}
+        if self.validation_epochs:
+            changes |= {"validation_steps": self.validation_epochs * epoch}
+            changes |= {"validation_epochs": None}
+        if self.scale_lr:
+            scale = accumulated * self.train_batch_size * processes
+            changes |= {"learning_rate": self.learning_rate * scale, "scale_lr": False}
+        return replace(self, **changes)
+
+
+GROUPS = TrainConfig.__bases__
 
 
 def _check(

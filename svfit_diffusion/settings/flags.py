@@ -7,12 +7,13 @@ from dataclasses import Field, fields
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
-from .config import PRESETS, TrainConfig
-from .groups import GROUPS, RANK, TEXT_RANK
+from .config import GROUPS, PRESETS, TrainConfig
+from .diffusers_flags import add_diffusers_flags, explain, renamed
+from .options import RANK, TEXT_RANK
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """A flag for each field of TrainConfig, in its group, and --preset."""
+    """A flag for each field of TrainConfig, in its group, --preset, and those of other scripts."""
     parser.add_argument(
         "--preset",
         choices=tuple(PRESETS),
@@ -26,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         types = get_type_hints(settings)
         for item in fields(settings):
             group.add_argument(f"--{item.name}", **_argument(item, types[item.name]))
+    add_diffusers_flags(parser)
 
 
 def _argument(item: Field, annotation: Any) -> dict[str, Any]:
@@ -33,11 +35,14 @@ def _argument(item: Field, annotation: Any) -> dict[str, Any]:
     options = {"default": None, "help": item.metadata["help"].replace("%", "%%")}
     kind = value_type(annotation)
     if kind is bool:
-        options["action"] = argparse.BooleanOptionalAction
         options["help"] += f" (default: {'yes' if item.default else 'no'})"
-        return options
-    if item.default is not None:
+    elif item.default is not None:
         options["help"] += f" (default: {item.default})"
+    if kind is bool and not item.metadata.get("switch"):
+        options["action"] = argparse.BooleanOptionalAction
+        return options
+    if item.metadata.get("switch"):
+        options |= {"nargs": "?", "const": True}
     options["type"] = item.metadata.get("parse", kind)
     options["choices"] = item.metadata.get("choices")
     return options
@@ -53,4 +58,14 @@ def from_arguments(arguments: argparse.Namespace) -> TrainConfig:
     """The TrainConfig of parsed arguments; flags that were given win over the preset."""
     names = {item.name for item in fields(TrainConfig)}
     given = {k: v for k, v in vars(arguments).items() if k in names and v is not None}
-    return TrainConfig(**(PRESETS[arguments.preset] | given))
+    if given.get("max_train_steps") is not None:
+        given.pop("num_train_epochs", None)  # as in diffusers' scripts; flag_remarks says so
+    return TrainConfig(**(PRESETS[arguments.preset] | renamed(arguments) | given))
+
+
+def flag_remarks(arguments: argparse.Namespace) -> list[str]:
+    """What of the flags has no effect, in sentences. ValueError for one that cannot be used."""
+    found = explain(arguments)
+    if arguments.num_train_epochs is not None and arguments.max_train_steps is not None:
+        found.append("--num_train_epochs is not used: --max_train_steps says how long.")
+    return found

@@ -14,6 +14,7 @@ import hashlib
 import io
 import json
 import re
+import unicodedata
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,8 @@ from torch import nn
 from ..concept import Concept, Trigger, printable, replace_file
 from ..families import Family, recognise
 from ..pipeline import (
-    basis_of,
-    check_base,
     check_strength,
+    checked_bases,
     fuse_concepts,
     load_concept,
     loaded_concepts,
@@ -75,8 +75,7 @@ def export_lora(
     """
     path, family = Path(path), recognise(pipe)
     check_strength(strength)
-    models, folders, plan, _ = check_base(pipe, family, concept, None)
-    bases = basis_of(plan, concept.ranks, models, family, folders)
+    plan, bases = checked_bases(pipe, family, concept)
     tensors = lora_tensors(concept, plan, bases, kind, strength, _dtype(dtype))
     version = VERSIONS[_version(pipe, family)]
     words, embeddings = _embeddings(concept, pipe, family, path, strength)
@@ -97,6 +96,20 @@ def export_lora(
     return Exported(tuple(files), words)
 
 
+def plain_name(text: str) -> str:
+    """A name that every program reads: of letters, digits, - and _, or "concept"."""
+    plain = unicodedata.normalize("NFKD", text)
+    plain = "".join(letter for letter in plain if not unicodedata.combining(letter))
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", plain).strip("-")[:60] or "concept"
+
+
+def lora_files(concept: Concept, path: str | Path) -> list[Path]:
+    """All files that `export_lora` may write for a path, the main one first."""
+    path = Path(path)
+    embeddings = [_embedding_file(path, call) for call in concept.all_triggers() if call.rows]
+    return [path, *embeddings, path.with_suffix(".json"), path.with_suffix(".png")]
+
+
 def export_pipeline(
     concept: Concept, pipe: Any, folder: str | Path, dtype: str = "float32", strength: float = 1.0
 ) -> Exported:
@@ -112,9 +125,14 @@ def export_pipeline(
     plain = replace(concept, trigger_rows=None, trigger_shape={}, triggers={})
     load_concept(pipe, plain, strength, name="fused")
     fuse_concepts(pipe)
-    words = ", ".join(_write_trigger(call, pipe, family, strength) for call in concept.calls())
+    words = [_write_trigger(one, pipe, family, strength) for one in concept.all_triggers()]
     pipe.to(_dtype(dtype)).save_pretrained(folder)
-    return Exported((Path(folder),), printable(words))
+    return Exported((Path(folder),), printable(", ".join(words)))
+
+
+def _embedding_file(path: Path, call: Trigger) -> Path:
+    """A learned word's file, whose name calls it: a word that other programs' prompts can hold."""
+    return path.with_name(f"{plain_name(path.stem)}-{plain_name(call.word)[:40]}.safetensors")
 
 
 def _dtype(name: str) -> torch.dtype:
@@ -135,12 +153,11 @@ def _embeddings(
     """The words that call the subject, and path -> tensors of each learned trigger's embedding."""
     words, files = [], {}
     keys = ("emb_params",) if family.name == "sd" else ("clip_l", "clip_g")
-    for call in concept.calls():
+    for call in concept.all_triggers():
         if not call.rows:
             words.append(printable(str(call)))
             continue
-        word = re.sub(r"\W+", "_", call.word)[:40]
-        file = path.with_name(f"{path.stem}-{word}.safetensors")
+        file = _embedding_file(path, call)
         rows = {}
         for key, (tokenizer, part) in zip(keys, family.encoders, strict=False):
             if part in call.rows:

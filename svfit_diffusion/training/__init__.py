@@ -1,11 +1,12 @@
 """Training a concept: base, subject, objective, loop, checkpoints, resuming, length, advice.
 
-loop.py is where to begin: `train`, the loop and the training step. It is made of adapted_base.py,
-the frozen base with what is trained on it; subject.py, words and encoded photos;
-prompt_encoder.py, prompts and their cache; objective.py, the loss, which fixed_noise.py makes
-comparable between steps; and previews.py. backgrounds.py completes captions; length.py decides
-when the loss has settled; stopping.py ends a training early, and checkpoints.py and resuming.py
-keep it safe; result.py makes the concept.
+loop.py is where to begin: `train`, the loop and the training step. preparing.py decides all that
+summary.py shows before the first step, launcher.py with what `accelerate launch` was told. A
+training is made of adapted_base.py, the frozen base with what is trained on it; subject.py, words
+and encoded photos; prompt_encoder.py, prompts and their cache; objective.py, the loss, which
+fixed_noise.py makes comparable between steps; and previews.py. backgrounds.py completes captions;
+length.py decides when the loss has settled; stopping.py ends a training early, and checkpoints.py
+and resuming.py keep it safe; result.py makes the concept.
 """
 
 from .._lazy import lazy_names
@@ -15,6 +16,7 @@ __getattr__, __dir__, __all__ = lazy_names(
     {
         "adapted_base": ["DTYPES", "AdaptedBase"],
         "loop": ["train"],
+        "preparing": ["dry_run"],
         "result": ["Trained"],
         "runtime": ["snapshot"],
         "subject": ["SAMPLE", "sample_folder"],

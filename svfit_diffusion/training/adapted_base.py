@@ -128,13 +128,13 @@ def load_frozen_base(config: TrainConfig, device: torch.device) -> AdaptedBase:
     }
     pipe = load_base(
         config.pretrained_model_name_or_path,
-        DTYPES[config.mixed_precision],
+        DTYPES[config.mixed_precision or "no"],
         **{key: value for key, value in options.items() if value},
     )
     family = recognise(pipe)
     family.check(config)
     pipe.set_progress_bar_config(disable=True)
-    if config.mixed_precision != "no":
+    if config.mixed_precision not in (None, "no"):
         pipe.vae.to(torch.float32)  # its half precision overflows on some bases
     pipe.to(device)
     for model in (*family.components(pipe).values(), *family.text_models(pipe).values(), pipe.vae):
@@ -149,5 +149,3 @@ def adapt(base: AdaptedBase, config: TrainConfig, words: tuple[str, str], announ
         base.add_trigger(*words, config.num_vectors)
     if announce and not base.family.encoders:
         log.info("the text encoder stays as it is, and reads the trigger as its words.")
-    if config.gradient_checkpointing:
-        base.enable_gradient_checkpointing()

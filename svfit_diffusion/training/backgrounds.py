@@ -57,6 +57,14 @@ def candidate_captions(subject: Subject) -> list[str]:
     ]
 
 
+def name_backgrounds(
+    objective: Objective, model: nn.Module, known: Sequence[str], progress: bool
+) -> None:
+    """Complete the captions that nobody wrote, by phrases that are known or recognised now."""
+    phrases = known or recognise_backgrounds(objective, model, progress)
+    complete_captions(objective.subject, phrases)
+
+
 def recognise_backgrounds(objective: Objective, model: nn.Module, progress: bool) -> list[str]:
     """A phrase for what is behind the subject on each unnamed photo, "" where none is clear.
 
@@ -92,7 +100,8 @@ def _unnamed_photos(subject: Subject) -> list[int]:
 def _neutral(subject: Subject, photo: int) -> str:
     """A photo's caption, whatever the subject is."""
     caption = subject.examples.captions[photo]
-    return caption.replace(f"{subject.token} {subject.class_word}", ANYTHING)
+    token, noun = subject.token, subject.class_word
+    return caption.replace(f"{token} {noun}", ANYTHING).replace(f"{noun} {token}", ANYTHING)
 
 
 def _phrase_sets(subject: Subject, photo: int) -> tuple[tuple[str, ...], ...]:

@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from ..concept import fsync_folder, remove_leftovers, replace_file
+from ..concept import fsync_path, remove_leftovers, replace_file
 
 log = logging.getLogger(__name__)
 STATE, SETTINGS, MANIFEST = "state.safetensors", "state.json", "manifest.json"
@@ -179,7 +179,7 @@ def _settle(fresh: Path) -> Path:
     if path.exists():
         _remove(path)
     os.replace(fresh, path)
-    fsync_folder(path.parent)
+    fsync_path(path.parent)
     return path
 
 
@@ -199,6 +199,22 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
         for i, entries in state.items()
         for key, value in entries.items()
     }
+
+
+def changed_defaults(optimizer: torch.optim.Optimizer) -> list[dict[str, float]]:
+    """What an optimizer has found out for each group, as prodigy does its rate `d`."""
+    configured = {"lr", "weight_decay"}
+    return [
+        {
+            key: value
+            for key, value in group.items()
+            if key in optimizer.defaults
+            and key not in configured
+            and isinstance(value, int | float)
+            and value != optimizer.defaults[key]
+        }
+        for group in optimizer.param_groups
+    ]
 
 
 def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:

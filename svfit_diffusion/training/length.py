@@ -19,7 +19,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .fixed_noise import FixedNoise
+from ..data import hold_out
+from .fixed_noise import FixedNoise, samples
+from .objective import Objective
 from .runtime import restore, snapshot
 
 SAMPLES = 16
@@ -37,6 +39,14 @@ def settled(losses: Sequence[float]) -> bool:
         return False
     before, now = min(smooth[:-PATIENCE]), min(smooth[-PATIENCE:])
     return not before - now > SETTLED * max(0.0, losses[0] - before)
+
+
+def auto_length(objective: Objective, parameters: dict[str, Tensor]) -> AutoLength:
+    """Hold a photo out of the subject's examples, and let its loss say when the training ends."""
+    subject = objective.subject
+    subject.examples, judge = hold_out(subject.examples, objective.config.seed)
+    validation = samples(objective, judge, SAMPLES)
+    return AutoLength(validation, parameters, held_out=judge is not subject.examples)
 
 
 class AutoLength:

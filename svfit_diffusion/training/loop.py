@@ -12,7 +12,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 from accelerate import Accelerator
@@ -20,17 +21,17 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..concept import write_concept
-from ..data import hold_out, reseed
+from ..data import reseed
 from ..settings import AUTO, TrainConfig
-from .adapted_base import adapt, load_frozen_base
 from .advice import advice, remarks
-from .backgrounds import candidate_captions, complete_captions, recognise_backgrounds
+from .backgrounds import candidate_captions, name_backgrounds
 from .checkpoints import Checkpoints, folder_lock
-from .fixed_noise import each_photo, samples
-from .length import SAMPLES, AutoLength
+from .fixed_noise import each_photo
+from .length import auto_length
 from .objective import Denoiser, Objective
+from .preparing import prepare
 from .previews import Previews
-from .result import Trained, make_concept, rounded_parameters
+from .result import Trained, make_concept, rounded_parameters, upload
 from .resuming import Identity, find_checkpoint, known_backgrounds, resume, save_checkpoint
 from .runtime import (
     deterministic_attention,
@@ -40,27 +41,38 @@ from .runtime import (
     restore,
 )
 from .stopping import FiniteGuard, any_process_stops, interruptible
-from .subject import encode_subject, read_source
+from .subject import encode_subject
+from .summary import StepClock
 
 log = logging.getLogger(__name__)
 Report = Callable[["Training", float], None]
+OnSummary = Callable[[Mapping[str, str]], None]
 
 
-def train(config: TrainConfig, progress: bool = True, report: Report | None = None) -> Trained:
+def train(
+    config: TrainConfig,
+    progress: bool = True,
+    report: Report | None = None,
+    on_summary: OnSummary | None = None,
+) -> Trained:
     """Train a concept and write its file. Raises ValueError for settings that cannot be used.
 
     Ctrl-C or SIGTERM ends it after the step under way, with the concept written; so does `report`,
     called after each step with the training and the step's loss, by setting `stopped` (and
-    `final_parameters`, by name, if others than the last are to be written).
+    `final_parameters`, by name, if others than the last are to be written). on_summary: called,
+    once the base is loaded, with what will be done: a name and a sentence for each decision.
     """
     accelerator = make_accelerator(config)
     main = accelerator.is_main_process
     lock = folder_lock(config.output_dir) if main else contextlib.nullcontext()
     with lock, own_random_numbers(accelerator.device), deterministic_attention():
         accelerator.wait_for_everyone()
-        training = Training(config, accelerator, progress)
+        training = Training(config, accelerator, progress, on_summary)
         training.report = report
-        return training.run()
+        trained = training.run()
+    if config.push_to_hub and main:
+        trained = replace(trained, address=upload(config, trained.path))
+    return trained
 
 
 class Training:
@@ -72,20 +84,30 @@ class Training:
 
     report: Report | None = None
 
-    def __init__(self, config: TrainConfig, accelerator: Accelerator, progress: bool) -> None:
-        self.config, self.accelerator = config, accelerator
+    def __init__(
+        self,
+        config: TrainConfig,
+        accelerator: Accelerator,
+        progress: bool,
+        on_summary: OnSummary | None = None,
+    ) -> None:
         self.progress = progress and accelerator.is_main_process
         self.step, self.stopped, self.exit_status = 0, None, 0
         self.final_parameters: dict[str, Tensor] | None = None
 
-        source = read_source(config, accelerator)
-        self.base = load_frozen_base(config, accelerator.device)
-        self.subject = encode_subject(config, accelerator, self.base, source, progress)
-        words = source.token, source.class_word
-        adapt(self.base, config, words, announce=accelerator.is_main_process)
+        plan = prepare(config, accelerator)
+        self.config, self.accelerator = plan.config, accelerator
+        self.base, self.summary = plan.base, plan.summary
+        if on_summary and accelerator.is_main_process:
+            on_summary(self.summary)
+        config = plan.config
+        self.subject = encode_subject(config, accelerator, self.base, plan.source, progress)
+        if config.gradient_checkpointing:
+            self.base.enable_gradient_checkpointing()
         self.parameters = self.base.parameters()
         self.identity = Identity(config, accelerator, self.base, self.subject)
         self.checkpoints = Checkpoints(config.output_dir, config.checkpoints_total_limit)
+        self.found = find_checkpoint(config.resume_from_checkpoint, self.checkpoints, self.identity)
 
         denoiser = Denoiser(self.base, config.guidance_scale)
         self.prompts = denoiser.prompt_encoder
@@ -96,33 +118,27 @@ class Training:
         self.guard = FiniteGuard(accelerator, self.parameters, config.max_grad_norm)
         self.previews = Previews(config, accelerator, self.base, self.subject.resolution)
 
-        self.found = find_checkpoint(config.resume_from_checkpoint, self.checkpoints, self.identity)
-        self._name_backgrounds()
-        self.length = self._auto_length() if config.max_train_steps == AUTO else None
+        self._complete_captions()
+        automatic = config.max_train_steps == AUTO
+        self.length = auto_length(self.objective, self.parameters) if automatic else None
         self.fixed_noise = each_photo(self.objective, self.subject.examples)
         self.remarks = remarks(config, self.base, self.subject)
         self._warn(self.remarks)
 
-    def _name_backgrounds(self) -> None:
-        """Complete the captions that nobody wrote; encode all prompts first, if encoders rest."""
-        subject, device = self.subject, self.accelerator.device
-        if self.config.offload:
-            self.prompts.fill_cache((*subject.captions(), *candidate_captions(subject)), device)
-            self.base.move_idle(torch.device("cpu"))
-        if not subject.unnamed:
-            return
-        phrases = known_backgrounds(self.found, subject)
-        if not phrases:
-            phrases = recognise_backgrounds(self.objective, self.model, self.progress)
-        complete_captions(subject, phrases)
-        self.prompts.prune_cache(subject.captions())
+    def _complete_captions(self) -> None:
+        """End the captions that nobody wrote by what is behind the subject.
 
-    def _auto_length(self) -> AutoLength:
-        """Hold a photo out, and let its loss say when the training ends."""
+        With `offload` all captions in question are encoded first, and the text encoders leave.
+        """
         subject = self.subject
-        subject.examples, judge = hold_out(subject.examples, self.config.seed)
-        validation = samples(self.objective, judge, SAMPLES)
-        return AutoLength(validation, self.parameters, held_out=judge is not subject.examples)
+        if self.config.offload:
+            texts = (*subject.captions(), *candidate_captions(subject))
+            self.prompts.fill_cache(texts, self.accelerator.device)
+            self.base.move_idle(torch.device("cpu"))
+        if subject.unnamed:
+            known = known_backgrounds(self.found, subject)
+            name_backgrounds(self.objective, self.model, known, self.progress)
+            self.prompts.prune_cache(subject.captions())
 
     @property
     def finished(self) -> bool:
@@ -137,7 +153,7 @@ class Training:
         if self.length and not self.length.curve:
             self._measure_length()
         total = None if self.length else self.config.most_steps
-        off = not self.progress
+        off, clock = not self.progress, StepClock()
         with (
             tqdm(total=total, initial=self.step, desc="training", disable=off) as bar,
             interruptible(self),
@@ -150,6 +166,7 @@ class Training:
                 self.step += 1
                 bar.update()
                 bar.set_postfix(loss=f"{loss:.4f}")
+                self._say(clock.step(total and total - self.step))
                 self._after_step(loss)
         if self.stopped and self.exit_status != 1:  # after a NaN the optimizer's state is no good
             save_checkpoint(self)
@@ -239,6 +256,10 @@ class Training:
             concept, config.concept_path, self.step, loss_before, loss_after, self.stopped,
             self.exit_status, tuple(hints), self.length.summary(steps) if self.length else "",
         )  # fmt: skip
+
+    def _say(self, sentence: str) -> None:
+        if sentence and self.accelerator.is_main_process:
+            log.info("%s", sentence)
 
     def _warn(self, sentences: list[str]) -> None:
         for sentence in sentences if self.accelerator.is_main_process else ():

@@ -11,7 +11,8 @@ import torch
 from accelerate import Accelerator
 from PIL.Image import Image
 
-from ..generation import generate, grid
+from ..concept import free_path
+from ..generation import generate, grid, save_png
 from ..settings import TrainConfig
 from .adapted_base import AdaptedBase
 
@@ -47,7 +48,11 @@ class Previews:
         images = self.sample(config.validation_prompt, seeds)
         folder = Path(config.output_dir) / "validation"
         folder.mkdir(parents=True, exist_ok=True)
-        grid(images, captions=[f"seed {s}" for s in seeds]).save(folder / f"{step:06d}.png")
+        path = free_path(folder / f"{step:06d}.png")
+        save_png(grid(images, captions=[f"seed {s}" for s in seeds]), path)
+        stack = np.stack([np.asarray(image) for image in images])
         for tracker in self.accelerator.trackers:
-            stack = np.stack([np.asarray(image) for image in images])
-            tracker.writer.add_images("validation", stack, step, dataformats="NHWC")
+            if tracker.name == "tensorboard":
+                tracker.log_images({"validation": stack}, step, dataformats="NHWC")
+            elif tracker.name == "wandb":
+                tracker.log_images({"validation": list(stack)}, step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,12 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..concept import Concept, round_to_four_bits
+from ..concept import PROBES, Concept, round_to_four_bits
 from ..families import base_name
 from ..pipeline import concept_fields, trigger, with_self_check
 from ..settings import TrainConfig
+from ..sharing import push_to_hub
 from .adapted_base import ADAPTER, AdaptedBase
 from .subject import Subject
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class Trained:
     steps: those that the concept holds. loss_before, loss_after: of the photos at fixed noise, by
     the base and with the concept as written. stopped: why it ended early. exit_status: 130 after
     Ctrl-C, 1 after a NaN. advice: what to try, in sentences, where nothing was learned. length: how
-    its length was found, where that was automatic.
+    its length was found, where that was automatic. address: of the upload, where one was wanted.
     """
 
     concept: Concept
@@ -37,6 +41,18 @@ class Trained:
     exit_status: int = 0
     advice: tuple[str, ...] = ()
     length: str = ""
+    address: str = ""
+
+
+def upload(config: TrainConfig, path: Path) -> str:
+    """Upload a concept file, as the configuration says; its address, "" where that failed, which is
+    logged: the file is there all the same.
+    """
+    try:
+        return push_to_hub(path, config.hub_model_id or config.name, token=config.hub_token)
+    except ValueError as error:
+        log.error("%s The concept itself is in %s.", error, path)
+        return ""
 
 
 def rounded_parameters(base: AdaptedBase, delta_bits: int) -> dict[str, Tensor]:
@@ -56,6 +72,26 @@ def make_concept(
     config: TrainConfig, base: AdaptedBase, subject: Subject, steps: int, processes: int
 ) -> Concept:
     """The concept of a base whose parameters are `rounded_parameters`, after so many steps."""
+    facts = {
+        "steps": steps,
+        "batch": config.train_batch_size * processes,
+        "lr": config.learning_rate,
+        "photos": len(subject.examples),
+        "px": subject.resolution,
+        "seed": config.seed,
+    }
+    words = subject.token, subject.class_word
+    concept = unchecked_concept(config, base, words, facts)
+    return with_self_check(concept, base.adapted, base.family)
+
+
+def unchecked_concept(
+    config: TrainConfig, base: AdaptedBase, words: tuple[str, str], facts: dict[str, float]
+) -> Concept:
+    """The concept as the models now are, with zeros for its self-check.
+
+    words: trigger and class word. facts: of the training, for people to read.
+    """
     fields = concept_fields(base.adapted, base.targets, base.family, ADAPTER)
     fields["packed"] = config.delta_bits == 4
     if not fields["packed"]:
@@ -67,21 +103,14 @@ def make_concept(
         }
         fields["trigger_rows"] = np.concatenate([r.ravel() for r in rows.values()])
         fields["trigger_shape"] = {part: r.shape for part, r in rows.items()}
-    concept = Concept(
+    return Concept(
         rank=str(config.rank),
         base=base_name(config.pretrained_model_name_or_path),
-        token=subject.token,
-        class_word=subject.class_word,
+        token=words[0],
+        class_word=words[1],
         license=config.license,
         created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        training={
-            "steps": steps,
-            "batch": config.train_batch_size * processes,
-            "lr": config.learning_rate,
-            "photos": len(subject.examples),
-            "px": subject.resolution,
-            "seed": config.seed,
-        },
+        training=facts,
+        check=(0.0,) * PROBES,
         **fields,
     )
-    return with_self_check(concept, base.adapted, base.family)

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..pipeline import concept_fields
 from ..settings import AUTO, TrainConfig
 from .adapted_base import ADAPTER, AdaptedBase
-from .checkpoints import Checkpoints, pack_optimizer, unpack_optimizer
+from .checkpoints import Checkpoints, changed_defaults, pack_optimizer, unpack_optimizer
 from .runtime import restore, resume_schedule
 from .subject import Subject
 
@@ -30,10 +30,12 @@ MUST_MATCH = (
 MAY_CHANGE = frozenset(
     {
         *("pretrained_model_name_or_path", "revision", "variant", "instance_data_dir"),
+        *("dataset_name", "dataset_config_name", "image_column", "caption_column", "cache_dir"),
         *("class_data_dir", "mask_data_dir", "output_dir", "sample_batch_size", "offload"),
         *("validation_prompt", "num_validation_images", "validation_steps"),
+        *("push_to_hub", "hub_model_id", "hub_token"),
         *("checkpointing_steps", "checkpoints_total_limit", "resume_from_checkpoint"),
-        *("report_to", "logging_dir", "license"),
+        *("validation_epochs", "report_to", "logging_dir", "license"),
     }
 )
 
@@ -104,6 +106,7 @@ def save_checkpoint(training: Any) -> None:
     scaler = training.accelerator.scaler
     settings = {"step": training.step, **training.identity.written()}
     settings["backgrounds"] = training.subject.backgrounds
+    settings["optimizer"] = changed_defaults(training.optimizer)
     settings["scaler"] = scaler.state_dict() if scaler else {}
     tensors = dict(training.parameters) | pack_optimizer(training.optimizer)
     if training.length:
@@ -154,6 +157,10 @@ def resume(training: Any, found: Found) -> None:
     restore(training.parameters, tensors)
     training.guard.remember()
     unpack_optimizer(training.optimizer, tensors)
+    for group, values in zip(
+        training.optimizer.param_groups, settings.get("optimizer", []), strict=False
+    ):
+        group.update(values)
     if training.accelerator.scaler and settings["scaler"]:
         training.accelerator.scaler.load_state_dict(settings["scaler"])
     if training.length:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,19 @@ from diffusers.optimization import get_scheduler
 from torch import Tensor
 
 from ..settings import TrainConfig
+from .launcher import launched
+
+# Of settings that need a package which is not always installed.
+LIBRARIES = {"wandb": "wandb", "comet_ml": "comet_ml", "prodigy": "prodigyopt"}
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
-    """Devices, processes, precision and logs, as configured. ValueError for fp16 on a CPU."""
+    """Devices, processes, precision and logs, as configured, or as the launcher says.
+
+    ValueError for fp16 on a CPU, and for a setting whose library is not installed.
+    """
+    config = launched(config)
+    check_libraries(config)
     if config.allow_tf32 and torch.cuda.is_available():
         torch.backends.cuda.matmul.allow_tf32 = True
     project = ProjectConfiguration(
@@ -43,22 +53,41 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     return accelerator
 
 
+def check_libraries(config: TrainConfig) -> None:
+    """ValueError where a setting needs a package that is not installed."""
+    for setting, instead in (("report_to", "pass tensorboard"), ("optimizer", "pass AdamW")):
+        value = getattr(config, setting)
+        package = LIBRARIES.get(value)
+        if package and find_spec(package) is None:
+            raise ValueError(
+                f"{setting} {value} needs the package {package}; run `pip install {package}`, or "
+                f"{instead}."
+            )
+
+
 def make_optimizer(
     config: TrainConfig, groups: dict[str, dict[str, Tensor]], scales: dict[str, float]
 ) -> tuple[torch.optim.Optimizer, Any]:
-    """AdamW with a rate for each group of parameters, times the group's scale, and its schedule."""
+    """The optimizer, a rate for each group of parameters times the group's scale, its schedule."""
+    prodigy = config.optimizer == "prodigy"
     rates = {
         "denoiser": config.learning_rate,
         "text": config.text_encoder_lr or config.learning_rate,
         "token": config.token_lr,
     }
     rates = {kind: rate * scales.get(kind, 1.0) for kind, rate in rates.items()}
-    optimizer = torch.optim.AdamW(
-        [{"params": list(g.values()), "lr": rates[k]} for k, g in groups.items() if g],
-        betas=(config.adam_beta1, config.adam_beta2),
-        weight_decay=config.adam_weight_decay,
-        eps=config.adam_epsilon,
-    )
+    decays = {"text": config.adam_weight_decay_text_encoder}
+    held = [
+        {
+            "params": list(group.values()),
+            "lr": prodigy_rate(config) if prodigy else rates[kind],
+            "weight_decay": config.adam_weight_decay if decays.get(kind) is None else decays[kind],
+        }
+        for kind, group in groups.items()
+        if group
+    ]
+    common = {"betas": (config.adam_beta1, config.adam_beta2), "eps": config.adam_epsilon}
+    optimizer = _prodigy(held, config, common) if prodigy else torch.optim.AdamW(held, **common)
     schedule = get_scheduler(
         config.lr_scheduler,
         optimizer,
@@ -68,6 +97,25 @@ def make_optimizer(
         power=config.lr_power,
     )
     return optimizer, schedule
+
+
+def prodigy_rate(config: TrainConfig) -> float:
+    """What multiplies the rate that prodigy finds: 1, unless a learning rate was asked for."""
+    return 1.0 if config.learning_rate == TrainConfig.learning_rate else config.learning_rate
+
+
+def _prodigy(groups: list[dict], config: TrainConfig, common: dict) -> torch.optim.Optimizer:
+    """Prodigy (arXiv 2306.06101), which takes one rate for all parameters."""
+    from prodigyopt import Prodigy
+
+    return Prodigy(
+        groups,
+        beta3=config.prodigy_beta3,
+        decouple=config.prodigy_decouple,
+        use_bias_correction=config.prodigy_use_bias_correction,
+        safeguard_warmup=config.prodigy_safeguard_warmup,
+        **common,
+    )
 
 
 def resume_schedule(schedule: Any, optimizer: torch.optim.Optimizer, step: int) -> None:

@@ -13,10 +13,12 @@ from accelerate import Accelerator
 from ..data import (
     Examples,
     Photo,
+    Skipped,
     edge_colours,
     fill_class_images,
     photo_encoder,
     photos_digest,
+    read_dataset,
     read_folder,
 )
 from ..settings import TrainConfig
@@ -34,6 +36,7 @@ class Source:
     class_word: str
     prompt: str
     photos: list[Photo]
+    skipped: list[Skipped]
 
 
 @dataclass
@@ -62,11 +65,15 @@ class Subject:
 
 def read_source(config: TrainConfig, accelerator: Accelerator) -> Source:
     """Words and photos, read before any base is loaded; ValueError where they cannot be used."""
-    folder, words = _folder_and_words(config)
-    photos, skipped = read_folder(folder)
+    words = _words(config)
+    if config.dataset_name:
+        photos, skipped = read_dataset(config)
+    else:
+        folder = config.instance_data_dir or sample_folder()
+        photos, skipped = read_folder(folder, config.caption_column)
     for item in skipped if accelerator.is_main_process else ():
         log.warning("skipped: %s", item.reason)
-    return Source(*words, photos)
+    return Source(*words, photos, skipped)
 
 
 def encode_subject(
@@ -105,12 +112,13 @@ def sample_folder(name: str = SAMPLE) -> Path:
     return root / name / "photos"
 
 
-def _folder_and_words(config: TrainConfig) -> tuple[Path, tuple[str, str, str]]:
-    if config.instance_data_dir:
-        return Path(config.instance_data_dir), config.words()
+def _words(config: TrainConfig) -> tuple[str, str, str]:
+    """Trigger, class word and prompt; the sample's where no photos are given."""
+    if config.instance_data_dir or config.dataset_name:
+        return config.words()
     if config.instance_prompt or config.initializer_token:
         raise ValueError(
             "a prompt is given but no photos; pass --instance_data_dir, the folder they are in."
         )
     token = config.placeholder_token or "sks"
-    return sample_folder(), (token, "toy", f"a photo of {token} toy")
+    return token, "toy", f"a photo of {token} toy"

@@ -47,7 +47,7 @@ def test_an_interval_holds_the_mean_as_often_as_it_says():
 
 
 def test_subjects_count_as_wholes():
-    """Two subjects that differ and whose cells agree: all cells alike would give a narrow one."""
+    """Two different subjects whose cells agree: resampling single cells would be too narrow."""
     values = np.repeat([0.0, 1.0], 80).reshape(2, 2, 10, 4)
     assert interval(values) == (0.5, 0.0, 1.0)
 

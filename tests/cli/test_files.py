@@ -54,7 +54,7 @@ def test_import_says_what_survives(files, base_folder, capsys):
     out = capsys.readouterr().out
     assert "rex-diffusers-svfit.safetensors: " in out and "hold 100.0% of the LoRA's energy" in out
     assert "use the LoRA itself" not in out
-    assert main(["import", "rex-diffusers.safetensors", *base, "--rank", "1"]) == 0
+    assert main(["import", "rex-diffusers.safetensors", *base, "--rank", "1", "--overwrite"]) == 0
     assert "use the LoRA itself" in capsys.readouterr().out
     back, first = (read_concept(f"{n}.safetensors") for n in ("rex-diffusers-svfit", "rex"))
     assert len(back.deltas) == len(first.ranks)  # the second command's
@@ -85,7 +85,7 @@ def test_merge(files, base_folder, capsys):
         (["export", "rex.safetensors", "--to", "kohya", "--preview", "none"], "trained on 'tiny'"),
         (["export", "rex.safetensors", "--to", "kohya", "--output", "a.pt"], "must end in"),
         (["import", "no.safetensors"], "is not a file"),
-        (["import", "rex.safetensors"], "no plain LoRA"),
+        (["import", "rex.safetensors"], "not a plain LoRA"),
         (["merge", "rex.safetensors", "-o", "c"], "at least two"),
         (["merge", "rex.safetensors", "rex.safetensors", "-o", "c"], "--words"),
         (["push", "rex.safetensors", "me/rex"], "could not be uploaded"),

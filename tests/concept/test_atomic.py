@@ -1,4 +1,4 @@
-"""whole.py: a file is the old one or the new one, never half, and no mode of its own."""
+"""A file is the old one or the new one, never incomplete, and its mode follows the umask."""
 
 import os
 import resource

@@ -1,4 +1,4 @@
-"""concept.py: what is written is read; anything else is refused in one sentence."""
+"""Concept files: what is written is read; anything else is refused in one sentence."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""hub.py and publish.py against a stand-in of the Hub's HTTP interface on loopback."""
+"""Downloading from and uploading to the Hub, against a local server with its HTTP interface."""
 
 import base64
 import hashlib
@@ -198,7 +198,7 @@ def test_offline_an_earlier_download_serves(hub, rex, pipe, monkeypatch, tmp_pat
     first = locate("me/rex")
     turn_to(monkeypatch, "http://127.0.0.1:9", tmp_path / "downloads")  # nobody listens there
     assert locate("me/rex") == first
-    with pytest.raises(ValueError, match="offline.* and no earlier download"):
+    with pytest.raises(ValueError, match="offline.* and there is no earlier download"):
         locate("me/other")
     with pytest.raises(ValueError, match="cannot be reached; are you offline"):
         push_to_hub(rex, "me/rex", token="hf_right")

@@ -163,6 +163,33 @@ def test_on_a_phone_files_of_others_two_concepts_reuse_and_stop(page, url, tmp_p
     page.locator("#live").get_by_text("Stopped.").wait_for()
 
 
+def test_a_strength_that_is_typed_is_the_one_that_is_shown_and_used(page, url):
+    open_tab(page, url, "Share")
+    upload(page, "#concept-file", SAMPLE)
+    page.get_by_role("button", name="Add to my library").click()
+    page.get_by_text("is in your library").first.wait_for()
+    open_tab(page, url, "Generate")
+    card = page.locator(".card:visible").filter(has_text="Strength of robot")
+    card.get_by_label("Use").check()
+    page.get_by_label("Pictures").first.fill("1")
+    page.locator("#prompt textarea").fill("a photo of a toy")
+    field = card.locator("input[type=number]")
+    for typed, used in (("0.5", "0.5"), ("2", "1.5"), ("-1", "0")):
+        field.fill(typed)
+        press_main_button(page)
+        page.locator("#live img").wait_for()
+        page.locator("#live img").wait_for(state="detached")
+        page.locator("#pictures img").first.click()
+        page.wait_for_function(
+            "used => document.querySelector('#text textarea')?.value.includes('Concepts') == "
+            "(used > 0) && (used == 0 || "
+            "document.querySelector('#text textarea').value.includes(`robot:${used}`))",
+            arg=float(used),
+        )
+        assert float(field.input_value()) == float(used)
+        assert page.get_by_text("maximum value").count() == 0
+
+
 def test_stop_ends_a_training_and_a_second_must_wait(page, url):
     open_tab(page, url, "Train")
     upload(page, "#photos", *PHOTOS[:2])
@@ -179,6 +206,21 @@ def test_stop_ends_a_training_and_a_second_must_wait(page, url):
     assert page.locator("button.go:visible").is_disabled()
     page.locator("#stop").click()
     page.locator(".run.stopped").wait_for(timeout=TIMEOUT)
+
+
+def test_a_click_is_answered_at_once_while_another_window_generates(page, url):
+    data = ["a photo of a toy", "", {}, 8, 0, 100, None, None, None]
+    httpx.post(f"{url}gradio_api/call/generate", json={"data": data}).raise_for_status()
+    open_tab(page, url, "Generate")
+    page.locator("#prompt textarea").fill("a photo of a toy")
+    press_main_button(page)
+    page.locator("#live").get_by_text("Waiting for its turn").wait_for(timeout=3_000)
+    page.get_by_role("button", name="Stop").locator("visible=true").first.click()
+    page.locator("#live").get_by_text("Stopped.").wait_for()
+    page.locator("#prompt textarea").fill(" ")
+    press_main_button(page)
+    page.get_by_text("Write what to generate into the prompt first.").wait_for(timeout=TIMEOUT)
+    page.locator("#live").get_by_text("Waiting for its turn").wait_for(state="detached")
 
 
 def test_a_full_queue_is_said_on_the_page(page, url):

@@ -35,6 +35,7 @@ TORCH = {
         "MKL_CBWR": "COMPATIBLE",
     },
 }
+PATIENT = {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_THREAD_TIMEOUT": "4"}  # threads wait, not spin
 PROBE = (
     "import json, numpy, scipy.linalg\n"
     "from threadpoolctl import threadpool_info as info\n"
@@ -51,7 +52,7 @@ def environment(threads=1, **more):
     tests = Path(__file__).parents[1]
     path = os.pathsep.join([str(tests.parent), str(tests)])
     counts = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
-    return kept | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1"} | counts | more
+    return kept | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1"} | PATIENT | counts | more
 
 
 def took(kernel=None):
@@ -178,7 +179,7 @@ def test_every_kernel_trains_nearly_the_same(made):
             gaps.append(np.linalg.norm(a - b) / np.linalg.norm(a))
         print(f"{name}: deltas {gaps[0]:.1e}, trigger {gaps[1]:.1e} from those of the first")
         worst = max(worst, *gaps)
-    assert worst <= 1e-2
+    assert worst <= 1e-3
 
 
 @pytest.mark.slow

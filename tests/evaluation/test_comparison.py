@@ -37,9 +37,10 @@ def small_plan(**more):
     )  # fmt: skip
 
 
-def run(folder, plan):
+def run(folder, plan, **more):
     images = evaluate.read_references(PHOTOS)
-    return evaluate.evaluate("toybox", [CONCEPT], images, images, folder, plan, progress=False)
+    given = [CONCEPT], images, images, folder, plan
+    return evaluate.evaluate("toybox", *given, progress=False, **more)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +90,10 @@ def test_other_settings_draw_anew(made, tmp_path):
     folder, _ = made
     path = next(folder.glob("base/000-0.png"))
     old = path.read_bytes()
-    run(folder, small_plan(guidance=1.5))
+    with pytest.raises(ValueError, match="of other settings; pass another --output_dir"):
+        run(folder, small_plan(guidance=1.5))
+    assert path.read_bytes() == old
+    run(folder, small_plan(guidance=1.5), overwrite=True)
     assert path.read_bytes() != old
 
 
@@ -202,7 +206,7 @@ def test_dreambooth_is_the_published_protocol():
 
 
 def test_dreambooth_trains_draws_and_averages(tmp_path, monkeypatch):
-    """The whole path on two subjects with Toybox; a second call makes nothing anew."""
+    """All steps on two subjects with Toybox; a second call makes nothing again."""
     monkeypatch.setattr(protocol, "SUBJECTS", {"robot_toy": "toy", "dog": "dog"})
     monkeypatch.setattr(protocol, "_PLACES", ("in the snow",))
     for things in ("_THINGS", "_OUTFITS"):

@@ -1,4 +1,4 @@
-"""The measures against numbers worked out by hand and against numpy."""
+"""The measures against numbers computed by hand and with numpy."""
 
 import numpy as np
 import pytest

@@ -71,7 +71,7 @@ def test_delta_zero_is_the_base(family):
 
 
 def test_save_load_generate_and_remove(family):
-    """A fresh pipeline draws what the trained one does, to the last bit on one machine."""
+    """A new pipeline generates the same as the trained one, to the last bit on one machine."""
     mine, fresh = drawn(family.training.base.pipe), load(family.base)
     before = drawn(fresh)
     name = load_concept(fresh, family.result.path)
@@ -127,7 +127,7 @@ def test_stop_and_resume_is_as_if_never_stopped(family, tmp_path):
 
 
 def test_diffusers_loads_the_exported_lora(family, tmp_path):
-    """By its own loader, onto every projection; it draws what the concept draws."""
+    """By its own loader, onto every projection, with the same pictures as the concept."""
     concept = replace(family.result.concept, trigger_rows=None, trigger_shape={})
     ours, lora = load(family.base), load(family.base)
     base = drawn(ours, "a dog")

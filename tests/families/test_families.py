@@ -1,4 +1,4 @@
-"""families.py: each family's text, target and components against diffusers' own pipelines."""
+"""Families: each family's text, target and components against diffusers' own pipelines."""
 
 from types import SimpleNamespace
 
@@ -109,7 +109,7 @@ def test_a_trigger_does_not_move_the_pooled_vector(xl_folder):
 
 
 def test_a_single_checkpoint_file_is_the_same_base(base_folder, tmp_path):
-    """A concept of the folder fits a checkpoint file with its weights, and draws the same."""
+    """A concept of the folder fits a checkpoint with its weights, and gives the same picture."""
     pipe = load(base_folder, torch.float16)
     checkpoint = tmp_path / "tiny.safetensors"
     save_file(original_state(pipe), checkpoint)
@@ -124,7 +124,7 @@ def test_a_single_checkpoint_file_is_the_same_base(base_folder, tmp_path):
 
 
 def test_a_single_file_of_sdxl_is_the_same_base(tmp_path):
-    """Recognised by its names; a concept of the folder fits it and draws the same."""
+    """Recognised by its names; a concept of the folder fits it and gives the same picture."""
     pipe = make_xl_pipeline(layers=10)  # the loader knows SDXL by the tenth layer of OpenCLIP's
     pipe.to(torch.float16).save_pretrained(tmp_path / "xl")
     save_file(original_state(pipe), tmp_path / "xl.safetensors")
@@ -179,7 +179,7 @@ def test_single_files_of_other_models_are_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["sd", "flux"])
 def test_a_base_as_it_is_published(name, tmp_path):
-    """So it is drawn on a GPU: FLUX in bfloat16, since float16 does not hold all its numbers."""
+    """The precision on a GPU: FLUX takes bfloat16, since float16 overflows."""
     save_tiny(name, tmp_path)
     base = str(tmp_path / "base")
     family = family_of(base)

@@ -39,11 +39,11 @@ def first_step(request, tmp_path_factory):
     )
     training = Training(config, make_accelerator(config), progress=False)
     objective, examples = training.objective, training.subject.examples
-    ((batch, _, _),) = objective._drawn(examples, 0, range(4), 1.0)
+    (part,) = objective._sample(examples, 0, range(4))
     loss = objective.loss(training.model, 0).item()
     return SimpleNamespace(
-        name=request.param, loss=loss, batch=batch, examples=examples, pipe=load(root / "base"),
-        photos=root / "photos",
+        name=request.param, loss=loss, batch=part.batch, examples=examples,
+        pipe=load(root / "base"), photos=root / "photos",
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""export.py: diffusers' own loaders draw from the exported files what the concept draws."""
+"""With diffusers' own loaders, exported files give the same pictures as the concept."""
 
 import base64
 import hashlib
@@ -20,6 +20,7 @@ from svfit_diffusion.adapter.attention import layout
 from svfit_diffusion.concept.file import layout_hash, read_concept
 from svfit_diffusion.families import load_base, recognise
 from svfit_diffusion.generation.sampling import generate
+from svfit_diffusion.pipeline import verification
 from svfit_diffusion.pipeline.loading import load_concept
 from svfit_diffusion.pipeline.matching import with_self_check
 from svfit_diffusion.sharing.lora import KINDS
@@ -218,6 +219,20 @@ def test_a_fused_base_needs_nothing_of_ours(pipe, base_folder, tmp_path, vectors
     assert difference < 1e-5
     saved = {n for f in (tmp_path / "fused").rglob("*.safetensors") for n in load_file(f)}
     assert saved and not any("svfit" in name for name in saved)
+
+
+def test_the_basis_is_asked_for_once(pipe, tmp_path, monkeypatch):
+    asked, own = [], verification.load_bases
+
+    def load_bases(model, *arguments):
+        asked.append(model)
+        return own(model, *arguments)
+
+    monkeypatch.setattr(verification, "load_bases", load_bases)
+    concept = make_concept(pipe)
+    asked.clear()
+    export_lora(concept, pipe, tmp_path / "a.safetensors")
+    assert len(asked) == len(concept.targets)
 
 
 def test_what_cannot_be_exported_is_refused(pipe, tmp_path):

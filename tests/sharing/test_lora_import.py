@@ -1,4 +1,4 @@
-"""lora_import.py: what was exported comes back whole; of another LoRA, the nearest concept."""
+"""An exported concept comes back unchanged; another LoRA becomes the nearest concept."""
 
 import json
 

@@ -321,7 +321,7 @@ def test_as_many_checkpoints_are_kept_as_are_asked_for(config):
         ({"rank": "many"}, "rank is 'many'"),
         ({"text_encoder_rank": "few"}, "rank is 'few'"),
         ({"instance_data_dir": "/no/such/folder"}, "/no/such/folder"),
-        ({"pretrained_model_name_or_path": "nobody/nothing"}, "could not be loaded"),
+        ({"pretrained_model_name_or_path": "nobody/nothing"}, "the Hub cannot be reached"),
         ({"instance_data_dir": None}, "no photos"),
         pytest.param(
             {"mixed_precision": "fp16"},

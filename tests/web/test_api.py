@@ -1,5 +1,6 @@
 """web: the real app on loopback, used through its API as any program would."""
 
+import types
 import zipfile
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from svfit_diffusion.web.page.events import escape
 from svfit_diffusion.web.page.generate_actions import GenerateActions
 from svfit_diffusion.web.service.server import MAX_UPLOAD
 from svfit_diffusion.web.studio.cards import read_card
+from svfit_diffusion.web.studio.generation_jobs import GenerationJobs
 from svfit_diffusion.web.studio.limits import MAX_ACTIVE_CONCEPTS
 from svfit_diffusion.web.studio.shared_pipeline import unique_names
 
@@ -172,6 +174,20 @@ def test_a_picture_fills_the_form_and_impossible_values_are_brought_in_range(wor
     )
     chosen, _, _, _, seed, steps, guidance, width, height, _ = form.fill(strange)
     assert (chosen, seed, steps, guidance, width, height) == ({}, 0, 100, 0, 2_048, 8)
+
+
+def test_what_the_base_does_not_read_of_a_prompt_is_said_on_the_page(workspace):
+    actions = GenerateActions(workspace, GenerationJobs(workspace))
+    window = types.SimpleNamespace(session_hash="window")
+
+    def last_view(prompt, negative):
+        given = (1, False, 7, 2, 2, 32, 32, window)
+        return [view for _, view, _ in actions.generate({}, prompt, negative, *given)][-1]
+
+    long = "a photo of a dog " * 40
+    assert last_view(PROMPT, "") == ""
+    assert "The prompt is too long: this base does not read its end" in last_view(long, "")
+    assert "The negative prompt is too long" in last_view(PROMPT, long)
 
 
 def test_a_strangers_text_is_never_html(files):

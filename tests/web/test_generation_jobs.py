@@ -2,8 +2,11 @@
 
 import types
 
+from PIL import Image
+
+from svfit_diffusion.web.page import render
 from svfit_diffusion.web.studio.generation_jobs import GenerationJobs
-from svfit_diffusion.web.studio.shared_pipeline import Job, Step
+from svfit_diffusion.web.studio.shared_pipeline import Job, Remark, Step
 from svfit_diffusion.web.studio.workspace import Workspace
 
 
@@ -23,3 +26,21 @@ def test_a_picture_waits_for_memory_while_a_training_runs():
     pipeline.memory_check, runs.active = lambda: (True, 9, 3), lambda: True
     (only,) = [progress for _, progress in jobs.pictures("window", job)]
     assert only.message.endswith("; a training is running too, so both take longer")
+
+
+def test_a_remark_stays_with_the_progress_until_the_end(monkeypatch):
+    long, hostile = Remark("The prompt is too long."), Remark("<b>Not read.</b>")
+    picture = (Image.new("RGB", (8, 8)), types.SimpleNamespace(seed=3))
+    monkeypatch.setattr("svfit_diffusion.web.studio.generation_jobs.save_png", lambda *given: None)
+    pipeline = types.SimpleNamespace(
+        defaults=types.SimpleNamespace(steps=1),
+        generate=lambda job, stop: [long, hostile, Step(0, 1, None), picture],
+    )
+    library = types.SimpleNamespace(entries=list)
+    runs = types.SimpleNamespace(active=lambda: None)
+    jobs = GenerationJobs(Workspace(pipeline, library, runs))
+    found = [progress for _, progress in jobs.pictures("window", Job([], "a dog", 1, 3, {}))]
+    sentences = (long.sentence, hostile.sentence)
+    assert [progress.remarks for progress in found] == [sentences, sentences]
+    html = render.progress(found[-1])
+    assert "too long.</p>" in html and "&lt;b&gt;Not read" in html and "bar" not in html

@@ -30,12 +30,17 @@ EVIL = "<img src=x onerror=alert(1)>\"'\x1b[2J\u202e\n"
         ("facts", {"error": "", "mismatch": EVIL, "facts": {EVIL: EVIL}}),
         ("facts", {"error": EVIL, "mismatch": "", "facts": {}}),
         ("pictures", {"pictures": [(EVIL, EVIL)]}),
-        ("progress", {"message": EVIL, "percent": 50, "preview": EVIL}),
+        ("progress", {"message": EVIL, "percent": 50, "preview": EVIL, "remarks": [EVIL]}),
         (
             "run",
             {
                 **{"state": EVIL, "title": EVIL, "detail": EVIL, "percent": 0, "curve": None},
-                **{"messages": [EVIL], "pictures": [(EVIL, EVIL)], "notes": [EVIL]},
+                **{
+                    "summary": {EVIL: EVIL},
+                    "messages": [EVIL],
+                    "pictures": [(EVIL, EVIL)],
+                    "notes": [EVIL],
+                },
             },
         ),
     ],
@@ -90,3 +95,11 @@ def test_no_name_that_a_room_offers_is_hidden_by_a_file(room):
     """An imported file becomes an attribute of its room, before a lazy name is looked up."""
     offered = set(importlib.import_module(f"{web.__name__}.{room}").__all__)
     assert not offered & {path.stem for path in (WEB / room).glob("*.py")}
+
+
+def test_what_will_be_trained_is_shown_until_the_training_ends():
+    summary = {"class word": "stuffed animal", "photos": "5 used"}
+    for state in ("preparing", "training"):
+        html = render.run({"state": state, "summary": summary}, [])
+        assert "<th>class word</th><td>stuffed animal</td>" in html
+    assert "stuffed animal" not in render.run({"state": "done", "summary": summary}, [])

@@ -24,11 +24,43 @@ def base_in_use(workspace: Workspace) -> str:
     return render.base_in_use(f"The base in use is {workspace.pipeline.base}, at {size} px.")
 
 
+class BaseActions:
+    """What the bar's events do."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+
+    def describe(self, source: str) -> tuple[str, Any]:
+        """A description of a base, and the button to use it; or what is wrong with it."""
+        try:
+            base = describe_base(source, self.workspace.local)
+        except ValueError as error:
+            return render.note(str(error)), gr.update(visible=False)
+        return render.note(base.sentence()), gr.update(visible=True)
+
+    def switch(self, source: str) -> Iterator[tuple[Any, ...]]:
+        """Load another base: version, sentence about the base in use, description."""
+        with user_errors():
+            self.workspace.check_idle()
+            source = describe_base(source, self.workspace.local).source
+            loading = render.note("Loading; the first time it is downloaded.")
+            yield gr.skip(), gr.skip(), loading
+            self.workspace.switch_base(source)
+        in_use = render.note("This base is in use now.")
+        yield self.workspace.version(), base_in_use(self.workspace), in_use
+
+    def defaults(self) -> list[float]:
+        """Steps, guidance, width and height of the base in use."""
+        start = self.workspace.pipeline.defaults
+        return [start.steps, start.guidance, start.width, start.height]
+
+
 def build_base_bar(workspace: Workspace, version: gr.Textbox, settings: list[gr.Slider]) -> gr.HTML:
     """Lay out the bar and connect it; returns the sentence.
 
     settings: sliders of steps, guidance, width, height, which take the new base's defaults.
     """
+    actions = BaseActions(workspace)
     sentence = gr.HTML(base_in_use(workspace), elem_id="base")
     paths = "" if not workspace.local else ", a diffusers folder, or one .safetensors file"
     with gr.Accordion("Use another base", open=False, elem_id="bases"):
@@ -44,34 +76,12 @@ def build_base_bar(workspace: Workspace, version: gr.Textbox, settings: list[gr.
             look_up = gr.Button("Look it up", scale=1, min_width=120)
         description = gr.HTML()
         use = gr.Button("Use this base", variant="primary", visible=False)
-
-    def describe(source: str) -> tuple[str, Any]:
-        try:
-            base = describe_base(source, workspace.local)
-        except ValueError as error:
-            return render.note(str(error)), gr.update(visible=False)
-        return render.note(base.sentence()), gr.update(visible=True)
-
-    def switch(source: str) -> Iterator[tuple[Any, ...]]:
-        skip = gr.skip()
-        with user_errors():
-            workspace.check_idle()
-            source = describe_base(source, workspace.local).source
-            yield skip, skip, render.note("Loading; the first time it is downloaded.")
-            workspace.switch_base(source)
-        yield workspace.version(), base_in_use(workspace), render.note("This base is in use now.")
-
-    def defaults() -> list[Any]:
-        start = workspace.pipeline.defaults
-        values = (start.steps, start.guidance, start.width, start.height)
-        return [gr.update(value=value) for value in values]
-
-    found = [description, use]
+    found, progress = [description, use], {"show_progress_on": description}
     for event in (look_up.click, source.submit):
-        event(describe, source, found, api_visibility="private", show_progress_on=description)
+        event(actions.describe, source, found, api_visibility="private", **progress)
     source.input(lambda: ("", gr.update(visible=False)), None, found, **UNQUEUED)
-    outputs = [version, sentence, description]
-    use.click(switch, source, outputs, show_progress_on=description, **GENERATING).success(
-        defaults, None, settings, **UNQUEUED
+    switched = [version, sentence, description]
+    use.click(actions.switch, source, switched, **progress, **GENERATING).success(
+        actions.defaults, None, settings, **UNQUEUED
     )
     return sentence

@@ -14,13 +14,12 @@ from ..studio import (
     MAX_PROMPT,
     MAX_SEED,
     GenerationJobs,
-    Progress,
     Workspace,
     new_file,
     pick_seed,
 )
 from . import render
-from .events import GENERATING, UNQUEUED, stopped, user_errors
+from .events import UNQUEUED, click_to_generate, stopped, user_errors
 
 
 class CompareActions:
@@ -34,7 +33,7 @@ class CompareActions:
     ) -> Iterator[tuple[Any, str]]:
         """Generate the grid: its file at the end, and the live view."""
         with user_errors():
-            yield None, render.progress(Progress("Waiting for its turn"))
+            yield None, gr.skip()
             seed = pick_seed(seed)
             for grid, progress in self.jobs.compare(window.session_hash, names, prompt, seed, {}):
                 if grid is None:
@@ -100,7 +99,7 @@ def build_compare(workspace: Workspace, jobs: GenerationJobs, version: gr.Textbo
                 visible="hidden",
             )
     inputs = [names, prompt, seed]
-    event = go.click(actions.compare, inputs, [grid, live], show_progress_on=live, **GENERATING)
     go.click(lambda: gr.update(visible=True), None, grid, **UNQUEUED)
+    event = click_to_generate(go, actions.compare, inputs, [grid, live], live)
     stop.click(actions.stop, cancels=[event], **UNQUEUED).then(stopped, None, live, **UNQUEUED)
     version.change(actions.choices, names, names, **UNQUEUED)

@@ -19,6 +19,7 @@ from ..studio import (
     MAX_STRENGTH,
     GenerationJobs,
     Job,
+    Progress,
     Workspace,
     check_prompts,
     pick_seed,
@@ -54,10 +55,11 @@ class GenerateActions:
             size = {"width": int(width), "height": int(height)}
             options = {"steps": int(steps), "guidance": guidance, "negative_prompt": negative}
             job = Job(self.jobs.select(chosen), prompt, int(num), seed, options | size)
-            yield [], render.note("Waiting for its turn"), seed
+            yield [], gr.skip(), seed
+            progress = Progress()
             for gallery, progress in self.jobs.pictures(window.session_hash, job):
                 yield gallery or gr.skip(), render.progress(progress), gr.skip()
-            yield gr.skip(), "", gr.skip()
+            yield gr.skip(), render.progress(Progress(remarks=progress.remarks)), gr.skip()
 
     def stop(self, window: gr.Request) -> None:
         """Stop this window's job."""

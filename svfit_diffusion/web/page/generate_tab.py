@@ -20,8 +20,9 @@ from ..studio import (
     Workspace,
 )
 from . import render
-from .events import GENERATING, QUEUED, UNQUEUED, escape, hidden_textbox, stopped
+from .events import QUEUED, UNQUEUED, click_to_generate, escape, hidden_textbox, stopped
 from .generate_actions import GenerateActions
+from .sliders import clamped_slider
 
 
 @dataclass
@@ -63,7 +64,7 @@ def build_generate(
                 reuse = gr.Button("Reuse these", elem_id="reuse")
     inputs = [chosen, prompt, negative, num, new_seed, seed, *settings]
     outputs = [gallery, live, seed]
-    event = go.click(actions.generate, inputs, outputs, show_progress_on=live, **GENERATING)
+    event = click_to_generate(go, actions.generate, inputs, outputs, live)
     stop.click(actions.stop, cancels=[event], **UNQUEUED).then(stopped, None, live, **UNQUEUED)
     gallery.select(actions.show_parameters, gallery, [text, details], **UNQUEUED)
     form = [chosen, prompt, negative, new_seed, seed, *settings, refilled]
@@ -128,7 +129,7 @@ def _strength(actions: GenerateActions, entry: Entry, strengths: dict, chosen: g
             container=False,
             interactive=True,
         )
-        strength = gr.Slider(
+        strength = clamped_slider(
             0,
             MAX_STRENGTH,
             strengths.get(entry.name, 1.0),
@@ -149,7 +150,7 @@ def _strength(actions: GenerateActions, entry: Entry, strengths: dict, chosen: g
 
 def _number_and_seed() -> tuple[gr.Slider, gr.Checkbox, gr.Number]:
     """The number of pictures, whether each job has a new seed, the seed."""
-    num = gr.Slider(1, MAX_PICTURES, 2, step=1, label="Pictures", buttons=[])
+    num = clamped_slider(1, MAX_PICTURES, 2, step=1, label="Pictures", buttons=[])
     with gr.Row(elem_classes="controls"):
         seed = gr.Number(
             0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, min_width=140, elem_id="seed"
@@ -163,13 +164,13 @@ def _settings(workspace: Workspace) -> list[gr.Slider]:
     start = workspace.pipeline.defaults
     with gr.Accordion("Steps, guidance, size", open=False):
         with gr.Row():
-            steps = gr.Slider(1, MAX_STEPS, start.steps, step=1, label="Steps", buttons=[])
-            guidance = gr.Slider(
+            steps = clamped_slider(1, MAX_STEPS, start.steps, step=1, label="Steps", buttons=[])
+            guidance = clamped_slider(
                 0, MAX_GUIDANCE, start.guidance, step=0.1, label="Guidance", buttons=[]
             )
         with gr.Row():
             width, height = (
-                gr.Slider(8, MAX_SIZE, value, step=8, label=f"{name}, px", buttons=[])
+                clamped_slider(8, MAX_SIZE, value, step=8, label=f"{name}, px", buttons=[])
                 for name, value in (("Width", start.width), ("Height", start.height))
             )
     return [steps, guidance, width, height]

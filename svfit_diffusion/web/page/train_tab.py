@@ -80,7 +80,7 @@ def _photos() -> tuple[gr.File, gr.HTML, gr.HTML]:
     photos = gr.File(
         label=f"Photos of one thing: drop 5 to 10 (at most {MAX_PHOTOS})",
         file_count="multiple",
-        file_types=[*PHOTO_SUFFIXES, CAPTION],
+        file_types=[*PHOTO_SUFFIXES, CAPTION, ".jsonl", ".csv"],
         height=150,
         elem_id="photos",
     )

@@ -1,6 +1,7 @@
 """How the app is reached: the page and its API put together, and served to those who may use it.
 
-assembly.py puts the page and api.py's endpoints together; server.py serves them. middleware.py
+assembly.py puts the page and the endpoints together (endpoints.py registers them, api.py does their
+work); server.py serves them. middleware.py
 refuses requests that are not from the page, or too large, with uploads.py (kinds of files) and
 clients.py (addresses and passwords).
 """

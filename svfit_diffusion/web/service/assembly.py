@@ -8,7 +8,7 @@ import gradio as gr
 
 from ..page import build_page
 from ..studio import GenerationJobs, Workspace
-from .api import build_api
+from .endpoints import build_api
 
 QUEUE = 16  # jobs that may wait
 CACHE = (3_600, 86_400)  # seconds: each hour, delete what is older than a day

@@ -7,16 +7,16 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from ...generation import Parameters, grid, save_png, size_text
+from ...generation import Parameters, grid, is_withheld, save_png, size_text
 from .cards import Card
 from .limits import MAX_ACTIVE_CONCEPTS, MAX_PROMPT, MAX_SEED, MAX_STRENGTH
-from .shared_pipeline import Job, Step, Stopped
+from .shared_pipeline import Job, Remark, Step, Stopped
 from .workspace import Workspace
 
 COMPARE_PROMPT = "a photo of {} on the beach"  # {}: a concept's trigger
@@ -30,12 +30,16 @@ Gallery = list[tuple[str, str]]  # paths of PNG files with their captions
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a job is: a sentence, steps of a total (0: not known), the latest preview."""
+    """How far a job is: a sentence, steps of a total (0: not known), the latest preview.
+
+    remarks: sentences that still matter when the job has ended.
+    """
 
     message: str = ""
     done: int = 0
     total: int = 0
     image: Image.Image | None = None
+    remarks: tuple[str, ...] = ()
 
 
 def check_prompts(prompt: str, negative_prompt: str) -> None:
@@ -91,9 +95,11 @@ class GenerationJobs:
                 image, parameters = finished
                 path = Path(folder, f"{parameters.seed:010d}.png")
                 save_png(image, path, parameters)
-                gallery.append((str(path), f"seed {parameters.seed}"))
+                withheld = ", withheld by the safety checker" if is_withheld(image) else ""
+                gallery.append((str(path), f"seed {parameters.seed}{withheld}"))
                 self._set_missing_preview(job, image)
-                yield gallery, Progress("" if len(gallery) == job.num else "Next picture")
+                message = "" if len(gallery) == job.num else "Next picture"
+                yield gallery, Progress(message, remarks=progress.remarks)
 
     def compare(
         self, window: str, names: Sequence[str], prompt: str, seed: int, options: dict[str, Any]
@@ -110,17 +116,18 @@ class GenerationJobs:
         check_prompts(prompt, options.get("negative_prompt", ""))
         one = len(cards) == 1
         cells = [(card, s) for s in (COMPARE_ONE if one else COMPARE_SEVERAL) for card in cards]
-        images = []
+        images, remarks = [], {}  # remarks: as keys, each once in their order
         for number, (card, strength) in enumerate(cells):
             job = Job([(card, strength)], prompt.replace("{}", card.trigger), 1, seed, options)
             for finished, progress in self._run(window, job, number, len(cells)):
                 if finished is not None:
                     images.append(finished[0])
-                yield None, progress
+                remarks |= dict.fromkeys(progress.remarks)
+                yield None, replace(progress, remarks=tuple(remarks))
             if len(images) == number:  # stopped
                 break
         if images:
-            yield _labelled_grid(images, cells, len(cards)), Progress()
+            yield _labelled_grid(images, cells, len(cards)), Progress(remarks=tuple(remarks))
 
     def _run(
         self, window: str, job: Job, before: int = 0, of: int | None = None
@@ -131,20 +138,23 @@ class GenerationJobs:
         """
         steps = job.options.get("steps") or self.workspace.pipeline.defaults.steps
         stop = self._stops[window] = threading.Event()
-        total, preview = of or job.num, None
+        total, preview, remarks = of or job.num, None, ()
         try:
             for sentence in self._wait_for_memory(stop):
                 yield None, Progress(sentence, 0, 1)
             beside = DURING_TRAINING if self.workspace.runs.active() else ""
             for event in self.workspace.pipeline.generate(job, stop):
+                if isinstance(event, Remark):
+                    remarks += (event.sentence,)
+                    continue
                 if not isinstance(event, Step):
-                    yield event, Progress()
+                    yield event, Progress(remarks=remarks)
                     continue
                 preview = event.image or preview
                 number = before + event.picture
                 done = number * steps + min(event.done, steps)
                 message = f"Picture {number + 1} of {total}, step {event.done} of {steps}{beside}"
-                yield None, Progress(message, done, total * steps, preview)
+                yield None, Progress(message, done, total * steps, preview, remarks)
         except Stopped:
             pass
         finally:
@@ -167,8 +177,10 @@ class GenerationJobs:
 
     def _set_missing_preview(self, job: Job, image: Image.Image) -> None:
         """A concept without a preview gets the first picture of it alone."""
+        if is_withheld(image):
+            return
         used = [card for card, strength in job.concepts if strength]
-        if len(used) != 1 or not any(c.word in job.prompt for c in used[0].concept.calls()):
+        if len(used) != 1 or not any(c.word in job.prompt for c in used[0].concept.all_triggers()):
             return
         for entry in self.workspace.library.entries():
             if entry.card.digest == used[0].digest and entry.preview is None:

@@ -9,7 +9,16 @@ from pathlib import Path
 from PIL import Image
 
 from ...concept import printable
-from ...data import CAPTION, LONG, PLACES, crop, read_caption, read_photo
+from ...data import (
+    CAPTION,
+    LONG,
+    PLACES,
+    Captions,
+    crop,
+    is_caption_file,
+    match_captions,
+    read_photo,
+)
 from ...generation import save_png
 from .limits import MAX_PHOTOS
 
@@ -46,7 +55,7 @@ def inspect_photos(paths: Sequence[str] | None, size: int, center: bool = False)
         number = f"{len(found.usable)}"
         one_crop = max(image.size) <= LONG * min(image.size)
         if one_crop or center:
-            caption = printable(captions.get(Path(path).stem, ""), MAX_CAPTION)
+            caption = printable(captions.texts.get(path, ""), MAX_CAPTION)
             found.crops.append((crop(image, size), f"{number} {caption}".strip()))
             continue
         wide = image.width > image.height
@@ -58,20 +67,21 @@ def inspect_photos(paths: Sequence[str] | None, size: int, center: bool = False)
     return found
 
 
-def _separate_captions(paths: Sequence[str]) -> tuple[list[str], dict[str, str], list[str]]:
-    """Photos, captions by their photo's stem, and a sentence for each file that is not used."""
-    photos = [path for path in paths if Path(path).suffix.lower() != CAPTION]
-    stems, captions, refused = {Path(path).stem for path in photos}, {}, []
+def _separate_captions(paths: Sequence[str]) -> tuple[list[Path], Captions, list[str]]:
+    """Photos, their captions, and a sentence for each other file that is of no use."""
+    files = [Path(path) for path in paths]
+    photos = [path for path in files if not is_caption_file(path)]
+    try:
+        captions, refused = match_captions(photos, [p for p in files if is_caption_file(p)]), []
+    except ValueError as error:  # metadata that cannot be read
+        captions, refused = Captions(), [printable(str(error))]
     if len(photos) > MAX_PHOTOS:
         refused.append(f"Only the first {MAX_PHOTOS} photos are used.")
-    for path in (Path(path) for path in paths if path not in photos):
-        if path.stem not in stems:
-            refused.append(printable(f"{path.name} is no photo's caption; name it like its photo."))
-            continue
-        try:
-            captions[path.stem] = read_caption(path) or ""
-        except ValueError as error:
-            refused.append(printable(f"{path.name} cannot be used: {error}."))
+    refused += [
+        printable(f"{path.name} is used without a caption: {reason}.")
+        for path, reason in captions.broken.items()
+    ]
+    refused += [printable(f"{reason}.") for reason in captions.unused.values()]
     return photos[:MAX_PHOTOS], captions, refused
 
 
@@ -92,7 +102,7 @@ def save_photos(paths: Sequence[str], folder: Path) -> int:
         if scale < 1:  # no base sees more, so more would only fill the disk
             image = image.resize([round(scale * side) for side in image.size])
         save_png(image, folder / f"{count:03d}.png")
-        if caption := captions.get(Path(path).stem):
+        if caption := captions.texts.get(path):
             (folder / f"{count:03d}{CAPTION}").write_text(caption, "utf-8")
         count += 1
     return count

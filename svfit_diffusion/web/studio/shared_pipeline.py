@@ -23,7 +23,13 @@ from ...adapter import find_projections, fingerprint
 from ...concept import printable
 from ...families import TOYBOX, base_name, load_base, recognise
 from ...generation import Parameters, generate, parameters, pick_device, pick_dtype
-from ...pipeline import load_concept, remove_concept, set_concepts, trigger_clash
+from ...pipeline import (
+    load_concept,
+    remove_concept,
+    set_concepts,
+    trigger_clash,
+    warn_unread_prompt,
+)
 from ...sharing import Exported, export_lora
 from .cards import MAX_LABEL, Card
 
@@ -41,6 +47,13 @@ class Step:
     picture: int
     done: int
     image: Image.Image | None
+
+
+@dataclass(frozen=True)
+class Remark:
+    """A sentence for whoever asked for a job, such as on words that the base does not read."""
+
+    sentence: str
 
 
 @dataclass(frozen=True)
@@ -121,8 +134,8 @@ class SharedPipeline:
 
     def generate(
         self, job: Job, stop: threading.Event
-    ) -> Iterator[Step | tuple[Image.Image, Parameters]]:
-        """Generate a job's pictures: each step, and each picture with its parameters.
+    ) -> Iterator[Step | Remark | tuple[Image.Image, Parameters]]:
+        """Generate a job's pictures: remarks, each step, each picture with its parameters.
 
         stop: ends it after the current step. Closing this generator stops it too.
         """
@@ -145,6 +158,8 @@ class SharedPipeline:
             for i, seed in enumerate(range(job.seed, job.seed + job.num)):
                 with self._lock:
                     self._activate(active)
+                    if i == 0:
+                        self._remark(job, put)
                     callback = self._step_callback(i, stop, put)
                     put(next(generate(self.pipe, job.prompt, 1, seed, callback, **job.options)))
         except Stopped:
@@ -152,6 +167,13 @@ class SharedPipeline:
         except BaseException as error:
             put(error)
         put(None)
+
+    def _remark(self, job: Job, put: Any) -> None:
+        """Report what the base does not read of the prompts, with the job's concepts loaded."""
+        negative = job.options.get("negative_prompt") or ""
+        for what, text in (("prompt", job.prompt), ("negative prompt", negative)):
+            if sentence := warn_unread_prompt(self.pipe, text, what):
+                put(Remark(f"{sentence[:1].upper()}{sentence[1:]}"))
 
     def _step_callback(self, picture: int, stop: threading.Event, put: Any) -> Any:
         """A function for after each step: reports the step, and decodes a preview now and then."""
@@ -200,7 +222,7 @@ def unique_names(concepts: Sequence[tuple[Card, float]]) -> dict[str, tuple[Card
     found: dict[str, tuple[Card, float]] = {}
     for card, strength in concepts:
         for other, (known, _) in found.items():
-            if word := trigger_clash(card.concept.calls(), known.concept.calls()):
+            if word := trigger_clash(card.concept.all_triggers(), known.concept.all_triggers()):
                 token = printable(word, MAX_LABEL)
                 raise ValueError(
                     f"{other} and {card.name} are both called by {token!r}; "

@@ -7,6 +7,7 @@ is open.
 from __future__ import annotations
 
 import sys
+import time
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,7 @@ def main(folder: str) -> int:
 
 def _work(run: Run) -> int:
     try:
-        run.write(state="preparing")
+        run.write(state="preparing", preparing_since=time.time())
         from ...settings import AUTO, TrainConfig
         from ...training import train
 
@@ -44,7 +45,12 @@ def _work(run: Run) -> int:
         config = TrainConfig(**run.config["training"], **resumed)
         steps = None if config.max_train_steps == AUTO else config.max_train_steps
         reporter = Reporter(run, steps, config.seed)
-        trained = train(config, progress=False, report=reporter)
+        trained = train(
+            config,
+            progress=False,
+            report=reporter,
+            on_summary=lambda summary: run.write(summary=summary),
+        )
         remarks = " ".join(filter(None, (*trained.advice, trained.length)))
         if message := trained.stopped if trained.exit_status else remarks:
             run.write(message=f"{message[:1].upper()}{message[1:]}")
@@ -102,7 +108,7 @@ def _sheet(config: Any, trained: Any) -> tuple[Image.Image, Image.Image]:
     from ...pipeline import load_concept
     from ...training import DTYPES
 
-    pipe = load_base(config.pretrained_model_name_or_path, DTYPES[config.mixed_precision])
+    pipe = load_base(config.pretrained_model_name_or_path, DTYPES[config.mixed_precision or "no"])
     pipe.to(pick_device()).set_progress_bar_config(disable=True)
     prompts = [scene.format(trained.concept.trigger) for scene in SCENES]
     before, _ = next(generate(pipe, prompts[0], seed=config.seed))
