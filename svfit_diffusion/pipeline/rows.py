@@ -192,6 +192,10 @@ class TriggerRows(nn.Module, Strengths):
         if adapter not in self.active_adapters:
             self._active_adapter = [*self._present(self.active_adapters), adapter]
 
+    def move_adapter(self, adapter: str, device: object) -> None:
+        """Move an adapter's rows to a device."""
+        self.svfit_rows[adapter].to(device)
+
     def merged_strength(self, adapter: str) -> float:
         """The strength at which an adapter was merged."""
         return self.base_layer.strengths[adapter]
