@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ..concept import Concept, Trigger
-from .rows import Word, install_rows, rows_of, uninstall_rows
+from .embedding import install_rows, rows_of, uninstall_rows
+from .rows import Word
 from .saving import SavesWords
 from .tokenizer import listen, new_ids, plain_ids, stop_listening
 from .words import token_names

@@ -8,7 +8,8 @@ from helpers.tiny_pipelines import load
 
 from svfit_diffusion.concept import Trigger
 from svfit_diffusion.pipeline import trigger
-from svfit_diffusion.pipeline.rows import FIRST_ID, rows_of
+from svfit_diffusion.pipeline.embedding import rows_of
+from svfit_diffusion.pipeline.rows import FIRST_ID
 from svfit_diffusion.pipeline.words import put_names
 
 
