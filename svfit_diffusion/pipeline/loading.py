@@ -28,9 +28,8 @@ from .matching import check_base, put_on
 from .model_methods import install_methods, uninstall_methods
 from .naming import adapter_name, check_names, check_strength, trigger_words
 from .offloading import at_rest
-from .tokenizer import heard_words
 from .verification import check_basis
-from .words import put_names
+from .word import heard_words, put_names
 
 
 @one_at_a_time

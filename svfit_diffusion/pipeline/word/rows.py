@@ -18,7 +18,7 @@ import torch
 from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import Tensor, nn
 
-from ..adapter import Strengths
+from ...adapter import Strengths
 from .words import token_names
 
 FIRST_ID = 1_000_000  # of learned tokens: no vocabulary is as large
