@@ -47,17 +47,25 @@ def add_command(commands: Any) -> None:
         help="extractors, the first one decides: dino, dinov2, clip (each "
         "optionally =FOLDER), efficientnet-lite0, efficientnet-lite0-grid (default: dino,clip)",
     )
+    command.add_argument("--output_dir", default="svfit-evaluation", type=expanded,
+                         help="pictures and scores")  # fmt: skip
+    add_overwrite(command, "pictures of other settings, and scores")
+    _add_preset(command)
+    command.set_defaults(run=_run)
+
+
+def _add_preset(command: argparse.ArgumentParser) -> None:
+    """The flags of the published benchmark."""
     command.add_argument("--preset", choices=("dreambooth",), help="the published benchmark")
     command.add_argument(
         "--dataset_dir", type=expanded, help="of the preset: its folder of 30 subjects' folders"
     )
     command.add_argument("--max_train_steps", type=int, help="of the preset (default: the rule's)")
-    command.add_argument("--mixed_precision", choices=("no", "fp16", "bf16"),
-                         help="of the preset (default: the launcher's, or no)")  # fmt: skip
-    command.add_argument("--output_dir", default="svfit-evaluation", type=expanded,
-                         help="pictures and scores")  # fmt: skip
-    add_overwrite(command, "pictures of other settings, and scores")
-    command.set_defaults(run=_run)
+    command.add_argument(
+        "--mixed_precision",
+        choices=("no", "fp16", "bf16"),
+        help="of the preset's trainings (default: the launcher's, or no)",
+    )
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -38,6 +38,19 @@ def add_command(commands: Any) -> None:
     command.add_argument("--guidance", type=float, help="how closely the prompt is followed")
     command.add_argument("--width", type=int, help="pixels (default: the base's)")
     command.add_argument("--height", type=int, help="pixels (default: the base's)")
+    _add_memory(command)
+    command.add_argument(
+        "--output_dir",
+        default="svfit-pictures",
+        type=expanded,
+        help="folder of the PNGs, each under a free name",
+    )
+    add_overwrite(command)
+    command.set_defaults(run=_generate)
+
+
+def _add_memory(command: argparse.ArgumentParser) -> None:
+    """The flags of precision and memory."""
     command.add_argument(
         "--dtype",
         choices=("float32", "float16", "bfloat16"),
@@ -49,14 +62,6 @@ def add_command(commands: Any) -> None:
         choices=("model", "sequential"),
         help="keep idle components, or idle layers, of the base in main memory",
     )
-    command.add_argument(
-        "--output_dir",
-        default="svfit-pictures",
-        type=expanded,
-        help="folder of the PNGs, each under a free name",
-    )
-    add_overwrite(command)
-    command.set_defaults(run=_generate)
 
 
 def _generate(arguments: argparse.Namespace) -> int:
