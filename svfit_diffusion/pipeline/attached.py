@@ -17,7 +17,7 @@ from torch import nn
 from ..adapter import SVFitLinear
 from ..concept import Concept, Trigger
 from ..families import recognise
-from .rows import rows_of
+from .word import rows_of
 
 CONCEPTS = "_svfit_concepts"  # attribute of a model: adapter name -> Attached
 

@@ -24,12 +24,12 @@ from .activity import others_active, set_active, set_strengths, tuner_layers
 from .attached import CONCEPTS, Attached, Loaded, attach, check_whole, detach, loaded_concepts
 from .fusing import unfuse_concepts
 from .locking import one_at_a_time
-from .matching import adapter_name, check_base, check_names, check_strength, put_on, trigger_words
+from .matching import check_base, put_on
 from .model_methods import install_methods, uninstall_methods
+from .naming import adapter_name, check_names, check_strength, trigger_words
 from .offloading import at_rest
-from .tokenizer import heard_words
 from .verification import check_basis
-from .words import put_names
+from .word import heard_words, put_names
 
 
 @one_at_a_time

@@ -17,7 +17,7 @@ from torch import nn
 
 from .activity import active_names, set_active, tuner_layers
 from .attached import CONCEPTS
-from .saving import with_words
+from .word import with_words
 
 log = logging.getLogger(__name__)
 

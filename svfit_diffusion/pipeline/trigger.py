@@ -13,10 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from ..concept import Concept, Trigger
-from .rows import Word, install_rows, rows_of, uninstall_rows
-from .saving import SavesWords
-from .tokenizer import listen, new_ids, plain_ids, stop_listening
-from .words import token_names
+from .word import (
+    SavesWords,
+    Word,
+    install_rows,
+    listen,
+    new_ids,
+    plain_ids,
+    rows_of,
+    stop_listening,
+    token_names,
+    uninstall_rows,
+)
 
 MAX_TOKENS = 1_000  # rows of learned words in one text encoder
 

@@ -8,8 +8,9 @@ from helpers.tiny_pipelines import load
 
 from svfit_diffusion.concept import Trigger
 from svfit_diffusion.pipeline import trigger
-from svfit_diffusion.pipeline.rows import FIRST_ID, rows_of
-from svfit_diffusion.pipeline.words import put_names
+from svfit_diffusion.pipeline.word.embedding import rows_of
+from svfit_diffusion.pipeline.word.rows import FIRST_ID
+from svfit_diffusion.pipeline.word.words import put_names
 
 
 def teach(pipe, rows, train=False, word="sks", adapter="rex"):

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from svfit_diffusion.pipeline.loading import convert_prompt, load_concept, remove_concept
-from svfit_diffusion.pipeline.words import find_words, put_names, token_names
+from svfit_diffusion.pipeline.word.words import find_words, put_names, token_names
 
 
 def rows_of_several(concept, count):

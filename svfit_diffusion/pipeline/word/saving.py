@@ -17,8 +17,9 @@ import torch
 from tokenizers import AddedToken
 from torch import Tensor, nn
 
+from .embedding import TABLE
 from .instance_class import take_out
-from .rows import PLACE, TABLE, FusedRows, Word
+from .rows import PLACE, FusedRows, Word
 from .tokenizer import ROWS, HearsWords, fused_rows, plain_ids
 
 log = logging.getLogger(__name__)

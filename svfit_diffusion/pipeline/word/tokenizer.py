@@ -13,8 +13,9 @@ from typing import Any
 
 from torch import nn
 
+from .embedding import rows_of
 from .instance_class import InstanceMixin, mix_in, take_out
-from .rows import FIRST_ID, FusedRows, TriggerRows, Word, rows_of
+from .rows import FIRST_ID, FusedRows, TriggerRows, Word
 from .words import find_words
 
 ROWS = "_svfit_rows"  # attribute of a tokenizer: the rows of the encoders that it reads for
