@@ -84,6 +84,17 @@ class SVFitLinear(nn.Module, Mergeable, Strengths):
         for key in set(self.svfit_U) - set(self.svfit_key.values()):
             del self.svfit_U[key], self.svfit_V[key]
 
+    def move_adapter(self, adapter: str, device: object) -> None:
+        """Move an adapter's deltas, and its basis where no other adapter uses it, to a device."""
+        delta = self.svfit_delta[adapter]
+        moved = nn.Parameter(delta.detach().to(device), requires_grad=delta.requires_grad)
+        self.svfit_delta[adapter] = moved
+        key = self.svfit_key[adapter]
+        if list(self.svfit_key.values()).count(key) == 1:
+            self.svfit_U[key], self.svfit_V[key] = (
+                held[key].to(device) for held in (self.svfit_U, self.svfit_V)
+            )
+
     @torch.no_grad()
     def tie(self, adapter: str) -> None:
         """Give directions that no basis can distinguish their mean delta, or 0 (basis.py)."""

@@ -77,8 +77,9 @@ class Mergeable:
         before = self.get_base_weight()
         if self._merged is None:
             exact = self.quantization_backend is None
-            self._merged = Merged(before.to("cpu") if exact else None)
-        untouched = self._is_ours(before)
+            self._merged, untouched = Merged(before.to("cpu") if exact else None), exact
+        else:
+            untouched = self._is_ours(before)
         for adapter in names:
             value = self.svfit_delta[adapter].detach().clone(), self.svfit_scaling[adapter]
             self._merged.edits[adapter] = value

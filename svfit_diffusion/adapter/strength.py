@@ -9,14 +9,37 @@ call is put back exactly, to the number that was there before.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from peft.tuners.tuners_utils import BaseTunerLayer
+
+
+class Movable:
+    """The values of one adapter of a layer, as diffusers' set_lora_device moves them."""
+
+    def __init__(self, layer: Strengths, adapter: str) -> None:
+        self.layer, self.adapter = layer, adapter
+
+    def to(self, device: object) -> None:
+        """Move them; a basis that other adapters share stays where it is."""
+        self.layer.move_adapter(self.adapter, device)
 
 
 class Strengths(BaseTunerLayer):
     """A tuner layer that holds `svfit_scaling`: adapter -> strength."""
 
-    cast_input_dtype_enabled = True  # diffusers' layerwise casting reads it of every tuner layer
+    # What diffusers reads of every adapter layer, whatever its method: layerwise casting; how many
+    # LoRAs there are, for the name of one more; set_lora_device.
+    cast_input_dtype_enabled = True
+    r: Mapping[str, int] = MappingProxyType({})
+
+    @property
+    def lora_A(self) -> dict[str, Movable]:  # noqa: N802, diffusers' name
+        """Adapter -> its values, to be moved to another device."""
+        return {name: Movable(self, name) for name in getattr(self, self.adapter_layer_names[0])}
+
+    lora_B = lora_A  # noqa: N815
 
     def start_strengths(self) -> None:
         """No adapter, all enabled, nothing merged."""
@@ -94,6 +117,10 @@ class Strengths(BaseTunerLayer):
         else:
             for name in self.present_adapters:
                 self.svfit_scaling[name] /= scale
+
+    def move_adapter(self, adapter: str, device: object) -> None:
+        """Move an adapter's values to a device."""
+        raise NotImplementedError
 
     def drop(self, adapter: str) -> None:
         """Delete an adapter without making another one active in its place."""

@@ -83,14 +83,14 @@ class Concept:
     @property
     def trigger(self) -> str:
         """The words that call the concept, such as "sks dog"; of a combined concept, all words."""
-        return ", ".join(str(call) for call in self.calls())
+        return ", ".join(str(call) for call in self.all_triggers())
 
     @property
     def learned(self) -> bool:
         """Whether an embedding was learned for the trigger."""
         return self.trigger_rows is not None
 
-    def calls(self) -> tuple[Trigger, ...]:
+    def all_triggers(self) -> tuple[Trigger, ...]:
         """The triggers, each with its learned rows."""
         single = {self.token: (self.class_word, None, 1.0)}
         found, start, rows = [], 0, self.rows()

@@ -1,4 +1,4 @@
-"""A Hub that cannot be reached: said at once, with what the local cache holds."""
+"""Working without the Hub: whether it can be reached, and what the local cache holds."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
 
 
 def is_hub_id(base: str) -> bool:
-    """Whether a base is none of this machine, and may be one of the Hub."""
+    """Whether a base is not on this machine, and may be a Hub id."""
     return bool(_ID.fullmatch(base)) and not Path(base).exists()
 
 
 def hub_options(base: str) -> dict[str, Any]:
-    """Options of a download: of the local cache alone, where the Hub is out of reach."""
+    """Options of a download: use only the local cache if the Hub cannot be reached."""
     return {"local_files_only": True} if is_hub_id(base) and not reachable() else {}
 
 
 def reachable() -> bool:
-    """Whether the Hub answers, whatever it says."""
+    """Whether the Hub answers at all. Called once for each base that is loaded."""
     from huggingface_hub import constants
     from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
     from huggingface_hub.utils import get_session
@@ -37,7 +37,7 @@ def reachable() -> bool:
 
 
 def unreached(base: str) -> str:
-    """Why a base of the Hub cannot be had where the Hub is out of reach, as a clause."""
+    """Why a base cannot be downloaded while the Hub is unreachable, as a clause."""
     names = cached_models()
     if base in names:
         return "the Hub cannot be reached, and the local cache does not hold all of it"
@@ -46,7 +46,7 @@ def unreached(base: str) -> str:
 
 
 def cached_models() -> list[str]:
-    """Models that earlier downloads left on this machine, by name."""
+    """Names of the models in the local cache of earlier downloads."""
     from huggingface_hub import constants
 
     folders = Path(constants.HF_HUB_CACHE).glob("models--*/snapshots/*")

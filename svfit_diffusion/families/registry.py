@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from .base import Family
@@ -27,7 +28,7 @@ def recognise(pipe: Any) -> Family:
     names = [kind.__name__ for kind in type(pipe).__mro__]
     by_class = (family for family in FAMILIES if {*names} & {*family.pipelines})
     by_models = (family for family in FAMILIES if family.recognises(pipe))
-    for family in (*by_class, *by_models):
+    for family in itertools.chain(by_class, by_models):
         return family
     return family_named(names[0])
 

@@ -116,6 +116,13 @@ class Loaded:
         return [layer for _, held in sorted(self.parts.items()) for layer in held.layers]
 
     @property
+    def merged(self) -> bool:
+        """Whether any of it is fused into the weights."""
+        rows = (rows_of(model) for model in self.models.values())
+        held = (*(layer for e in self.parts.values() for layer in e.layers), *filter(None, rows))
+        return any(layer.merged_adapters for layer in held)
+
+    @property
     def missing(self) -> list[str]:
         """Components that it edits and that have it no more: replaced by hand, or unloaded."""
         wanted = {*self.concept.targets, *self.concept.trigger_shape}
@@ -168,10 +175,11 @@ def detach(model: nn.Module, name: str) -> None:
 def check_whole(pipe: Any, entry: Loaded) -> None:
     """Refuse to go on with a concept of which only a part is left on a pipeline."""
     family = recognise(pipe)
+    ids = entry.ids
     deaf = [
         tokenizer
         for tokenizer, part in family.encoders
-        if part in entry.ids and not set(entry.ids[part]) <= set(_known_ids(pipe, tokenizer))
+        if part in ids and not set(ids[part]) <= set(_known_ids(pipe, tokenizer))
     ]
     if entry.missing or deaf:
         what = (entry.missing or deaf)[0]

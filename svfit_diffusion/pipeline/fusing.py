@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..adapter import Strengths, SVFitLinear
+from ..adapter import Strengths
 from ..families import recognise
+from .activity import tuner_layers
 from .locking import one_at_a_time
 from .offloading import at_rest
-from .rows import TriggerRows
 
 
 @one_at_a_time
@@ -42,5 +42,5 @@ def unfuse_concepts(pipe: Any) -> None:
 def adapter_layers(pipe: Any) -> list[Strengths]:
     """All layers of a pipeline that hold something of a concept."""
     models = recognise(pipe).components(pipe).values()
-    kinds = (SVFitLinear, TriggerRows)
-    return [module for model in models for module in model.modules() if isinstance(module, kinds)]
+    held = (layer for model in models for layer in tuner_layers(model))
+    return [layer for layer in held if isinstance(layer, Strengths)]

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..adapter import Strengths, unpatch_attention
+from ..adapter import unpatch_attention
 from ..concept import Concept, locate, read_concept
 from ..families import Family, recognise
 from . import trigger
-from .activity import others_active, set_active
+from .activity import others_active, set_active, set_strengths, tuner_layers
 from .attached import CONCEPTS, Attached, Loaded, attach, check_whole, detach, loaded_concepts
 from .fusing import unfuse_concepts
 from .locking import one_at_a_time
@@ -69,8 +69,9 @@ def load_concept(
             entry = Attached(concept, triggers, token, basis_from, table, [], None)
             _remember(pipe, family, name, entry, plan)
             for part, model in family.components(pipe).items():
-                set_active(model, [*active[part], *([name] if strength else [])])
-                _weigh(model, {name: strength})
+                layers = tuner_layers(model)
+                set_active(layers, [*active[part], *([name] if strength else [])])
+                set_strengths(layers, {name: strength})
         except BaseException:
             _take_off(pipe, family, name, active)
             raise
@@ -107,11 +108,13 @@ def set_concepts(pipe: Any, strengths: Mapping[str, float]) -> None:
     wanted = {name: check_strength(value) for name, value in strengths.items()}
     for name in wanted:
         check_whole(pipe, held[name])
-    unfuse_concepts(pipe)
+    if any(entry.merged for entry in held.values()):
+        unfuse_concepts(pipe)
     for part, model in recognise(pipe).components(pipe).items():
         on = [name for name, entry in held.items() if wanted.get(name) and part in entry.parts]
-        set_active(model, [*others_active(model, held), *on])
-        _weigh(model, {name: wanted[name] for name in on})
+        layers = tuner_layers(model)
+        set_active(layers, [*others_active(layers, held), *on])
+        set_strengths(layers, {name: wanted[name] for name in on})
 
 
 @one_at_a_time
@@ -135,7 +138,8 @@ def swap_concept(pipe: Any, name: str, concept: Concept | str | Path, **options:
     trigger.check(pipe, family.encoders, new)
     check_basis(new, old.any.table)
     with at_rest(pipe):
-        unfuse_concepts(pipe)
+        if any(entry.merged for entry in held.values()):
+            unfuse_concepts(pipe)
         deltas = torch.from_numpy(new.deltas.astype("float32")).split(list(new.ranks))
         torch._foreach_copy_([layer.svfit_delta[name].data for layer in old.layers], deltas)
         if new.learned:
@@ -195,20 +199,8 @@ def _activity(pipe: Any, family: Family, held: Mapping[str, Loaded]) -> dict[str
     found = {}
     for part, model in family.components(pipe).items():
         on = [name for name, entry in held.items() if entry.strengths.get(part)]
-        found[part] = [*others_active(model, held), *on]
+        found[part] = [*others_active(tuner_layers(model), held), *on]
     return found
-
-
-def _weigh(model: nn.Module, strengths: Mapping[str, float]) -> None:
-    """Set strengths on a model's layers, which are switched on for it."""
-    if not strengths:
-        return
-    for layer in model.modules():
-        if isinstance(layer, Strengths):
-            if layer.disable_adapters:
-                layer.enable_adapters(True)
-            for name, strength in strengths.items():
-                layer.set_scale(name, strength)
 
 
 def _take_off(pipe: Any, family: Family, name: str, active: Mapping[str, list[str]]) -> None:
@@ -219,6 +211,6 @@ def _take_off(pipe: Any, family: Family, name: str, active: Mapping[str, list[st
         if part in tokenizers:
             trigger.forget(tokenizers[part], model, name)
         detach(model, name)
-        set_active(model, [other for other in active[part] if other != name])
+        set_active(tuner_layers(model), [other for other in active[part] if other != name])
         if CONCEPTS not in model.__dict__:
             uninstall_methods(model)

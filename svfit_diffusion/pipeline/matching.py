@@ -237,7 +237,7 @@ def check_strength(strength: float) -> float:
 
 def trigger_words(concept: Concept, token: str | None = None) -> tuple[Trigger, ...]:
     """The concept's triggers, the only one under the word `token` if that is given."""
-    found = concept.calls()
+    found = concept.all_triggers()
     if token is None:
         return found
     if len(found) > 1:
@@ -256,7 +256,7 @@ def check_names(held: Mapping[str, Any], name: str, triggers: tuple[Trigger, ...
             "another name."
         )
     for other, entry in held.items():
-        if word := trigger_clash(triggers, entry.any.triggers):
+        if word := trigger_clash(triggers, entry.triggers):
             raise ValueError(
                 f"{name!r} and {other!r} are both called by {printable(word, SHOWN)!r}; "
                 "load one of them with another word, such as token='zwx'."

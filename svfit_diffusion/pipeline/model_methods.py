@@ -15,7 +15,7 @@ from typing import Any
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from .activity import active_names, set_active
+from .activity import active_names, set_active, tuner_layers
 from .attached import CONCEPTS
 from .saving import with_words
 
@@ -47,9 +47,11 @@ def fuse_qkv_projections(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
 
 def add_adapter(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """As the model's own; the concepts that are in use stay so."""
-    ours = [name for name in active_names(model) if name in model.__dict__.get(CONCEPTS, {})]
+    held = model.__dict__.get(CONCEPTS, {})
+    ours = [name for name in active_names(tuner_layers(model)) if name in held]
     added = type(model).add_adapter(model, *args, **kwargs)
-    set_active(model, [*active_names(model), *ours])
+    layers = tuner_layers(model)
+    set_active(layers, [*active_names(layers), *ours])
     return added
 
 

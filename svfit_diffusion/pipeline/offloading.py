@@ -39,7 +39,7 @@ def offload(pipe: Any, kind: str, device: str | torch.device | None = None) -> N
 @contextlib.contextmanager
 def at_rest(pipe: Any) -> Iterator[None]:
     """While layers or weights change: no offloading hooks on the pipeline; then the same again."""
-    models = [model for model in pipe.components.values() if isinstance(model, nn.Module)]
+    models = [model for model in vars(pipe).values() if isinstance(model, nn.Module)]
     hooks = [hook for model in models for hook in _hooks(model)]
     devices = (h.execution_device for m in models if hooks for x in m.modules() for h in _hooks(x))
     device = next((device for device in devices if device is not None), None)
@@ -54,8 +54,14 @@ def at_rest(pipe: Any) -> Iterator[None]:
         for model in sequential:  # as enable_sequential_cpu_offload does
             cpu_offload(model, device, offload_buffers=len(model._parameters) > 0)
         for model in models:
-            if any("_diffusers_hook" in module.__dict__ for module in model.modules()):
+            if _may_be_grouped(model):
                 _maybe_remove_and_reapply_group_offloading(model)
+
+
+def _may_be_grouped(model: nn.Module) -> bool:
+    """Whether diffusers has a hook on a model or on its first layer, as group offloading puts."""
+    first = next((module for module in model.modules() if module._parameters), model)
+    return "_diffusers_hook" in model.__dict__ or "_diffusers_hook" in first.__dict__
 
 
 def _hooks(module: nn.Module) -> Iterator[AlignDevicesHook | CpuOffload]:

@@ -192,6 +192,10 @@ class TriggerRows(nn.Module, Strengths):
         if adapter not in self.active_adapters:
             self._active_adapter = [*self._present(self.active_adapters), adapter]
 
+    def move_adapter(self, adapter: str, device: object) -> None:
+        """Move an adapter's rows to a device."""
+        self.svfit_rows[adapter].to(device)
+
     def merged_strength(self, adapter: str) -> float:
         """The strength at which an adapter was merged."""
         return self.base_layer.strengths[adapter]
@@ -248,6 +252,8 @@ def holder_of(encoder: nn.Module) -> nn.Module:
 
 def rows_of(encoder: nn.Module) -> TriggerRows | None:
     """The rows of a text encoder, None where it has been taught no word, or they were unloaded."""
+    if not hasattr(type(encoder), "get_input_embeddings"):
+        return None  # a denoiser, of many modules
     holders = (m for m in encoder.modules() if TABLE in m._modules)
     found = next((m._modules.get(PLACE) for m in holders), None)
     return found if isinstance(found, TriggerRows) else None

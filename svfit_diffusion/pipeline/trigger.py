@@ -47,12 +47,13 @@ def teach(
         Word(call.word, tuple(next(ids) for _ in block), call.strength)
         for call, block in zip(calls, rows, strict=True)
     )
+    if rows_of(encoder) is None:
+        pool_at_end(encoder, tokenizer)
     held, place = install_rows(encoder), encoder.get_input_embeddings().weight.device
     place = "cpu" if place.type == "meta" else place
     both = torch.cat(list(rows)), torch.cat(starts)
     held.update_layer(adapter, words, *(part.to(place, torch.float32) for part in both), train)
     listen(tokenizer, held, SavesWords)
-    pool_at_end(encoder, tokenizer)
     return words
 
 
@@ -125,7 +126,7 @@ def check(pipe: Any, encoders: Iterable[tuple[str, str]], concept: Concept) -> N
     encoders: (tokenizer, text encoder), by their names in the pipeline.
     """
     shapes, known = concept.trigger_shape, {part: tokenizer for tokenizer, part in encoders}
-    nouns = [call.class_word for call in concept.calls() if call.rows]
+    nouns = [call.class_word for call in concept.all_triggers() if call.rows]
     fit = len({tokens for tokens, _ in shapes.values()}) <= 1
     for part, (tokens, width) in shapes.items():
         encoder = getattr(pipe, part, None) if part in known else None

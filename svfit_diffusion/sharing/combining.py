@@ -116,7 +116,7 @@ def _calls(concepts: Sequence[tuple[Concept, float]], words: Sequence[str] | Non
         raise ValueError(f"{len(words)} words for {len(concepts)} concepts; pass one for each.")
     found: list[Trigger] = []
     for i, (concept, weight) in enumerate(concepts):
-        own = concept.calls()
+        own = concept.all_triggers()
         if words is not None and len(own) == 1:
             own = (replace(own[0], word=words[i]),)
         if word := trigger_clash(own, tuple(found)):

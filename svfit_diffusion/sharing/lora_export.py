@@ -106,7 +106,7 @@ def plain_name(text: str) -> str:
 def lora_files(concept: Concept, path: str | Path) -> list[Path]:
     """All files that `export_lora` may write for a path, the main one first."""
     path = Path(path)
-    embeddings = [_embedding_file(path, call) for call in concept.calls() if call.rows]
+    embeddings = [_embedding_file(path, call) for call in concept.all_triggers() if call.rows]
     return [path, *embeddings, path.with_suffix(".json"), path.with_suffix(".png")]
 
 
@@ -125,9 +125,9 @@ def export_pipeline(
     plain = replace(concept, trigger_rows=None, trigger_shape={}, triggers={})
     load_concept(pipe, plain, strength, name="fused")
     fuse_concepts(pipe)
-    words = ", ".join(_write_trigger(call, pipe, family, strength) for call in concept.calls())
+    words = [_write_trigger(one, pipe, family, strength) for one in concept.all_triggers()]
     pipe.to(_dtype(dtype)).save_pretrained(folder)
-    return Exported((Path(folder),), printable(words))
+    return Exported((Path(folder),), printable(", ".join(words)))
 
 
 def _embedding_file(path: Path, call: Trigger) -> Path:
@@ -153,7 +153,7 @@ def _embeddings(
     """The words that call the subject, and path -> tensors of each learned trigger's embedding."""
     words, files = [], {}
     keys = ("emb_params",) if family.name == "sd" else ("clip_l", "clip_g")
-    for call in concept.calls():
+    for call in concept.all_triggers():
         if not call.rows:
             words.append(printable(str(call)))
             continue

@@ -156,3 +156,42 @@ def test_two_loras_and_two_concepts_in_turn(pipe, base_folder, lora):
     assert near(picture(pipe), picture(oracle))
     saved = get_peft_model_state_dict(pipe.unet, adapter_name="style")
     assert {f"unet.{key}" for key in saved} == set(lora)
+
+
+def test_a_lora_without_a_name_and_moves_of_single_adapters(pipe, base_folder, lora):
+    concept = make_concept(pipe)
+    load_concept(pipe, concept, name="rex")
+    pipe.load_lora_weights(dict(lora))
+    assert "default_0" in pipe.get_list_adapters()["unet"]
+    assert near(picture(pipe), wanted(base_folder, concept, 1.0, lora, 1.0))
+    pipe.set_lora_device(["default_0", "rex"], "meta")
+    layer = next(iter(layers(pipe.unet).values()))
+    assert layer.svfit_delta["rex"].is_meta and next(iter(layer.svfit_U.values())).is_meta
+    assert not layer.base_layer.weight.is_meta
+
+
+def text_lora(pipe):
+    """A LoRA for the text encoder too, as diffusers reads it from files."""
+    random, state = torch.Generator().manual_seed(4), {}
+    for name, module in pipe.text_encoder.named_modules():
+        if name.endswith(("q_proj", "v_proj")):
+            shapes = {"A": (RANK, module.in_features), "B": (module.out_features, RANK)}
+            for key, shape in shapes.items():
+                value = 0.3 * torch.randn(shape, generator=random)
+                state[f"text_encoder.{name}.lora_{key}.weight"] = value
+    return state
+
+
+@pytest.mark.parametrize("first", ["lora", "concept"])
+def test_a_lora_of_the_text_encoder_leaves_word_and_deltas(pipe, base_folder, lora, first):
+    concept, state = make_concept(pipe), text_lora(pipe)
+    put(pipe, concept, lora | state, first, 0.6)
+    oracle = load(base_folder)
+    load_concept(oracle, concept, strength=0.6)
+    add_densely(oracle, lora, 1.0)
+    for key in [key for key in state if "lora_A" in key]:
+        layer = oracle.text_encoder.get_submodule(
+            key[len("text_encoder.") : -len(".lora_A.weight")]
+        )
+        layer.get_base_layer().weight.data += state[key.replace("lora_A", "lora_B")] @ state[key]
+    assert near(picture(pipe), picture(oracle))

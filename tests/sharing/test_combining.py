@@ -82,8 +82,8 @@ def test_two_of_one_word_need_another(pipe):
     with pytest.raises(ValueError, match="called by 'sks' .* --words sks zwx"):
         combine([(one, 0.5), (two, 0.5)])
     made = combine([(one, 0.5), (two, 0.5)], words=["sks", "zwx"])
-    assert [call.word for call in made.calls()] == ["sks", "zwx"]
-    assert np.array_equal(made.calls()[1].rows["text_encoder"].ravel(), two.trigger_rows)
+    assert [call.word for call in made.all_triggers()] == ["sks", "zwx"]
+    assert np.array_equal(made.all_triggers()[1].rows["text_encoder"].ravel(), two.trigger_rows)
     plain = [replace(c, trigger_rows=None, trigger_shape={}) for c in (one, two)]
     assert combine([(c, 1.0) for c in plain]).trigger == "sks dog"
 

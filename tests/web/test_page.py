@@ -35,8 +35,12 @@ EVIL = "<img src=x onerror=alert(1)>\"'\x1b[2J\u202e\n"
             "run",
             {
                 **{"state": EVIL, "title": EVIL, "detail": EVIL, "percent": 0, "curve": None},
-                **{"messages": [EVIL], "pictures": [(EVIL, EVIL)], "notes": [EVIL]},
-                **{"summary": {EVIL: EVIL}},
+                **{
+                    "summary": {EVIL: EVIL},
+                    "messages": [EVIL],
+                    "pictures": [(EVIL, EVIL)],
+                    "notes": [EVIL],
+                },
             },
         ),
     ],

@@ -19,7 +19,7 @@ from ..studio import (
     pick_seed,
 )
 from . import render
-from .events import GENERATING, UNQUEUED, show_waiting, stopped, user_errors
+from .events import UNQUEUED, click_to_generate, stopped, user_errors
 
 
 class CompareActions:
@@ -99,8 +99,7 @@ def build_compare(workspace: Workspace, jobs: GenerationJobs, version: gr.Textbo
                 visible="hidden",
             )
     inputs = [names, prompt, seed]
-    event = go.click(actions.compare, inputs, [grid, live], show_progress_on=live, **GENERATING)
-    show_waiting(go, live, event)
     go.click(lambda: gr.update(visible=True), None, grid, **UNQUEUED)
+    event = click_to_generate(go, actions.compare, inputs, [grid, live], live)
     stop.click(actions.stop, cancels=[event], **UNQUEUED).then(stopped, None, live, **UNQUEUED)
     version.change(actions.choices, names, names, **UNQUEUED)

@@ -9,7 +9,8 @@ import contextlib
 import html
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import gradio as gr
 from gradio.events import Dependency
@@ -52,14 +53,19 @@ def user_errors() -> Iterator[None]:
         raise gr.Error(escape(error), print_exception=False) from error
 
 
-def show_waiting(button: gr.Button, live: gr.HTML, event: Dependency) -> None:
-    """Say in the live view, at once, that a click was heard; clear it if its event fails.
+def click_to_generate(
+    button: gr.Button, function: Callable, inputs: Any, outputs: Sequence[Any], live: gr.HTML
+) -> Dependency:
+    """A click that generates: the live view says at once that it waits; a failure clears that.
 
-    Before the event's turn comes, its own function cannot say anything.
+    The function itself cannot say so before its turn comes. The browser handles a button's clicks
+    in the order of their registration, each after the one before has returned.
     """
-    waiting = json.dumps(render.note("Waiting for its turn"))
+    waiting = json.dumps([render.note("Waiting for its turn")])
     button.click(None, None, live, js=f"() => {waiting}", **UNQUEUED)
+    event = button.click(function, inputs, outputs, show_progress_on=live, **GENERATING)
     event.failure(lambda: "", None, live, **UNQUEUED)
+    return event
 
 
 def stopped() -> str:

@@ -20,7 +20,7 @@ from ..studio import (
     Workspace,
 )
 from . import render
-from .events import GENERATING, QUEUED, UNQUEUED, escape, hidden_textbox, show_waiting, stopped
+from .events import QUEUED, UNQUEUED, click_to_generate, escape, hidden_textbox, stopped
 from .generate_actions import GenerateActions
 from .sliders import clamped_slider
 
@@ -64,8 +64,7 @@ def build_generate(
                 reuse = gr.Button("Reuse these", elem_id="reuse")
     inputs = [chosen, prompt, negative, num, new_seed, seed, *settings]
     outputs = [gallery, live, seed]
-    event = go.click(actions.generate, inputs, outputs, show_progress_on=live, **GENERATING)
-    show_waiting(go, live, event)
+    event = click_to_generate(go, actions.generate, inputs, outputs, live)
     stop.click(actions.stop, cancels=[event], **UNQUEUED).then(stopped, None, live, **UNQUEUED)
     gallery.select(actions.show_parameters, gallery, [text, details], **UNQUEUED)
     form = [chosen, prompt, negative, new_seed, seed, *settings, refilled]

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from ...generation import size_text
-from ..studio import SUCCESS_STATES, Card, Entry, Progress
+from ..studio import SUCCESS_STATES, Card, Entry, Preparation, Progress
 from .assets import render_template
 from .loss_curve import loss_curve
 
@@ -26,6 +26,11 @@ STATE_TITLES = {
     "stopped": "Stopped: what was learned so far is kept",
     "failed": "The training failed",
 }
+
+PREPARATION = (
+    "The base is loaded, your photos are encoded, and the base is asked what is behind the subject "
+    "on each of them, so that it learns the subject and not the background. Then the steps begin."
+)
 
 
 def inline_picture(image: Image.Image | Path, side: int = 256) -> Markup:
@@ -94,22 +99,38 @@ def pictures(images: Sequence[tuple[Image.Image | Path, str]]) -> str:
     return render_template("pictures.html", pictures=_inlined(images))
 
 
-def run(status: Mapping[str, Any], previews: Sequence[Path]) -> str:
-    """The state of a training: time left, previews, loss curve."""
+def run(
+    status: Mapping[str, Any], previews: Sequence[Path], preparation: Preparation | None = None
+) -> str:
+    """The state of a training: time left, previews, loss curve.
+
+    preparation: how far it is before its first step.
+    """
     state, step, steps = status.get("state", ""), status.get("step", 0), status.get("steps", 0)
     ended = state in (*SUCCESS_STATES, "failed")
+    percent = 100 * step / steps if steps and not ended else None
+    notes = [PREPARATION] if preparation else [_backgrounds(status), _trigger(status)]
     return render_template(
         "run.html",
         state=state,
         title=STATE_TITLES.get(state, state),
-        detail=_detail(status),
-        percent=100 * step / steps if steps and not ended else None,
+        detail=_preparing(preparation) if preparation else _detail(status),
+        percent=preparation.percent if preparation else percent,
         messages=list(filter(None, (status.get("message", ""), *status.get("remarks", ())))),
         pictures=_inlined(_selected(previews)),
         curve=loss_curve(status),
-        notes=list(filter(None, (_backgrounds(status), _trigger(status)))),
+        notes=list(filter(None, notes)),
         summary=status.get("summary", {}) if not ended else {},
     )
+
+
+def _preparing(now: Preparation) -> str:
+    """Beside the title: how long it has prepared, and how long it may still take."""
+    text = f"for {duration(now.seconds)}"
+    if now.expected is None:
+        return text
+    left = now.expected - now.seconds
+    return f"{text} · about {duration(left)} left, as the last time" if left > 0 else text
 
 
 def _detail(status: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ import gradio as gr
 
 from ..studio import Entry, GenerationJobs, Workspace, servable_copy
 from . import render
-from .events import GENERATING, ONE_AT_A_TIME, QUEUED, UNQUEUED, show_waiting
+from .events import ONE_AT_A_TIME, QUEUED, UNQUEUED, click_to_generate
 from .share_actions import ShareActions
 
 
@@ -43,10 +43,7 @@ def build_share(workspace: Workspace, jobs: GenerationJobs, version: gr.Textbox)
             undo = gr.Button("Restore", visible=False, size="sm", elem_id="undo")
             _library(actions, version, undo)
     file.change(actions.inspect, file, [facts, preview, add, picture, shown], **UNQUEUED)
-    event = preview.click(
-        actions.preview, file, [picture, live], show_progress_on=live, **GENERATING
-    )
-    show_waiting(preview, live, event)
+    click_to_generate(preview, actions.preview, file, [picture, live], live)
     picture.change(
         lambda image: gr.update(value=image, visible=bool(image)), picture, shown, **UNQUEUED
     )

@@ -97,7 +97,7 @@ class TrainActions:
         entry = self._entry(status.get("concept")) if success else None
         return (
             version,
-            _view(run, status),
+            self._view(run, status),
             gr.update(interactive=not active),
             gr.update(visible=active, interactive=not (run and run.stop_requested())),
             gr.update(visible=bool(run and run.resumable())),
@@ -106,6 +106,16 @@ class TrainActions:
             _download(entry),
             entry.name if entry else "",
         )
+
+    def _view(self, run: Run | None, status: dict[str, Any]) -> str:
+        if run is None:
+            return render.empty(
+                "Nothing was trained yet",
+                "Drop five to ten photos of one thing, say what it is, and press Train.",
+            )
+        preparing = status.get("state") == "preparing"
+        preparation = self.workspace.runs.preparation(run) if preparing else None
+        return render.run(status, run.previews(), preparation)
 
     def _entry(self, name: str | None) -> Entry | None:
         try:
@@ -121,15 +131,6 @@ def phrase(subject: str, token: str) -> str:
     except ValueError:
         return ""
     return render.note(f"In prompts you will call it “{token} {word}”.")
-
-
-def _view(run: Run | None, status: dict[str, Any]) -> str:
-    if run:
-        return render.run(status, run.previews())
-    return render.empty(
-        "Nothing was trained yet",
-        "Drop five to ten photos of one thing, say what it is, and press Train.",
-    )
 
 
 def _sheet(run: Run | None) -> Any:

@@ -39,7 +39,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "new_training": ["start_training"],
         "photos": ["PHOTO_SUFFIXES", "inspect_photos"],
         "presets": ["QUALITIES", "make_config"],
-        "runs": ["ACTIVE_STATES", "SUCCESS_STATES", "Run", "Runs"],
+        "runs": ["ACTIVE_STATES", "SUCCESS_STATES", "Preparation", "Run", "Runs"],
         "shared_pipeline": ["Job", "SharedPipeline"],
         "temporary_files": ["new_file", "servable_copy", "sweep_app_folder", "sweeping"],
         "words": ["class_word", "unused_token"],

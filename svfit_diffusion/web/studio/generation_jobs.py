@@ -180,7 +180,7 @@ class GenerationJobs:
         if is_withheld(image):
             return
         used = [card for card, strength in job.concepts if strength]
-        if len(used) != 1 or not any(c.word in job.prompt for c in used[0].concept.calls()):
+        if len(used) != 1 or not any(c.word in job.prompt for c in used[0].concept.all_triggers()):
             return
         for entry in self.workspace.library.entries():
             if entry.card.digest == used[0].digest and entry.preview is None:

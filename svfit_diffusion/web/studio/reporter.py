@@ -31,12 +31,15 @@ class Reporter:
         self.best: tuple[float, dict[str, Any]] | None = None
         self.smooth, self.next_preview, self.last_write = None, 0.0, 0.0
         self.durations: deque[float] = deque(maxlen=TIMED_STEPS)  # seconds of a step
-        self.last_call: float | None = None  # when the step before was reported
+        self.last_call = self.created = time.monotonic()  # when the step before was reported
+        self.prepare_seconds: float | None = None  # until the end of the first step
         (run.folder / "preview").mkdir(exist_ok=True)
 
     def __call__(self, training: Any, loss: float) -> None:
         """Record a step's loss; now and then a preview, the status, and the best state."""
-        if self.last_call is not None:  # the first step's time includes the preparation
+        if self.prepare_seconds is None:  # the first step's time includes the preparation
+            self.prepare_seconds = time.monotonic() - self.created
+        else:
             self.durations.append(time.monotonic() - self.last_call)
         if self.steps_before is None:
             self.steps_before = training.step - 1
@@ -101,6 +104,7 @@ class Reporter:
             step=training.step,
             steps=self.steps,
             left=self._seconds_left(training.step),
+            prepare_seconds=self.prepare_seconds,
             losses=self.losses[::every],
             held_out=self.held_out,
             backgrounds=training.subject.backgrounds,

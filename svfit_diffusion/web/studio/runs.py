@@ -45,6 +45,14 @@ class Run:
         """The settings that it was started with."""
         return json.loads((self.folder / "config.json").read_text())
 
+    @property
+    def base(self) -> str:
+        """The base that it trains on, as it was named; "" where the run was deleted just now."""
+        try:
+            return self.config["training"]["pretrained_model_name_or_path"]
+        except (OSError, ValueError, KeyError):
+            return ""
+
     def write_config(self, config: dict[str, Any]) -> None:
         """Store the settings for the worker."""
         (self.folder / "config.json").write_text(json.dumps(config))
@@ -102,15 +110,29 @@ class Run:
         return sorted((self.folder / "preview").glob("*.jpg"))
 
     def version(self) -> str:
-        """Changes whenever the status does."""
+        """Changes whenever the status does, and each second of the preparation."""
         status = self.status()
-        return f"{self.folder.name} {status.get('updated')} {status.get('state')}"
+        second = int(time.time()) if status.get("state") == "preparing" else ""
+        return f"{self.folder.name} {status.get('updated')} {status.get('state')} {second}"
 
     def _read_status(self) -> dict[str, Any]:
         try:
             return json.loads((self.folder / "status.json").read_text())
         except (OSError, ValueError):  # deleted by another window
             return {}
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """seconds: since it began. expected: what the last one on the same base took, if known."""
+
+    seconds: float
+    expected: float | None
+
+    @property
+    def percent(self) -> float | None:
+        """How much of the expected time is over, at most 99; None where that is not known."""
+        return min(100 * self.seconds / self.expected, 99) if self.expected else None
 
 
 class Runs:
@@ -134,6 +156,15 @@ class Runs:
         """The training that is running, if there is one."""
         run = self.latest()
         return run if run and run.alive() else None
+
+    def preparation(self, run: Run) -> Preparation:
+        """How far a run is before its first step."""
+        now = time.time()
+        seconds, expected = now - run.status().get("preparing_since", now), None
+        for other in reversed(self._all()):
+            if other.folder != run.folder and other.base == run.base and expected is None:
+                expected = other.status().get("prepare_seconds")
+        return Preparation(seconds, expected)
 
     @contextlib.contextmanager
     def new_run(self) -> Iterator[Run]:

@@ -222,7 +222,7 @@ def unique_names(concepts: Sequence[tuple[Card, float]]) -> dict[str, tuple[Card
     found: dict[str, tuple[Card, float]] = {}
     for card, strength in concepts:
         for other, (known, _) in found.items():
-            if word := trigger_clash(card.concept.calls(), known.concept.calls()):
+            if word := trigger_clash(card.concept.all_triggers(), known.concept.all_triggers()):
                 token = printable(word, MAX_LABEL)
                 raise ValueError(
                     f"{other} and {card.name} are both called by {token!r}; "

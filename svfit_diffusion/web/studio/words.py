@@ -32,7 +32,7 @@ def check_token(token: str) -> None:
 def unused_token(library: Library) -> str:
     """A rare word that no concept of the library uses as its trigger."""
     concepts = [entry.card.concept for entry in library.entries()]
-    return propose_token([call.word for concept in concepts for call in concept.calls()])
+    return propose_token([call.word for concept in concepts for call in concept.all_triggers()])
 
 
 def propose_token(taken: Sequence[str]) -> str:

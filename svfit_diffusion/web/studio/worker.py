@@ -7,6 +7,7 @@ is open.
 from __future__ import annotations
 
 import sys
+import time
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,7 @@ def main(folder: str) -> int:
 
 def _work(run: Run) -> int:
     try:
-        run.write(state="preparing")
+        run.write(state="preparing", preparing_since=time.time())
         from ...settings import AUTO, TrainConfig
         from ...training import train
 
