@@ -13,7 +13,7 @@ from PIL import Image
 
 from .. import toybox
 from ..families import base_name, recognise
-from ..pipeline import loaded_concepts, warn_unread_prompt
+from ..pipeline import check_whole, loaded_concepts, warn_unread_prompt
 from .pictures import Parameters
 from .withheld import TEXT, is_flagged, withheld_card
 
@@ -93,7 +93,9 @@ def generate(
             "takes the next seed each."
         )
     first, family = parameters(pipe, prompt, seed, **given), recognise(pipe)
-
+    for entry in loaded_concepts(pipe).values():
+        if entry.strength:
+            check_whole(pipe, entry)
     for what, text in (("prompt", first.prompt), ("negative prompt", first.negative_prompt)):
         if said := warn_unread_prompt(pipe, text, what):
             log.warning("%s", said)

@@ -22,7 +22,7 @@ __getattr__, __dir__, __all__ = lazy_names(
             "set_concepts",
             "swap_concept",
         ],
-        "attached": ["loaded_concepts"],
+        "attached": ["check_whole", "loaded_concepts"],
         "fusing": ["fuse_concepts", "unfuse_concepts"],
         "matching": [
             "base_fields",

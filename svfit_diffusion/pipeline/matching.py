@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from ..adapter import (
@@ -164,7 +165,7 @@ def _match_base(
         if concept.fingerprints[part] != _fingerprint(model, family, folders.get(part)):
             source = find_source(model, find_projections(model), family.dtype, folders.get(part))
             if not (source.coarse and concept.check):
-                raise ValueError(_wrong_base(concept, part, got, basis_from))
+                raise ValueError(_wrong_base(concept, part, model, got, basis_from))
             coarse.append(part)
     trigger.check(pipe, family.encoders, concept)  # not before: a wrong base is what is wrong
     return models, folders, check_layout(concept, models), coarse
@@ -175,8 +176,16 @@ def _base_of(pipe: Any) -> str:
     return printable(base_name(str(getattr(pipe.config, "_name_or_path", ""))), SHOWN)
 
 
-def _wrong_base(concept: Concept, part: str, got: str, basis_from: str | None) -> str:
+def _wrong_base(
+    concept: Concept, part: str, model: nn.Module, got: str, basis_from: str | None
+) -> str:
     own = printable(concept.base, SHOWN)
+    layers = (layer for layer in model.modules() if isinstance(layer, BaseTunerLayer))
+    if fused := sorted({name for layer in layers for name in layer.merged_adapters}):
+        return (
+            f"{fused[0]!r} is fused into the {part} of the pipeline {got!r}, so that its base is "
+            "not recognised; call unfuse_lora, load the concept, and fuse again."
+        )
     if basis_from:
         return (
             f"this concept was trained on {own!r}, and the {part} of {basis_from!r} is "

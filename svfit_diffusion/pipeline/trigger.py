@@ -48,32 +48,39 @@ def teach(
                 f"the trigger has rows of shape {tuple(block.shape)}, but this text encoder takes "
                 f"{width} numbers a row; the concept belongs to another base."
             )
-    starts = [start_row(tokenizer, encoder, call.class_word).expand(len(block), -1)
-              for call, block in zip(calls, rows, strict=True)]  # fmt: skip
-    ids = iter(_ids(tokenizer, encoder, adapter, calls, rows))
+    old = _held(encoder, adapter)
+    nouns = [(call.class_word, len(block)) for call, block in zip(calls, rows, strict=True)]
+    if old is not None and nouns == [(word.class_word, len(word.ids)) for word in old.words]:
+        start = old.start  # a swap, which is to be quick
+    else:
+        start = torch.cat([start_row(tokenizer, encoder, n).expand(k, -1) for n, k in nouns])
+    ids = iter(_ids(tokenizer, encoder, old, calls, rows))
     words = tuple(
-        Word(call.word, tuple(next(ids) for _ in block), call.strength)
+        Word(call.word, tuple(next(ids) for _ in block), call.strength, call.class_word)
         for call, block in zip(calls, rows, strict=True)
     )
     if rows_of(encoder) is None:
         pool_at_end(encoder, tokenizer)
     held, place = install_rows(encoder), encoder.get_input_embeddings().weight.device
     place = "cpu" if place.type == "meta" else place
-    both = torch.cat(list(rows)), torch.cat(starts)
+    both = torch.cat(list(rows)), start
     held.update_layer(adapter, words, *(part.to(place, torch.float32) for part in both), train)
     listen(tokenizer, held, SavesWords)
     return words
 
 
+def _held(encoder: nn.Module, adapter: str) -> Any:
+    """The rows that an adapter has, or None."""
+    held = rows_of(encoder)
+    return None if held is None else dict(held.svfit_rows.items()).get(adapter)
+
+
 def _ids(
-    tokenizer: Any, encoder: nn.Module, adapter: str, calls: Sequence[Trigger], rows: Sequence
+    tokenizer: Any, encoder: nn.Module, old: Any, calls: Sequence[Trigger], rows: Sequence
 ) -> tuple[int, ...]:
     """Ids for all tokens of the words; those that the adapter has, where they are as many."""
-    held = rows_of(encoder)
-    if held is not None and adapter in held.svfit_rows:
-        old = tuple(i for word in held.svfit_rows[adapter].words for i in word.ids)
-        if len(old) == sum(map(len, rows)):
-            return old
+    if old is not None and len(old) == sum(map(len, rows)):
+        return tuple(i for word in old.words for i in word.ids)
     pairs = zip(calls, rows, strict=True)
     return new_ids(
         tokenizer, encoder, [n for call, block in pairs for n in token_names(call.word, len(block))]

@@ -195,3 +195,13 @@ def test_a_lora_of_the_text_encoder_leaves_word_and_deltas(pipe, base_folder, lo
         )
         layer.get_base_layer().weight.data += state[key.replace("lora_A", "lora_B")] @ state[key]
     assert near(picture(pipe), picture(oracle))
+
+
+def test_a_fused_lora_on_a_base_without_files_is_named(pipe, lora):
+    """There the base is known by its weights, in which the LoRA now is."""
+    concept = make_concept(pipe)
+    pipe.unet.register_to_config(_name_or_path="")
+    pipe.load_lora_weights(dict(lora), adapter_name="style")
+    pipe.fuse_lora(components=["unet"])
+    with pytest.raises(ValueError, match="'style' is fused into the unet.*call unfuse_lora"):
+        load_concept(pipe, concept)

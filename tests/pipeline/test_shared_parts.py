@@ -17,6 +17,7 @@ from diffusers import (
 from helpers.tiny_pipelines import load, make_concept, make_xl_pipeline, picture
 
 from svfit_diffusion.families import recognise
+from svfit_diffusion.generation.sampling import generate
 from svfit_diffusion.pipeline.attached import loaded_concepts
 from svfit_diffusion.pipeline.loading import (
     load_concept,
@@ -155,6 +156,9 @@ def test_a_part_replaced_by_hand_is_noticed(pipe, base_folder, part):
         set_concepts(pipe, {"rex": 1})
     with pytest.raises(ValueError, match=said):
         swap_concept(pipe, "rex", concept)
+    if part == "tokenizer":
+        with pytest.raises(ValueError, match=said):
+            next(generate(pipe, "a photo of sks dog", steps=1))
     remove_concept(pipe, "rex")
     load_concept(pipe, concept, name="rex")
     assert torch.equal(picture(pipe), picture(fresh))

@@ -27,11 +27,14 @@ PLACE = "svfit_trigger"  # attribute of the module that holds the table of embed
 
 @dataclass(frozen=True)
 class Word:
-    """A learned word: the ids of its tokens, and its own share of its concept's strength."""
+    """A learned word: the ids of its tokens, its own share of its concept's strength, and the class
+    word that its rows start at.
+    """
 
     word: str
     ids: tuple[int, ...]
     share: float = 1.0
+    class_word: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
