@@ -17,8 +17,8 @@ import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-from ..families import base_name, recognise
-from ..generation import Parameters, read_parameters, save_png
+from ..families import recognise
+from ..generation import Parameters, parameters, read_parameters, save_png
 from ..settings import TrainConfig
 from .examples import seed_of
 
@@ -54,7 +54,7 @@ def fill_class_images(
     check_class_folder(config)
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
-        wanted = _parameters(pipe, prompt, size)
+        wanted = parameters(pipe, prompt, width=size, height=size)
         held = _pictures(folder)
         _check_made_by(held, wanted, config.seed)
         names = (folder / f"class-{i:05d}.png" for i in itertools.count())
@@ -81,14 +81,6 @@ def _generate(
             for image, path, seed in zip(images, batch, seeds, strict=True):
                 save_png(image, path, replace(wanted, seed=seed))
             bar.update(len(batch))
-
-
-def _parameters(pipe: Any, prompt: str, size: int) -> Parameters:
-    """What makes a class image, but for its seed."""
-    steps, guidance = recognise(pipe).sampling(pipe)
-    base = base_name(str(getattr(pipe.config, "_name_or_path", "")))
-    sampler = type(pipe.scheduler).__name__.removesuffix("Scheduler")
-    return Parameters(prompt, "", steps, sampler, guidance, 0, size, size, base)
 
 
 def _check_made_by(paths: list[Path], wanted: Parameters, seed: int) -> None:

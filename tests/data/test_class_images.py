@@ -7,6 +7,7 @@ from accelerate import Accelerator
 from helpers.tiny_pipelines import load, run
 from PIL import Image
 
+from svfit_diffusion import toybox
 from svfit_diffusion.data import fill_class_images
 from svfit_diffusion.data.examples import seed_of
 from svfit_diffusion.generation import read_parameters
@@ -61,3 +62,9 @@ def test_the_photos_folder_is_no_class_folder(config, photos):
     with pytest.raises(ValueError, match="is the folder of the photos"):
         run(config, **given, num_class_images=9)
     assert sorted(photos.iterdir()) == before
+
+
+def test_toybox_generates_its_class_images_as_it_generates_anything(fill):
+    fill("a photo of a toy", size=64, base=toybox.load(), num_class_images=1)
+    made = read_parameters(fill.folder / "class-00000.png")
+    assert (made.steps, made.guidance) == (toybox.STEPS, toybox.GUIDANCE)
