@@ -147,8 +147,10 @@ def check(pipe: Any, encoders: Iterable[tuple[str, str]], concept: Concept) -> N
         encoder = getattr(pipe, part, None) if part in known else None
         fit = fit and encoder is not None and tokens <= MAX_TOKENS
         fit = fit and encoder.get_input_embeddings().weight.shape[1] == width
+        rows = rows_of(encoder) if fit else None
+        taught = {word.class_word for word in rows.known()} if rows else set()
         for noun in nouns if fit else ():
-            fit = fit and bool(plain_ids(getattr(pipe, known[part]), noun))
+            fit = fit and (noun in taught or bool(plain_ids(getattr(pipe, known[part]), noun)))
     if not fit:
         raise ValueError(
             "this concept's learned word is not one for the text encoders of the pipeline; the "
