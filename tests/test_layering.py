@@ -34,8 +34,10 @@ def test_no_room_and_no_file_imports_against_the_order():
 @pytest.mark.parametrize("room", sorted(ROOMS))
 def test_every_name_that_a_room_lists_is_there(room):
     module = import_module(room)
+    files = {path.stem for path in (ROOT / room.replace(".", "/")).iterdir()}
     for name in getattr(module, "__all__", ()):
         assert getattr(module, name) is not None
+        assert name not in files, "importing the file would put it in the name's place"
 
 
 def imports(file):

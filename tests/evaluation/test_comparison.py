@@ -132,6 +132,7 @@ def test_command_prints_the_table(made, capsys):
     prompts.write_text("a photo of {}\n\n{} in the snow\n")
     flags = ["--reference_dir", str(PHOTOS), "--concept", str(CONCEPT), "--features", OFFLINE]
     flags += ["--num", "2", "--steps", "2", "--prompts", str(prompts), "--output_dir", str(folder)]
+    flags += ["--overwrite"]  # what the folder holds is of other settings
     assert main(["evaluate", *flags]) == 0
     said = capsys.readouterr().out
     assert "robot-" in said and "fidelity" in said and "2,336" in said
