@@ -98,7 +98,7 @@ def parts_of_plain(pipe):
     return made
 
 
-def test_families_are_told_by_their_models_and_foreign_ones_refused(pipe):
+def test_families_are_recognised_by_their_models_and_foreign_ones_refused(pipe):
     class Community:
         unet, text_encoder = pipe.unet, pipe.text_encoder
 
