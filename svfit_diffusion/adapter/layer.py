@@ -59,7 +59,9 @@ class SVFitLinear(nn.Module, Mergeable, Strengths):
     ) -> None:
         """Add an adapter whose deltas start at zero, or near it unless `init_weights`."""
         if adapter_name not in self.svfit_delta and hasattr(self.svfit_delta, adapter_name):
-            raise ValueError(f"{adapter_name!r} is a word of PyTorch's own; choose another name.")
+            raise ValueError(
+                f"{adapter_name!r} is an attribute of torch.nn.ParameterDict; choose another name."
+            )
         rank, base = basis.s.numel(), self.get_base_layer()
         bias = getattr(base, "bias", None)
         weight = base.weight if self.quantization_backend is None or bias is None else bias

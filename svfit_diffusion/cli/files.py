@@ -64,7 +64,7 @@ def _add_export(commands: Any) -> None:
 
 
 def _add_import(commands: Any) -> None:
-    parser = commands.add_parser("import", help="what of a LoRA a concept can hold")
+    parser = commands.add_parser("import", help="make a concept of what it can hold of a LoRA")
     parser.add_argument("file", type=expanded, help="a LoRA's .safetensors file (kohya, diffusers)")
     parser.add_argument(
         "--base", default="toybox", type=expanded, help="base of the LoRA (default: toybox)"

@@ -1,4 +1,4 @@
-"""Photos of a subject -> training examples.
+"""Reads the photos of a subject: decoding, cropping, pictures to tensors.
 
 A photo is decoded once, the way a viewer shows it: upright (EXIF orientation), 8-bit sRGB, first
 frame, transparency on white. A file that cannot be shown that way is refused with the reason.

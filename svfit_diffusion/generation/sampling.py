@@ -81,16 +81,15 @@ def generate(
     """Generate `num` pictures, one after the other, with the seeds seed, seed + 1, ...
 
     A picture depends on its own seed only, not on `num`. Warns of words that the base does not
-    read. watch: called after each denoising step
-    with the steps done and the latents [1, c, h, w] as the VAE decodes them. given: as for
-    parameters().
+    read. watch: called after each denoising step with the steps done and the latents [1, c, h, w]
+    as the VAE decodes them. given: as for parameters().
     """
     if num < 1:
         raise ValueError(f"num is {num}, but must be at least 1.")
     if not isinstance(seed, numbers.Integral) or not -(2**63) <= seed <= 2**64 - num:
         raise ValueError(
-            f"seed is {seed!r}, but must be a whole number from -2**63 to 2**64 - {num}: a picture "
-            "takes the next seed each."
+            f"seed is {seed!r}, but must be a whole number from -2**63 to 2**64 - {num}: each "
+            "further picture uses the next seed."
         )
     first, family = parameters(pipe, prompt, seed, **given), recognise(pipe)
     for entry in loaded_concepts(pipe).values():

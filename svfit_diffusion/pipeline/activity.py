@@ -13,7 +13,7 @@ from ..adapter import Strengths
 def tuner_layers(model: nn.Module) -> list[BaseTunerLayer]:
     """The adapter layers of a model, ours and other methods', as they come.
 
-    Four times as quick as `model.modules()`, which a swap of concepts would feel.
+    Four times as quick as `model.modules()`: swap_concept calls it.
     """
     found, waiting = [], [model]
     while waiting:

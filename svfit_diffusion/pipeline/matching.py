@@ -28,7 +28,7 @@ from ..adapter import (
 from ..concept import Concept, layout_hash, printable
 from ..families import Family, base_folder, base_name
 from . import trigger
-from .verification import basis_of, check_basis, check_table, known_basis, measure
+from .verification import basis_of, check_basis, check_table, measure, without_basis_warning
 
 log = logging.getLogger(__name__)
 SHOWN = 60  # characters of a file's text in a sentence
@@ -101,7 +101,7 @@ def put_on(
             basis_from=folders.get(part),
             inference_mode=True,
         )
-        with known_basis():
+        with without_basis_warning():
             patch_attention(models[part], config, name, concept.targets[part])
         set_deltas(models[part], name, deltas)
 

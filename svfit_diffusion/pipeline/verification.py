@@ -32,7 +32,7 @@ def basis_of(
     rules: dict[str, dict[str, int]] = {part: {} for part in models}
     for projection, rank in zip(plan, ranks, strict=True):
         rules[projection.part][projection.local] = rank
-    with known_basis():
+    with without_basis_warning():
         found = {
             part: load_bases(models[part], rule, family.dtype, folders.get(part))
             for part, rule in rules.items()
@@ -42,8 +42,8 @@ def basis_of(
 
 
 @contextlib.contextmanager
-def known_basis() -> Iterator[None]:
-    """Where the self-check tells how good the basis is, the general warning is one too many."""
+def without_basis_warning() -> Iterator[None]:
+    """Silence the warning about the basis's source: the self-check reports the exact error."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="the basis is taken from")
         yield
@@ -63,7 +63,10 @@ def measure(deltas: np.ndarray, table: np.ndarray) -> tuple[float, ...]:
 
 
 def check_basis(concept: Concept, table: np.ndarray, coarse: Sequence[str] = ()) -> None:
-    """Refuse a basis that would paint something else; `coarse`: components cast to bfloat16."""
+    """Raise ValueError where the basis gives another edit than the file's self-check says.
+
+    coarse: components whose weights are only there as a cast to bfloat16.
+    """
     if not concept.check:
         return
     error = self_check_deviation(measure(concept.deltas, table), concept.check, concept.deltas)

@@ -45,7 +45,7 @@ class PhotoSettings:
     cache_dir: str | None = option(None, "where a dataset is cached", path=True)
     repeats: int = option(1, "how often a photo counts in an epoch", above=0)
     resolution: int | None = option(
-        None, "pixels, squared or of a bucket; default: the base's", above=0
+        None, "side of the square, or size of a bucket, in pixels; default: the base's", above=0
     )
     center_crop: bool = option(False, "crop only the middle, not three places, of long photos")
     random_flip: bool = option(False, "mirror half of the pictures")

@@ -82,7 +82,7 @@ class ScheduleSettings:
 
     @property
     def most_steps(self) -> int:
-        """The number of the last step, at the latest."""
+        """The largest number of steps."""
         return MOST_AUTO_STEPS if self.max_train_steps == AUTO else self.max_train_steps
 
 

@@ -40,10 +40,10 @@ PLACES = (
 GRADIENT, NEAREST = "on a {} to {} gradient", 3  # of each edge's colour, the nearest names
 ANYTHING = "a thing"
 PHRASES = (*(f"on a {colour} background" for colour in COLOURS), *PLACES)
-SAMPLES, MORE = 4, 8  # noisy versions of a photo that each phrase is tried on, and the best ones
-BEST = 4
-MOST = 20  # photos whose background is recognised; more are seldom without captions
-LEAST = 0.02  # share of the error that a phrase must save, and twice what the next one saves
+FIRST_SAMPLES, FINAL_SAMPLES = 4, 8  # noisy versions of a photo: for each phrase, for the finalists
+FINALISTS = 4
+MAX_PHOTOS = 20  # photos whose background is recognised; more are seldom without captions
+MIN_GAIN = 0.02  # share of the error that a phrase must save, and twice what the next one saves
 
 
 def candidate_captions(subject: Subject) -> list[str]:
@@ -79,7 +79,7 @@ def recognise_backgrounds(objective: Objective, model: nn.Module, progress: bool
 
 
 def complete_captions(subject: Subject, phrases: Sequence[str]) -> None:
-    """End the captions of a subject's unnamed photos by a phrase each, by none where it is ""."""
+    """Append a phrase to the caption of each unnamed photo; "" appends nothing."""
     captions = list(subject.examples.captions)
     for photo, phrase in zip(_unnamed_photos(subject), phrases, strict=True):
         captions[photo] = _with_phrase(captions[photo], phrase)
@@ -94,18 +94,18 @@ def _with_phrase(caption: str, phrase: str) -> str:
 
 def _unnamed_photos(subject: Subject) -> list[int]:
     """The photos whose backgrounds are recognised."""
-    return list(subject.unnamed)[:MOST]
+    return list(subject.unnamed)[:MAX_PHOTOS]
 
 
 def _neutral(subject: Subject, photo: int) -> str:
-    """A photo's caption, whatever the subject is."""
+    """A photo's caption, with the trigger and the class word replaced by "a thing"."""
     caption = subject.examples.captions[photo]
     token, noun = subject.token, subject.class_word
     return caption.replace(f"{token} {noun}", ANYTHING).replace(f"{noun} {token}", ANYTHING)
 
 
 def _phrase_sets(subject: Subject, photo: int) -> tuple[tuple[str, ...], ...]:
-    """Phrases for a photo; each set is for where nothing of the one before is clear."""
+    """Phrases for a photo; each set is tried only if no phrase of the one before is clear."""
     top, bottom = (_nearest(colour) for colour in subject.unnamed[photo])
     pairs = ((a, b) for a in top for b in bottom if a != b)
     return PHRASES, tuple(GRADIENT.format(a, b) for a, b in pairs)
@@ -132,13 +132,15 @@ def _best_phrase(objective: Objective, model: nn.Module, photo: int) -> str:
         return {text: (1 - errors(text, count) / plain).mean().item() for text in phrases}
 
     for phrases in _phrase_sets(objective.subject, photo):
-        first = gains(phrases, SAMPLES)
-        best = sorted(first, key=first.get)[-BEST:]
-        more = gains(best, MORE)
+        first = gains(phrases, FIRST_SAMPLES)
+        best = sorted(first, key=first.get)[-FINALISTS:]
+        more = gains(best, FINAL_SAMPLES)
         saved = {
-            text: (SAMPLES * first[text] + MORE * more[text]) / (SAMPLES + MORE) for text in best
+            text: (FIRST_SAMPLES * first[text] + FINAL_SAMPLES * more[text])
+            / (FIRST_SAMPLES + FINAL_SAMPLES)
+            for text in best
         }
         *_, second, winner = sorted(best, key=saved.get)
-        if saved[winner] > max(LEAST, 2 * saved[second]):
+        if saved[winner] > max(MIN_GAIN, 2 * saved[second]):
             return winner
     return ""

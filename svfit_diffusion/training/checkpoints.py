@@ -1,4 +1,4 @@
-"""Checkpoints of a training: a folder each, whole or not there, the old ones kept until then.
+"""Checkpoints of a training: a folder each, written atomically; old ones are deleted only after.
 
 Only what is trained is in them (parameters and optimizer, some kilobytes): randomness depends on
 the seed and the step alone, and the frozen base is at hand. A checkpoint is complete when its
@@ -73,7 +73,7 @@ class Checkpoints:
             raise
         path = _settle(fresh)
         self.own.add(path.name)
-        kept = [old for old in self.held() if old.name in self.own][-(self.limit or 0) :]
+        kept = [old for old in self.held() if old.name in self.own][-(self.limit or 0) :]  # 0: all
         for old in self.held():
             if old not in kept:
                 _remove(old)

@@ -1,13 +1,13 @@
 """How long to train, where nobody says: `--max_train_steps auto`.
 
-A photo is held out (of fewer than four photos none: then fixed crops and noise of all of them stand
-in), and the training's own loss on it, at fixed noise and timesteps, is measured as the training
-goes on. The best state is kept. The training ends when the last PATIENCE measurements lowered the
-loss, smoothed over SMOOTHED of them, by no more than SETTLED of what all before them did, or at
-`settings.MOST_AUTO_STEPS`.
+A photo is held out (with fewer than four photos none is: fixed crops and noise of all of them are
+used then), and the training's own loss on it, at fixed noise and timesteps, is measured as the
+training goes on. The best state is kept. The training ends when the last PATIENCE measurements
+lowered the loss, smoothed over SMOOTHED of them, by no more than SETTLED of what all before them
+did, or at `settings.MOST_AUTO_STEPS`.
 
-The measurements are EVERY steps apart, later a GROWTH-th of the steps done: patience grows with
-what it waits for. All of it follows from the losses measured so far, so that a resumed training
+The measurements are EVERY steps apart at first and step / GROWTH steps later, so that a long
+training waits longer. All of it follows from the losses measured so far, so that a resumed training
 ends where an unbroken one does.
 """
 
@@ -105,7 +105,7 @@ class AutoLength:
         return text
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """It as a checkpoint keeps it: tensors and settings."""
+        """What a checkpoint stores of it: tensors and settings."""
         return {BEST + name: value for name, value in self.best.items()}, {"curve": self.curve}
 
     def load_state(self, tensors: dict[str, Tensor], settings: dict[str, Any]) -> None:

@@ -126,7 +126,7 @@ class Training:
         self._warn(self.remarks)
 
     def _complete_captions(self) -> None:
-        """End the captions that nobody wrote by what is behind the subject.
+        """Append the recognised background to captions that the user did not write.
 
         With `offload` all captions in question are encoded first, and the text encoders leave.
         """

@@ -31,7 +31,7 @@ class Part(NamedTuple):
     weight: float = 1.0
 
     def split(self, size: int) -> list[Part]:
-        """It in parts of at most `size` pictures."""
+        """The same pictures, in parts of at most `size`."""
         starts = range(0, len(self.batch.photos), size)
         return [self._replace(batch=self.batch.part(slice(i, i + size))) for i in starts]
 

@@ -54,7 +54,7 @@ class Identity:
         self.processes = accelerator.num_processes
 
     def written(self) -> dict[str, Any]:
-        """It as a checkpoint keeps it."""
+        """What a checkpoint stores of it."""
         return dict(vars(self))
 
     def check(self, name: str, written: dict[str, Any]) -> None:

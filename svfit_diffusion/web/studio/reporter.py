@@ -19,7 +19,7 @@ TIMED_STEPS = 20  # the last steps, whose median duration predicts the time left
 class Reporter:
     """Called after each training step; stops the training, at its best state, on request.
 
-    steps: of the training; None where its length is automatic: it keeps its best state itself.
+    steps: of the training; None if its length is automatic: AutoLength then keeps the best state.
     """
 
     def __init__(self, run: Run, steps: int | None, seed: int) -> None:
