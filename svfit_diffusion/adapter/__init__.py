@@ -23,10 +23,10 @@ __getattr__, __dir__, __all__ = lazy_names(
         ],
         "basis": ["Basis", "parse_rank", "resolve_rank"],
         "cache": ["find_source", "fingerprint", "load_bases", "loaded_weight"],
-        "config": ["SVFitConfig"],
         "layer": ["SVFitLinear"],
         "strength": ["Strengths"],
         "tuner": [
+            "SVFitConfig",  # not from config.py: only tuner.py registers it with peft
             "SVFitModel",
             "get_deltas",
             "layers",

@@ -1,5 +1,8 @@
 """SVFit is a general method: a text classifier and a ViT, from random weights, through peft."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from peft import get_peft_model
@@ -61,3 +64,17 @@ def test_fine_tuning_lowers_the_loss(task):
     assert losses[-1] < 0.5 * losses[0]
     moved = [p.abs().max().item() for n, p in tuned.named_parameters() if "svfit_delta" in n]
     assert min(moved) > 0
+
+
+def test_whoever_imports_the_configuration_alone_can_use_it():
+    code = (
+        "from svfit_diffusion import SVFitConfig\n"
+        "from peft import get_peft_model\n"
+        "from torch import nn\n"
+        "model = nn.Sequential(nn.Linear(4, 4))\n"
+        "get_peft_model(model, SVFitConfig(r=2, target_modules=['0']))\n"
+        "print(type(model[0]).__name__)\n"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout.strip() == "SVFitLinear", done.stderr
