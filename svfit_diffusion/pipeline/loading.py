@@ -141,7 +141,8 @@ def swap_concept(pipe: Any, name: str, concept: Concept | str | Path, **options:
         if any(entry.merged for entry in held.values()):
             unfuse_concepts(pipe)
         deltas = torch.from_numpy(new.deltas.astype("float32")).split(list(new.ranks))
-        torch._foreach_copy_([layer.svfit_delta[name].data for layer in old.layers], deltas)
+        with torch.no_grad():
+            torch._foreach_copy_([layer.svfit_delta[name] for layer in old.layers], deltas)
         if new.learned:
             trigger.teach_concept(pipe, family.encoders, name, triggers)
         for entry in old.parts.values():
