@@ -9,7 +9,7 @@ call is put back exactly, to the number that was there before.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -26,6 +26,27 @@ class Movable:
         self.layer.move_adapter(self.adapter, device)
 
 
+class MovableAdapters(Mapping):
+    """Adapter -> its values, to be moved to another device; a view of what the layer has."""
+
+    def __init__(self, layer: Strengths) -> None:
+        self.layer = layer
+
+    def __getitem__(self, adapter: str) -> Movable:
+        if adapter not in self._held():
+            raise KeyError(adapter)
+        return Movable(self.layer, adapter)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._held())
+
+    def __len__(self) -> int:
+        return len(self._held())
+
+    def _held(self) -> Mapping:
+        return getattr(self.layer, self.layer.adapter_layer_names[0])
+
+
 class Strengths(BaseTunerLayer):
     """A tuner layer that holds `svfit_scaling`: adapter -> strength."""
 
@@ -35,9 +56,9 @@ class Strengths(BaseTunerLayer):
     r: Mapping[str, int] = MappingProxyType({})
 
     @property
-    def lora_A(self) -> dict[str, Movable]:  # noqa: N802, diffusers' name
+    def lora_A(self) -> MovableAdapters:  # noqa: N802, diffusers' name
         """Adapter -> its values, to be moved to another device."""
-        return {name: Movable(self, name) for name in getattr(self, self.adapter_layer_names[0])}
+        return MovableAdapters(self)
 
     lora_B = lora_A  # noqa: N815
 
