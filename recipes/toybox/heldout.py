@@ -35,7 +35,7 @@ def main() -> None:
         near = [[TRAIN[i].name, round(float(v), 3)] for i, v in zip(index, value, strict=True)]
         rows.append({"split": item.split, "cluster": item.cluster, "name": item.name,
                      "nearest_training": near})  # fmt: skip
-        print(f"{item.split:7}{item.cluster:11}{item.name:15}{near}")
+        print(f"{item.split:8}{item.cluster:12}{item.name:15}{near}")
     quantiles = dict(zip(("q50", "q75", "q90", "q95"),
                          np.quantile(usual, (0.5, 0.75, 0.9, 0.95)).round(3).tolist(),
                          strict=True))  # fmt: skip
