@@ -49,6 +49,12 @@ def read_objects(path: Path) -> tuple[ToyObject, ...]:
     return tuple(items)
 
 
+def read_more(path: Path) -> tuple[ToyObject, ...]:
+    """Objects that are trained on without a name: captions call them by their class, or a thing."""
+    rows = [line.split(" | ") for line in path.read_text("utf-8").splitlines() if line[0] != "#"]
+    return tuple(ToyObject("more", "", slug, "thing", kind) for slug, kind in rows)
+
+
 OBJECTS = read_objects(Path(__file__).with_name("objects.txt"))
 TRAIN = tuple(item for item in OBJECTS if item.split == "train")
 DEV = tuple(item for item in OBJECTS if item.split == "dev")
@@ -56,4 +62,5 @@ SEALED = tuple(item for item in OBJECTS if item.split == "sealed")
 SEALED2 = tuple(item for item in OBJECTS if item.split == "sealed2")
 HELD_OUT = DEV + SEALED + SEALED2
 REFERENCES = tuple(item for item in OBJECTS if item not in SEALED2)  # what a judge compares with
+MORE = read_more(Path(__file__).with_name("more.txt"))
 BY_NAME = {item.name: item for item in OBJECTS}
