@@ -38,6 +38,17 @@ SEEDS = 4  # pictures of each prompt
 Draw = Callable[[list[str], list[int]], list[Image.Image]]  # prompts, seeds -> pictures
 
 
+def halved(pipe) -> None:
+    """Let a pipeline's UNet compute in bfloat16, which takes half the time on newer cores."""
+    forward = pipe.unet.forward
+
+    def run(*args, **kwargs):
+        with torch.autocast("cpu", torch.bfloat16):
+            return forward(*args, **kwargs)
+
+    pipe.unet.forward = run
+
+
 def jobs(noun: str, seeds: int) -> tuple[list[str], list[int]]:
     """Prompts and seeds of all pictures of one noun; each prompt's lie side by side."""
     words = [prompt.words.format(with_article(noun)) for prompt in PROMPTS for _ in range(seeds)]
@@ -116,6 +127,7 @@ def main() -> None:
     from check import draw, open_pipeline
 
     pipe, facts = open_pipeline(None)
+    halved(pipe)
     scale, near, drawn = Scale(), {}, {}
     for name in NAMES:
         kind = BY_NAME[name].kind

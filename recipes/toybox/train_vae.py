@@ -21,10 +21,13 @@ from diffusers.training_utils import EMAModel
 from fast_norm import quicken
 from hogwild import run_workers
 from muon import Optimizers
+from objects import MORE, TRAIN
 from vae_model import build_vae, psnr, to_tensor, widened
 from world import World
 
 POOL, FRESH, CROP = 1000, 2, 64
+UNNAMED = 0.35  # share of objects that have no name
+HARD, HARD_SHARE = ("stripes", "dots", "sea"), 0.25  # kinds of the largest errors, drawn more often
 POWER = 0.05  # weight of the latents' mean square being 1, so that they cannot outgrow the noise
 AROUND = 0.75  # share of the crops that lie around an object
 
@@ -33,7 +36,7 @@ class PicturePool:
     """Rendered pictures, each used for several crops, steadily replaced by new ones."""
 
     def __init__(self, seed: int) -> None:
-        self.world, self.rng = World(), np.random.default_rng(seed)
+        self.world, self.rng = World(TRAIN, MORE, UNNAMED), np.random.default_rng(seed)
         self.pictures = np.zeros((POOL, RESOLUTION, RESOLUTION, 3), np.uint8)
         self.centres = np.zeros((POOL, 2))  # row, column of one object, px
         self.next = 0
@@ -41,7 +44,11 @@ class PicturePool:
             self.renew()
 
     def renew(self) -> None:
-        sample = self.world.sample(self.rng, simple=0.5)
+        sample = self.world.draw(self.rng, 0.5)
+        if self.rng.random() < HARD_SHARE:
+            while sample.kind not in HARD:
+                sample = self.world.draw(self.rng, 0.5)
+        sample.picture = self.world.render(self.rng, sample)
         thing = sample.things[int(self.rng.integers(len(sample.things)))]
         self.pictures[self.next] = sample.picture
         self.centres[self.next] = thing.row, thing.column
