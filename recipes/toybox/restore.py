@@ -1,8 +1,8 @@
 """Go on where the last training ended, on a machine without a work folder: VAE, tokenizer, weights.
 
 Writes `vae/final.pt`, `tokenizer/` and `unet/start.pt` of the work folder from `weights/` beside
-this file where it is, else from `svfit_diffusion/toybox/model/`, and `vae/start.pt`, from which the
-VAE can be trained on, of the same or of `weights/vae_next`; files that are there already stay. Those
+this file where it is, else from `svfit_diffusion/toybox/model/`, and `vae/start.pt`, from which
+the VAE can be trained on, of the same or of `weights/vae_next`; files that are there stay. Those
 weights are averages in half precision, so momentum starts anew.
 Run: python recipes/toybox/restore.py
 """
