@@ -2,11 +2,13 @@
 
 Run: python recipes/toybox/check.py              (the shipped model)
      python recipes/toybox/check.py --checkpoint stable.pt --out /tmp/check
+     python recipes/toybox/check.py --checkpoint stable.pt --out /tmp/check --quick   (a first look)
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import time
 from pathlib import Path
 
@@ -14,35 +16,29 @@ import numpy as np
 import torch
 from captions import PATTERN_WORDS, SCENE_WORDS, caption
 from common import EXPORT, RECIPE, write_json
+from fidelity import NAMES, check_known, check_truths, halved, through
 from judge import KINDS, Backgrounds, Recogniser, border_colour
 from latents import chosen_objects
 from objects import with_article
 from PIL import Image
 from preview import captioned_grid
 from scenes import COLOURS, two_colours
-from vae_model import psnr, to_tensor
+from vae_model import psnr
 from world import Placed, Sample, World
 
 STEPS, GUIDANCE = 25, 3.0
 
 
-def draw(pipe, prompts: list[str], seed: int = 0, batch: int = 16) -> list[Image.Image]:
-    """One picture per prompt, 128 px; picture i has its own seed, seed + i."""
+def draw(pipe, prompts: list[str], seed: int | list[int] = 0, batch: int = 16) -> list[Image.Image]:
+    """One picture per prompt, 128 px; picture i has its own seed: seed + i, or the i-th given."""
+    seeds = range(seed, seed + len(prompts)) if isinstance(seed, int) else seed
     pictures = []
     for start in range(0, len(prompts), batch):
         part = prompts[start : start + batch]
-        generators = [torch.Generator().manual_seed(seed + start + i) for i in range(len(part))]
+        generators = [torch.Generator().manual_seed(s) for s in seeds[start : start + batch]]
         pictures += pipe(part, num_inference_steps=STEPS, guidance_scale=GUIDANCE,
                          generator=generators, height=128, width=128).images  # fmt: skip
     return pictures
-
-
-def through_vae(vae, pictures: list[np.ndarray]) -> list[Image.Image]:
-    """Reconstructions of uint8 pictures: the ceiling of what the model can draw."""
-    with torch.inference_mode():
-        x = vae.decode(vae.encode(to_tensor(np.stack(pictures))).latent_dist.mode()).sample
-    x = ((x.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
-    return [Image.fromarray(array) for array in x]
 
 
 def share(flags) -> float:
@@ -94,7 +90,7 @@ def check_objects(pipe, items: tuple, recogniser: Recogniser) -> dict:
     names, world = [item.name for item in items], World(items)
     prompts = [f"a photo of {with_article(name)} on a white background" for name in names]
     ranks = recogniser.ranks(draw(pipe, prompts, 300), names)
-    ceiling = recogniser.ranks(through_vae(pipe.vae, [world.reference(i) for i in items]), names)
+    ceiling = recogniser.ranks(through(pipe.vae, [world.reference(i) for i in items]), names)
     return {
         "top1": share(r == 1 for r in ranks), "top5": share(r <= 5 for r in ranks),
         "ceiling_top1": share(r == 1 for r in ceiling),
@@ -122,7 +118,7 @@ def check_two(pipe, items: tuple, recogniser: Recogniser, pairs: int = 72) -> di
         return share(a <= 5 and b <= 5 for a, b in zip(*ranks, strict=True))
 
     return {"both_in_top5": both(draw(pipe, prompts, 400)),
-            "ceiling": both(through_vae(pipe.vae, renders)), "pictures": pairs}  # fmt: skip
+            "ceiling": both(through(pipe.vae, renders)), "pictures": pairs}  # fmt: skip
 
 
 def check_speed(pipe) -> dict:
@@ -135,11 +131,30 @@ def check_speed(pipe) -> dict:
     return {"seconds_25_steps": round(min(seconds), 2), "threads": torch.get_num_threads()}
 
 
+def check_fidelity(pipe, quick: bool) -> dict:
+    """Fidelity of true pictures sent through the VAE, and of known objects asked for by name."""
+    names, seeds = (NAMES[::3], 1) if quick else (NAMES, 4)
+    known = check_known(functools.partial(draw, pipe), names, seeds)
+    return {"true_pictures": check_truths(pipe.vae, names), "known_objects": known}
+
+
 def contact_sheet(pipe, items: tuple, path: Path) -> None:
     """64 captions of the world with what the model makes of them."""
     rng, world = np.random.default_rng(7), World(items)
     prompts = [caption(rng, world.draw(rng, 0.7)) for _ in range(64)]
     captioned_grid(draw(pipe, prompts, 500), prompts, 8).save(path, quality=88)
+
+
+def check_prompts(pipe, items: tuple) -> dict:
+    """Colours, scenes, patterns, objects by their nearest render, and the time it takes."""
+    names, recogniser = [item.name for item in items], Recogniser()
+    return {
+        "speed": check_speed(pipe),
+        "colours": check_colours(pipe, names),
+        "backgrounds": check_backgrounds(pipe, names, Backgrounds()),
+        "objects_on_white": check_objects(pipe, items, recogniser),
+        "two_objects": check_two(pipe, items, recogniser),
+    }
 
 
 def open_pipeline(checkpoint: str | None):
@@ -165,18 +180,19 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--checkpoint")
     parser.add_argument("--out", type=Path, default=RECIPE)
+    parser.add_argument("--bf16", action="store_true", help="the UNet's work: twice as fast")
+    parser.add_argument("--quick", action="store_true", help="VAE and fidelity, of a few pictures")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     pipe, result = open_pipeline(args.checkpoint)
+    if args.bf16:
+        halved(pipe)
     items = chosen_objects(result["objects"])
-    names, recogniser = [item.name for item in items], Recogniser()
-    result["speed"] = check_speed(pipe)
     result["vae"] = check_vae(pipe.vae)
-    result["colours"] = check_colours(pipe, names)
-    result["backgrounds"] = check_backgrounds(pipe, names, Backgrounds())
-    result["objects_on_white"] = check_objects(pipe, items, recogniser)
-    result["two_objects"] = check_two(pipe, items, recogniser)
-    result["settings"] = {"steps": STEPS, "guidance": GUIDANCE}
+    result |= check_fidelity(pipe, args.quick)
+    if not args.quick:
+        result |= check_prompts(pipe, items)
+    result["settings"] = {"steps": STEPS, "guidance": GUIDANCE, "bf16": args.bf16}
     for key, value in result.items():
         print(key, value, flush=True)
     write_json(args.out / "check.json", result)

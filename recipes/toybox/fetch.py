@@ -1,6 +1,6 @@
 """Fetch the object pictures: Microsoft's Fluent 3D emoji (MIT), with their names (MIT).
 
-Writes the pictures of the recipe's objects, training and held out, as 128-px-ready RGBA PNGs
+Writes the pictures of the recipe's objects, trained on or held out, as 128-px-ready RGBA PNGs
 to `<work>/objects/` and their SHA-256 to `inputs.json` beside this file.
 Run: python recipes/toybox/fetch.py
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 
 from common import RECIPE, npm_package, sha256, work_dir, write_json
-from objects import OBJECTS
+from objects import MORE, OBJECTS
 from PIL import Image
 
 PICTURES = ("@lobehub/fluent-emoji-3d", "1.1.0")
@@ -49,7 +49,7 @@ def main() -> None:
     folder = work / "objects"
     folder.mkdir(exist_ok=True)
     hashes = {}
-    for item in OBJECTS:
+    for item in OBJECTS + MORE:
         if item.slug not in by_slug:
             raise ValueError(f"The name package knows no emoji {item.slug!r}.")
         source = emoji_file(assets, by_slug[item.slug])

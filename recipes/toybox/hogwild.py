@@ -2,7 +2,8 @@
 
 Each worker draws its own batches and applies its own optimizer to the weights, which lie in
 shared memory (Recht et al., "Hogwild!", arXiv 1106.5730). There is no barrier, so a core that
-is busy with something else slows one worker only.
+is busy with something else slows one worker only. With `TOYBOX_POLITE=1` all but the first worker
+take what time other programs leave.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import torch.multiprocessing as multiprocessing
 
 def _child(function: Callable, rank: int, parent: int, *args) -> None:
     torch.set_num_threads(1)
+    if os.environ.get("TOYBOX_POLITE") and hasattr(os, "SCHED_IDLE"):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     function(rank, lambda: os.getppid() == parent, *args)
 
 

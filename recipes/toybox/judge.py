@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from common import save_checkpoint, work_dir
-from objects import OBJECTS
+from objects import REFERENCES
 from PIL import Image
 from scenes import COLOURS, PATTERNS, SCENES
 from torch import nn
@@ -25,19 +25,19 @@ VIEWS = (("plain", ("white",)), ("plain", ("blue",)), ("plain", ("yellow",)),
 
 
 class Recogniser:
-    """Nearest of all reference renders, training and held out."""
+    """Nearest of all reference renders: training, dev and sealed objects, 195 of them for good."""
 
     def __init__(self) -> None:
         self.judge, path = EfficientNetLite0(), work_dir() / "references.pt"
         if path.is_file():
             self.views = torch.load(path, weights_only=True)
-            if self.views.shape[0] == len(OBJECTS):
+            if self.views.shape[0] == len(REFERENCES):
                 return
-        world, rng = World(OBJECTS), np.random.default_rng(1)
+        world, rng = World(REFERENCES), np.random.default_rng(1)
         pictures = [Image.fromarray(world.render(rng, Sample(kind, colours, "photo", [
             Placed(item, 100 if kind == "plain" else 84, 64, 64 if kind == "plain" else 72)
-        ]))) for item in OBJECTS for kind, colours in VIEWS]  # fmt: skip
-        self.views = self.judge.features(pictures).reshape(len(OBJECTS), len(VIEWS), -1)
+        ]))) for item in REFERENCES for kind, colours in VIEWS]  # fmt: skip
+        self.views = self.judge.features(pictures).reshape(len(REFERENCES), len(VIEWS), -1)
         save_checkpoint(path, self.views)
 
     def ranking(self, pictures: list[Image.Image], on_white: bool) -> torch.Tensor:
@@ -48,12 +48,12 @@ class Recogniser:
 
     def names(self, pictures: list[Image.Image], on_white: bool = False) -> list[str]:
         """Name of the nearest object of each picture."""
-        return [OBJECTS[int(row[0])].name for row in self.ranking(pictures, on_white)]
+        return [REFERENCES[int(row[0])].name for row in self.ranking(pictures, on_white)]
 
     def ranks(self, pictures: list[Image.Image], names: list[str]) -> list[int]:
         """Place of the named object in each picture's ranking on white, 1 = nearest."""
         order = self.ranking(pictures, on_white=True)
-        index = {item.name: i for i, item in enumerate(OBJECTS)}
+        index = {item.name: i for i, item in enumerate(REFERENCES)}
         return [int((row == index[name]).nonzero()[0, 0]) + 1
                 for row, name in zip(order, names, strict=True)]  # fmt: skip
 

@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 import torch
 from common import save_checkpoint, work_dir
-from objects import TRAIN
+from objects import MORE, TRAIN
 from vae_model import load_vae, to_tensor
 from world import Sample, World
 
@@ -27,23 +27,24 @@ def chosen_objects(count: int) -> tuple:
 
 
 @functools.cache
-def world_of(objects: int) -> World:
-    """A process's own world of the first `objects` training objects."""
-    return World(chosen_objects(objects))
+def world_of(objects: int, unnamed: float = 0.0) -> World:
+    """A process's own world: the first `objects` training objects, a share of unnamed ones."""
+    return World(chosen_objects(objects), MORE if unnamed else (), unnamed)
 
 
-def render(objects: int, seed: tuple, mix: tuple) -> list[Sample]:
+def render(objects: int, unnamed: float, seed: tuple, mix: tuple) -> list[Sample]:
     """A chunk of samples, in a process of its own."""
-    rng, world = np.random.default_rng(seed), world_of(objects)
+    rng, world = np.random.default_rng(seed), world_of(objects, unnamed)
     return [world.sample(rng, *mix) for _ in range(CHUNK)]
 
 
 class LatentPool:
     """Latents (8, 16, 16), scaled, with captions; grows to CAPACITY, then renews itself.
 
-    `simple` and `variety` are those of `World.draw`. A pool can be kept in the work folder, as
-    `pool-<rank>.pt`, so that the next step does not begin with nothing. With `renderers`, as many
-    processes draw the pictures, ahead of their use: a GPU is faster than one core can draw.
+    `simple` and `variety` are those of `World.draw`, `unnamed` that of `World`. A pool can be kept
+    in the work folder, as `pool-<rank>.pt`, so that the next step does not begin with nothing. With
+    `renderers`, as many processes draw the pictures, ahead of their use: a GPU is faster than one
+    core can draw.
     """
 
     def __init__(
@@ -55,12 +56,14 @@ class LatentPool:
         mix: tuple,
         device: str = "cpu",
         renderers: int = 0,
+        unnamed: float = 0.0,
     ) -> None:
-        self.vae, self.world = load_vae().to(device), world_of(objects)
+        self.vae, self.world = load_vae().to(device), world_of(objects, unnamed)
         self.rng, self.mix = np.random.default_rng(seed), mix
         self.renderers, self.chunks, self.ahead = renderers, 0, deque()
-        self.job = functools.partial(render, objects, mix=mix)
+        self.job = functools.partial(render, objects, unnamed, mix=mix)
         self.seed = seed
+        self.places = {item: place for place, item in enumerate(self.world.objects)}
         self.executor = ProcessPoolExecutor(renderers) if renderers else None
         self.latents = torch.zeros(CAPACITY, 8, 16, 16)
         self.things = torch.full((CAPACITY, 2), NOBODY)  # indices into world.objects
@@ -105,7 +108,7 @@ class LatentPool:
         latents = self.encode([sample.picture for sample in samples])
         for latent, sample in zip(latents, samples, strict=True):
             self.latents[self.next] = latent
-            places = [self.world.objects.index(thing.item) for thing in sample.things]
+            places = [self.places.get(thing.item, NOBODY) for thing in sample.things]
             self.things[self.next] = torch.tensor([*places, NOBODY][:2])
             if self.next < len(self.captions):
                 self.captions[self.next] = sample.caption

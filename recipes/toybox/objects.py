@@ -1,7 +1,8 @@
 """The objects of Toybox's world, read from `objects.txt`: what is trained on, what is held out.
 
-The held-out objects (`dev`: 16 for development, `sealed`: 16 for the final comparison) are whole
-clusters of look-alikes. They are fixed for good: no model of the recipe ever sees them.
+The held-out objects (`dev`: 16 for development, `sealed`: 16 for a first comparison, `sealed2`: 22
+for the final one) are whole clusters of look-alikes. They are fixed for good: no model of the
+recipe ever sees them.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-SPLITS = ("train", "dev", "sealed")
+SPLITS = ("train", "dev", "sealed", "sealed2")
 PLURAL = {"cherries", "grapes", "pancakes", "fries", "sunglasses", "jeans", "scissors", "books",
           "nesting dolls"}  # fmt: skip
 MASS = {"corn", "broccoli", "cheese", "popcorn", "sushi", "ice cream", "food", "clothes"}
@@ -48,9 +49,18 @@ def read_objects(path: Path) -> tuple[ToyObject, ...]:
     return tuple(items)
 
 
+def read_more(path: Path) -> tuple[ToyObject, ...]:
+    """Objects that are trained on without a name: captions call them by their class, or a thing."""
+    rows = [line.split(" | ") for line in path.read_text("utf-8").splitlines() if line[0] != "#"]
+    return tuple(ToyObject("more", "", slug, "thing", kind) for slug, kind in rows)
+
+
 OBJECTS = read_objects(Path(__file__).with_name("objects.txt"))
 TRAIN = tuple(item for item in OBJECTS if item.split == "train")
 DEV = tuple(item for item in OBJECTS if item.split == "dev")
 SEALED = tuple(item for item in OBJECTS if item.split == "sealed")
-HELD_OUT = DEV + SEALED
+SEALED2 = tuple(item for item in OBJECTS if item.split == "sealed2")
+HELD_OUT = DEV + SEALED + SEALED2
+REFERENCES = tuple(item for item in OBJECTS if item not in SEALED2)  # what a judge compares with
+MORE = read_more(Path(__file__).with_name("more.txt"))
 BY_NAME = {item.name: item for item in OBJECTS}

@@ -13,6 +13,7 @@ Run: recipes/toybox/fast.sh recipes/toybox/train_unet.py --minutes 60
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import time
 
@@ -20,10 +21,12 @@ import torch
 import torch.nn.functional as F
 from common import save_checkpoint, work_dir
 from diffusers.training_utils import EMAModel
+from fast_norm import quicken
 from hogwild import run_workers
 from latents import LatentPool
 from muon import Optimizers
 from text_model import build_text_encoder, load_tokenizer
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from unet_model import build_scheduler, build_unet
 
 WARMUP, EMA_EVERY, EMPTY = 100, 4, 0.1
@@ -95,7 +98,8 @@ class Trainer:
         target = signal * noise - noise_share * latents
         noisy = noisy.contiguous(memory_format=torch.channels_last)
         half = torch.autocast(self.device.type, torch.bfloat16, enabled=self.args.bf16)
-        with half:
+        cpu = self.device.type == "cpu"  # where the fused kernel's backward pass is slower
+        with half, sdpa_kernel(SDPBackend.MATH) if cpu else contextlib.nullcontext():
             words = self.text(ids).last_hidden_state.repeat(2, 1, 1)
             guess = self.unet(noisy, times, words).sample
         return F.mse_loss(guess.float(), target)
@@ -118,12 +122,15 @@ def work(rank: int, alive, args, unet, text, counter, state: dict | None) -> Non
     """One worker's loop; rank 0 keeps the average and the checkpoints."""
     torch.manual_seed(args.seed + rank)
     trainer = Trainer(args, unet, text, counter, state)
+    if args.device == "cpu":
+        quicken(unet)
     if rank:
         torch.manual_seed(args.seed + rank + trainer.step)
     decay = args.decay_minutes > 0
     target = work_dir() / args.name / ("decayed.pt" if decay else "stable.pt")
     pool = LatentPool(args.objects, 1000 + 2 * trainer.step + rank, rank, args.pool_start,
-                      (args.simple, args.variety), args.device, args.renderers)  # fmt: skip
+                      (args.simple, args.variety), args.device, args.renderers,
+                      args.unnamed)  # fmt: skip
     seconds = 60 * (args.decay_minutes if decay else args.minutes)
     begin = saved = time.time()
     mean, mine = None, 0
@@ -166,6 +173,9 @@ def main() -> None:
     parser.add_argument("--pool-start", type=int, default=2500, help="latents, of each worker")
     parser.add_argument("--simple", type=float, default=0.6, help="share of single centred objects")
     parser.add_argument("--variety", type=float, default=1.0, help="of their pose, 0 to 1")
+    parser.add_argument(
+        "--unnamed", type=float, default=0, help="share of objects that captions do not name"
+    )
     parser.add_argument(
         "--text-rate", type=float, default=0, help="the text encoder's share of the rates"
     )

@@ -9,12 +9,13 @@ from diffusers import AutoencoderKL
 WIDTHS = (16, 32, 64, 96)
 
 
-def build_vae() -> AutoencoderKL:
+def build_vae(widths: tuple[int, ...] | None = None) -> AutoencoderKL:
     """A fresh VAE."""
+    widths = widths or WIDTHS
     vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * len(WIDTHS),
-        up_block_types=("UpDecoderBlock2D",) * len(WIDTHS),
-        block_out_channels=WIDTHS,
+        down_block_types=("DownEncoderBlock2D",) * len(widths),
+        up_block_types=("UpDecoderBlock2D",) * len(widths),
+        block_out_channels=widths,
         layers_per_block=1,
         latent_channels=LATENT_CHANNELS,
         norm_num_groups=8,
@@ -29,6 +30,27 @@ def build_vae() -> AutoencoderKL:
                 weight.zero_()  # residual branches start silent
         vae.quant_conv.bias[LATENT_CHANNELS:] -= 6  # and the latents start with little noise
     return vae.to(memory_format=torch.channels_last)
+
+
+def widened(state: dict[str, torch.Tensor], vae: AutoencoderKL) -> dict[str, torch.Tensor]:
+    """The weights of a narrower VAE, so repeated that a wider one computes the same.
+
+    Every channel becomes several neighbours, which leaves the statistics of its group as they are;
+    what reads it shares its weight out to them at random, so that they learn apart.
+    """
+    random, wide = torch.Generator().manual_seed(0), {}
+    for name, place in vae.state_dict().items():
+        weight = state[name].float()
+        weight = weight.repeat_interleave(place.shape[0] // weight.shape[0], 0)
+        if weight.ndim > 1 and (times := place.shape[1] // weight.shape[1]) > 1:
+            shares = 0.6 + 0.8 * torch.rand(*weight.shape[:2], times, generator=random)
+            shares = (shares / shares.sum(2, keepdim=True)).flatten(1)
+            shares = shares.view(*shares.shape, *[1] * (weight.ndim - 2))
+            weight = weight.repeat_interleave(times, 1) * shares
+        if weight.shape != place.shape:
+            raise ValueError(f"{name} cannot be widened to {tuple(place.shape)}.")
+        wide[name] = weight
+    return wide
 
 
 def load_vae() -> AutoencoderKL:

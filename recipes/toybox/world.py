@@ -6,7 +6,7 @@ what it was made of. Deterministic for a given numpy Generator.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from captions import caption
@@ -22,7 +22,10 @@ GROUND = ("beach", "grass", "snow", "night", "sunset")
 
 @dataclass
 class Placed:
-    """One object in a picture: side in px, centre in px, angle in degrees, words for captions."""
+    """One object in a picture: side and centre in px, angle in degrees, words for captions.
+
+    hue is added to that of its colours (1: all around); stretch is its width over its height.
+    """
 
     item: ToyObject
     side: float
@@ -35,6 +38,8 @@ class Placed:
     side_word: str = ""
     turn_word: str = ""
     by_class: bool = False
+    hue: float = 0.0
+    stretch: float = 1.0
 
 
 @dataclass
@@ -47,6 +52,15 @@ class Sample:
     things: list[Placed]
     picture: np.ndarray = field(default=None, repr=False)
     caption: str = ""
+
+
+def recoloured(cut: Image.Image, hue: float) -> Image.Image:
+    """An RGBA picture with its hues turned."""
+    h, s, v = cut.convert("RGB").convert("HSV").split()
+    h = h.point([round(i + 256 * hue) % 256 for i in range(256)])
+    result = Image.merge("HSV", (h, s, v)).convert("RGB")
+    result.putalpha(cut.getchannel("A"))
+    return result
 
 
 def tinted(rgb: np.ndarray, name: str) -> np.ndarray:
@@ -80,12 +94,21 @@ def styled(array: np.ndarray, style: str) -> np.ndarray:
 
 
 class World:
-    """Renders samples of the given objects (training ones by default)."""
+    """Renders samples of the given objects (training ones by default).
 
-    def __init__(self, objects: tuple[ToyObject, ...] = TRAIN) -> None:
+    Where `more` objects are given, a share `unnamed` of those drawn is one of them, or an object
+    with other colours or proportions; captions call it by its class, or a thing.
+    """
+
+    def __init__(
+        self,
+        objects: tuple[ToyObject, ...] = TRAIN,
+        more: tuple[ToyObject, ...] = (),
+        unnamed: float = 0.0,
+    ) -> None:
         folder = work_dir() / "objects"
-        self.objects = objects
-        self.cut = {item.slug: Image.open(folder / f"{item.slug}.png") for item in objects}
+        self.objects, self.more, self.unnamed = objects, more, unnamed
+        self.cut = {item.slug: Image.open(folder / f"{item.slug}.png") for item in objects + more}
         for picture in self.cut.values():
             picture.load()
 
@@ -95,7 +118,10 @@ class World:
         cut = self.cut[thing.item.slug]
         if thing.mirrored:
             cut = cut.transpose(Image.FLIP_LEFT_RIGHT)
-        cut = cut.convert("RGBa").resize((side, side), Image.BILINEAR, reducing_gap=2)
+        if thing.hue:
+            cut = recoloured(cut, thing.hue)
+        size = round(side * min(1, thing.stretch)), round(side * min(1, 1 / thing.stretch))
+        cut = cut.convert("RGBa").resize(size, Image.BILINEAR, reducing_gap=2)
         if thing.angle:
             cut = cut.rotate(thing.angle, Image.BILINEAR, expand=True)
         array = np.asarray(cut, np.float32)
@@ -152,6 +178,19 @@ class World:
             thing.side_word = "left" if shift < 0 else "right"
         return thing
 
+    def unname(self, rng: np.random.Generator, thing: Placed) -> None:
+        """Make it an object without a name: one of `more`, or itself with a changed look."""
+        draw = rng.random()
+        if draw < 0.75:
+            thing.item = self.more[int(rng.integers(len(self.more)))]
+        if draw > 0.55:
+            thing.hue = float(rng.uniform(0.15, 0.85))
+        if rng.random() < 0.3 or draw > 0.9:
+            thing.stretch = float(np.exp(rng.uniform(-0.35, 0.35)))
+        thing.by_class = bool(rng.random() < 0.6)
+        if not thing.by_class:
+            thing.item = replace(thing.item, name="thing")
+
     def draw(self, rng: np.random.Generator, simple: float = 0.7, variety: float = 1.0) -> Sample:
         """What the next picture shows; `simple`: share of single, large, centred objects."""
         draw = rng.random()
@@ -171,6 +210,10 @@ class World:
                 thing.side = 64 + variety * rng.uniform(-4, 4)
                 thing.column = column + variety * rng.normal(0, 2)
                 thing.turn_word, thing.angle = "", 0.0
+        if self.more:
+            for thing in things:
+                if rng.random() < self.unnamed:
+                    self.unname(rng, thing)
         if kind in GROUND:
             for thing in things:
                 thing.row += (SIDE - 6 - thing.side / 2 - thing.row) * (
