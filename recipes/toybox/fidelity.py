@@ -3,7 +3,7 @@
 0 is a base's picture of the class word, 1 another true picture. The base of 0 is one for good, the
 shipped third export: its mean closeness for each name and prompt is in `known_base.json`, so that
 the scale does not move with a model that gets better. Pictures, prompts and features are those of
-`benchmarks/likeness_world.py`.
+`benchmarks/likeness/subjects.py`.
 Run: python recipes/toybox/fidelity.py            (draws the base's pictures: `known_base.json`)
 """
 
@@ -20,12 +20,11 @@ from objects import BY_NAME, with_article
 from PIL import Image
 from vae_model import to_tensor
 
-sys.path.insert(0, str(REPOSITORY / "benchmarks"))
+sys.path.insert(0, str(REPOSITORY))
 
-from likeness_world import PROMPTS, SubjectPart, truths  # noqa: E402
-
-from svfit_diffusion.features import EfficientNetLite0Grid  # noqa: E402
-from svfit_diffusion.measures import among, cosines  # noqa: E402
+from benchmarks.likeness.subjects import PROMPTS, SubjectPart, truths  # noqa: E402
+from svfit_diffusion.evaluation.features import EfficientNetLite0Grid  # noqa: E402
+from svfit_diffusion.evaluation.measures import among, cosines  # noqa: E402
 
 NAMES = (
     "dog", "elephant", "penguin", "parrot", "fish", "butterfly", "strawberry", "banana", "burger",
