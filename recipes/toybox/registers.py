@@ -1,6 +1,6 @@
-"""Point two heads of every cross-attention at the text state that foretells their region.
+"""Point two heads of every cross-attention at the text state that predicts their region.
 
-The text encoder's last states each foretell one of 4 x 4 regions (train_text.py). A UNet finds
+The text encoder's last states each predict one of 4 x 4 regions (train_text.py). A UNet finds
 out which of them belongs to which of its positions, but slowly; here heads 0 and 1 of each
 cross-attention are set to it. Both the position of a query and the place of a register are read
 off their features by ridge regression onto one-hot regions; the heads' query and key weights

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 LENGTH = 40  # tokens
-REGISTERS = 16  # the last of them, almost always padding: each foretells one region of a picture
+REGISTERS = 16  # the last of them, almost always padding: each predicts one region of a picture
 WIDTH = 192
 VOCABULARY = 2000
 OWN, SHARED = 40, 224  # hidden units of each layer: of each register, of all positions

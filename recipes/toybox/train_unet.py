@@ -1,7 +1,7 @@
 """Train Toybox's UNet on latents of the frozen VAE.
 
 The text encoder stays as train_text.py left it, unless `--text-rate` is given: what its registers
-foretell is then a fixed map, which the UNet learns to read.
+predict is then a fixed map, which the UNet learns to read.
 
 v-prediction with zero terminal SNR; 10 % empty captions. The learning rate warms up, then stays;
 `--decay-minutes` takes the stable state down to zero and writes `decayed.pt` beside `stable.pt`,
