@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from common import EXPORT, save_checkpoint, sha256, work_dir
+from common import EXPORT
 from diffusers import AutoencoderKL
 from freeze_vae import latents
-from vae_model import build_vae, psnr
+from vae_model import psnr, trained_vae, write_final
 from world import World
 
 LEAST = 0.4  # variance of a direction, at least; a channel's is 1
@@ -61,10 +61,7 @@ def columns(z: torch.Tensor) -> torch.Tensor:
 
 def main() -> None:
     """Turn, verify and write."""
-    folder = work_dir() / "vae"
-    state = torch.load(folder / "last.pt", weights_only=True)
-    vae = build_vae()
-    vae.load_state_dict(state["ema"])
+    vae, state = trained_vae()
     before = AutoencoderKL.from_pretrained(EXPORT / "vae").float()
     rng, world = np.random.default_rng(77), World()
     pictures = np.stack([world.sample(rng, 0.6).picture for _ in range(PICTURES)])
@@ -80,10 +77,7 @@ def main() -> None:
     ])  # fmt: skip
     folded = psnr(vae, pictures[:48])
     print(f"PSNR {quality.mean():.2f} dB, folded {folded.mean():.2f}, step {state['step']}")
-    save_checkpoint(folder / "final.pt", {
-        "vae": vae.state_dict(), "step": state["step"], "seconds": state["seconds"],
-    })  # fmt: skip
-    print("final.pt", sha256(folder / "final.pt"))
+    write_final(vae, state)
 
 
 if __name__ == "__main__":

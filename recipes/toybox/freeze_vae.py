@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from common import save_checkpoint, sha256, work_dir
-from vae_model import build_vae, psnr, to_tensor
+from vae_model import psnr, to_tensor, trained_vae, write_final
 from world import World
 
 
@@ -38,10 +37,7 @@ def latents(vae, pictures: np.ndarray) -> torch.Tensor:
 def main() -> None:
     """Fold, verify and write."""
     torch.set_num_threads(2)
-    folder = work_dir() / "vae"
-    state = torch.load(folder / "last.pt", weights_only=True)
-    vae = build_vae()
-    vae.load_state_dict(state["ema"])
+    vae, state = trained_vae()
     rng, world = np.random.default_rng(77), World()
     pictures = np.stack([world.sample(rng, 0.6).picture for _ in range(512)])
     raw = latents(vae, pictures)
@@ -51,10 +47,7 @@ def main() -> None:
     print("after", [round(float(v), 3) for v in folded.std((0, 2, 3))])
     quality = float(psnr(vae, pictures[:96]).mean())
     print(f"PSNR {quality:.2f} dB after step {state['step']}")
-    save_checkpoint(folder / "final.pt", {
-        "vae": vae.state_dict(), "step": state["step"], "seconds": state["seconds"],
-    })  # fmt: skip
-    print("final.pt", sha256(folder / "final.pt"))
+    write_final(vae, state)
 
 
 if __name__ == "__main__":

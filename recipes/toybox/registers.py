@@ -5,7 +5,7 @@ out which of them belongs to which of its positions, but slowly; here heads 0 an
 cross-attention are set to it. Both the position of a query and the place of a register are read
 off their features by ridge regression onto one-hot regions; the heads' query and key weights
 become these two linear maps, so that their product is high where the regions agree. What the
-heads hand on are the principal components of the foretold regions, half of them each; their
+heads hand on are the principal components of the predicted regions, half of them each; their
 outputs start silent.
 Takes the UNet and the text encoder of `unet/start.pt`, or the average of a UNet that was trained
 since then (`unet/stable.pt`), and writes them, so changed, as `unet/start.pt`.
@@ -68,7 +68,7 @@ def seen(unet, states: torch.Tensor, latents: torch.Tensor) -> dict[str, torch.T
 
 
 @torch.no_grad()
-def foretold(states: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+def predicted(states: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
     """Map (width, 128) from a register's state to the principal components of its region.
 
     Components come strongest first and vary by 1.
@@ -113,7 +113,7 @@ def main() -> None:
     places = torch.full(ids.shape, -1)
     places[:, -REGISTERS:] = torch.arange(REGISTERS)
     key, right = probe(states.flatten(0, 1), places.flatten())
-    value = foretold(states, latents)
+    value = predicted(states, latents)
     print(f"registers told apart: {right:.3f}")
     for name, features in seen(unet, states, latents).items():
         side = int(features.shape[1] ** 0.5)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from common import LATENT_CHANNELS, RESOLUTION, work_dir
+from common import LATENT_CHANNELS, RESOLUTION, save_checkpoint, sha256, work_dir
 from diffusers import AutoencoderKL
 
 WIDTHS = (16, 32, 64, 96)
@@ -61,6 +61,23 @@ def load_vae() -> AutoencoderKL:
     vae = build_vae()
     vae.load_state_dict(torch.load(path, weights_only=True)["vae"])
     return vae.eval().requires_grad_(False)
+
+
+def trained_vae() -> tuple[AutoencoderKL, dict]:
+    """The averaged VAE of `vae/last.pt`, and the training's state."""
+    state = torch.load(work_dir() / "vae" / "last.pt", weights_only=True)
+    vae = build_vae()
+    vae.load_state_dict(state["ema"])
+    return vae, state
+
+
+def write_final(vae: AutoencoderKL, state: dict) -> None:
+    """Write `vae/final.pt`, which load_vae() reads."""
+    path = work_dir() / "vae" / "final.pt"
+    save_checkpoint(path, {
+        "vae": vae.state_dict(), "step": state["step"], "seconds": state["seconds"],
+    })  # fmt: skip
+    print("final.pt", sha256(path))
 
 
 def to_tensor(pictures) -> torch.Tensor:
