@@ -2,7 +2,7 @@
 
 lora_export.py writes a concept as a LoRA file or merged into its base, with the formats of lora.py;
 lora_import.py projects a LoRA onto the basis of its base; combining.py makes one concept of
-several; publishing.py uploads a concept to the Hugging Face Hub.
+several; renaming.py gives one another word; publishing.py uploads to the Hugging Face Hub.
 """
 
 from .._lazy import lazy_names
@@ -14,5 +14,6 @@ __getattr__, __dir__, __all__ = lazy_names(
         "lora_export": ["Exported", "export_lora", "export_pipeline", "lora_files", "plain_name"],
         "lora_import": ["import_lora"],
         "publishing": ["push_to_hub"],
+        "renaming": ["MAX_WORD", "check_word", "rename"],
     },
 )

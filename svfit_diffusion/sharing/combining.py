@@ -58,7 +58,7 @@ def combine(
             "packed": False,
             "check": tuple(check.tolist()),
         }
-        return replace(first, **values, **_text(concepts), **_rows(calls))
+        return replace(first, **values, **_text(concepts), **trigger_fields(calls))
     return _on_base(concepts, calls, pipe)
 
 
@@ -94,7 +94,9 @@ def _on_base(concepts: Sequence[tuple[Concept, float]], calls: list[Trigger], pi
     text = _text(concepts) | {"rank": str(max(ranks))}
     values = np.concatenate(found).astype(np.float32)
     return with_self_check(
-        replace(first, deltas=values, packed=False, **own, **text, **_rows(calls)), models, family
+        replace(first, deltas=values, packed=False, **own, **text, **trigger_fields(calls)),
+        models,
+        family,
     )
 
 
@@ -133,7 +135,7 @@ def _calls(concepts: Sequence[tuple[Concept, float]], words: Sequence[str] | Non
     return sorted(found, key=lambda call: call.word)
 
 
-def _rows(calls: list[Trigger]) -> dict[str, Any]:
+def trigger_fields(calls: list[Trigger]) -> dict[str, Any]:
     """The fields of a Concept for the triggers."""
     learned = [call for call in calls if call.rows]
     encoders = {frozenset(call.rows) for call in learned}
