@@ -12,5 +12,7 @@ __getattr__, __dir__, __all__ = lazy_names(
     {
         "comparison": ["EvaluationPlan", "PROMPTS", "evaluate", "read_references"],
         "dreambooth": ["run_dreambooth"],
+        "features": ["load_extractor"],
+        "measures": ["among", "likeness"],
     },
 )

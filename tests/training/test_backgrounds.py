@@ -42,7 +42,7 @@ def unnamed(config):
 @pytest.fixture(scope="module")
 def toy():
     """A training of the sample subject on Toybox, and the captions that it encoded beforehand."""
-    encoded, fill_cache = [], PromptEncoder.fill_cache
+    encoded, looked_at, fill_cache = [], [], PromptEncoder.fill_cache
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             PromptEncoder,
@@ -51,8 +51,15 @@ def toy():
                 encoded.append(list(prompts)) or fill_cache(self, encoded[-1], device)
             ),
         )
-        training = prepared(TrainConfig(offload=True))
-    return training, encoded[0]
+        config = TrainConfig(offload=True)
+        training = Training(
+            config, Accelerator(cpu=True), False, on_photo=lambda *now: looked_at.append(now)
+        )
+    return training, encoded[0], looked_at
+
+
+def test_each_photo_is_announced_before_it_is_looked_at(toy):
+    assert toy[2] == [(number, 5) for number in range(1, 6)]
 
 
 def test_the_base_says_what_is_behind_the_sample(toy):
@@ -70,7 +77,7 @@ def test_a_class_word_of_another_look_hides_nothing(tmp_path):
 
 
 def test_every_caption_in_question_is_encoded_before_and_only_those_kept_after(toy):
-    (training, texts), subject = toy, toy[0].subject
+    (training, texts, _), subject = toy, toy[0].subject
     near = [[_nearest(colour) for colour in found] for found in subject.unnamed.values()]
     gradients = {
         f"on a {a} to {b} gradient" for top, bottom in near for a in top for b in bottom if a != b

@@ -98,7 +98,7 @@ def test_a_strangers_words_are_text_in_html(concept, tmp_path):
     for made in (
         render.concept(entry, "<i>why</i>"),
         render.facts(entry.card, "<i>why</i>"),
-        render.run({"state": "failed", "message": "<i>why</i>"}, []),
+        render.run({"state": "failed", "message": "<i>why</i>"}),
         render.note("<i>why</i>"),
     ):
         assert not any(bad in made for bad in ("<script", "<img src=y", "<i>why", '"onload'))

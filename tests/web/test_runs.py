@@ -82,23 +82,25 @@ def test_a_training_on_toybox_outlives_its_page_and_fills_the_library(home):
     )
     assert run.previews() and (run.folder / "sheet.png").is_file()
     entry = Library(home).get("r2")
-    assert entry.card.concept.trigger == "sks robot" and entry.preview
+    word = entry.card.concept.token
+    assert word.startswith("r") and len(word) == 4 and entry.preview
+    assert -1 < status["likeness"] < 1 and status["file"] == "r2.safetensors" and run.scenes()
     assert read_concept(entry.path).training["steps"] == 12
     assert not list((run.folder / "photos").glob("0[5-9]*"))
     seen, view, *_, sheet, download, learned = TrainActions(workspace).show("")
-    assert "it is called “sks robot”" in view
-    assert "Learned" in view and learned == "r2" and Path(sheet["value"]).is_file()
+    assert f"it is called “{word} robot”" in view and "before and after" in view
+    assert "like your photos" in view and learned == "r2" and Path(sheet["value"]).is_file()
     assert Path(download["value"]).read_bytes() == entry.path.read_bytes()
-    assert TrainActions(workspace).token() == "zwx", "the next subject has another trigger"
+    assert run.previews()[-1].stem == "000012", "the last step is shown"
 
 
 def test_it_says_what_it_saw_behind_the_subject():
     seen = {"state": "training", "backgrounds": ["on the grass", "", "on the grass", "at night"]}
-    shown = render.run(seen | {"remarks": ["One <b>.", "Two."]}, [])
+    shown = render.run(seen | {"remarks": ["One <b>.", "Two."]})
     assert "behind it: on the grass, at night." in shown
     assert "One &lt;b&gt;.</p>" in shown and "Two.</p>" in shown
     for nothing in ({}, {"backgrounds": []}, {"backgrounds": ["", ""]}):
-        assert "behind it" not in render.run({"state": "training"} | nothing, [])
+        assert "behind it" not in render.run({"state": "training"} | nothing)
 
 
 def test_stop_keeps_the_best_so_far_and_a_killed_one_says_so(base_folder, home):

@@ -30,6 +30,7 @@ def build_page(
     version = hidden_textbox()  # of the workspace, as this window shows it
     gr.Markdown(TITLE, elem_id="title")
     above_tabs = gr.Column()
+    strip = gr.HTML(elem_id="strip")  # of a running training, in every tab
     with gr.Tabs(selected="generate" if names else "train") as tabs:
         with gr.Tab("Train", id="train"):
             train = build_train(actions, version)
@@ -43,6 +44,7 @@ def build_page(
         base = build_base_bar(workspace, version, generate.settings)
     _follow_workspace(page, workspace, version, base, generate)
     page.load(actions.show, train.view[0], train.view, **UNQUEUED)
+    gr.Timer(1).tick(actions.strip, None, strip, **UNQUEUED)
     _connect_use(workspace, version, train, generate, tabs)
 
 

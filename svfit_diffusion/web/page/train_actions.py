@@ -7,18 +7,20 @@ from typing import Any
 
 import gradio as gr
 
+from ...families import base_name
 from ...generation import size_text
 from ..studio import (
     ACTIVE_STATES,
     SUCCESS_STATES,
     Entry,
+    Preparation,
     Run,
     Workspace,
     class_word,
     inspect_photos,
+    proposed_word,
     servable_copy,
     start_training,
-    unused_token,
 )
 from . import render
 from .events import user_errors, warn
@@ -36,9 +38,14 @@ class TrainActions:
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
 
-    def token(self) -> str:
-        """A trigger word that no concept uses."""
-        return unused_token(self.workspace.library)
+    def phrase(self, subject: str, token: str, name: str, preset: str) -> str:
+        """How prompts will call the concept."""
+        try:
+            word = class_word(subject or "")
+        except ValueError:
+            return ""
+        token = (token or "").strip() or proposed_word(self.workspace, name or word, preset)
+        return render.note(f"In prompts you will call it “{token} {word}”.")
 
     def show_photos(self, paths: Sequence[str] | None, center: bool) -> tuple[str, str]:
         """The photos as the model will see them, and a sentence about those that were skipped."""
@@ -113,24 +120,30 @@ class TrainActions:
                 "Nothing was trained yet",
                 "Drop five to ten photos of one thing, say what it is, and press Train.",
             )
-        preparing = status.get("state") == "preparing"
-        preparation = self.workspace.runs.preparation(run) if preparing else None
-        return render.run(status, run.previews(), preparation)
+        taught = render.Taught(
+            run.trigger, base_name(run.base), run.photos(), run.previews(), run.scenes()
+        )
+        return render.run(status, taught, self._preparation(run, status), run.stop_requested())
+
+    def _preparation(self, run: Run, status: dict[str, Any]) -> Preparation | None:
+        return self.workspace.runs.preparation(run) if status.get("state") == "preparing" else None
+
+    def strip(self) -> str:
+        """The line on the training that is running, for every tab."""
+        run = self.workspace.runs.active()
+        if run is None:
+            return ""
+        status = run.status()
+        done = render.percent(status, self._preparation(run, status))
+        state = "Stopping" if run.stop_requested() else render.run_title(status)
+        share = "" if done is None else f" {done:.0f} %"
+        return render.strip(f"{state}: “{run.trigger}”{share}", done)
 
     def _entry(self, name: str | None) -> Entry | None:
         try:
             return self.workspace.library.get(name or "")
         except ValueError:  # deleted since
             return None
-
-
-def phrase(subject: str, token: str) -> str:
-    """How prompts will call the concept."""
-    try:
-        word = class_word(subject or "")
-    except ValueError:
-        return ""
-    return render.note(f"In prompts you will call it “{token} {word}”.")
 
 
 def _sheet(run: Run | None) -> Any:

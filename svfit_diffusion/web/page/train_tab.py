@@ -21,7 +21,7 @@ from ..studio import (
     make_config,
 )
 from .events import QUEUED, UNQUEUED
-from .train_actions import TrainActions, phrase
+from .train_actions import TrainActions
 
 
 @dataclass
@@ -52,7 +52,7 @@ def build_train(actions: TrainActions, version: gr.Textbox) -> TrainTab:
                 info=_steps_of_qualities(actions.workspace),
             )
             go = gr.Button("Train", variant="primary", size="lg", elem_classes="go")
-            token, advanced = _advanced(actions)
+            token, advanced = _advanced()
         with gr.Column(scale=6, min_width=320, elem_classes="output-column"):
             tab, (stop, resume) = _view(go)
     center = advanced[-3]
@@ -65,9 +65,10 @@ def build_train(actions: TrainActions, version: gr.Textbox) -> TrainTab:
             show_progress_on=message,
             concurrency_limit=2,
         )
-    for event in (subject.change, token.change):
-        event(phrase, [subject, token], hint, **UNQUEUED)
-    version.change(actions.token, None, token, **UNQUEUED)
+    name, preset = advanced[:2]
+    words = [subject, token, name, preset]
+    for event in (*(field.change for field in words), version.change):
+        event(actions.phrase, words, hint, **UNQUEUED)
     go.click(actions.start, [photos, subject, token, quality, *advanced], tab.view, **QUEUED)
     stop.click(actions.stop, None, tab.view, **UNQUEUED)
     resume.click(actions.resume, None, tab.view, **QUEUED)
@@ -119,12 +120,15 @@ def _steps_of_qualities(workspace: Workspace) -> str:
     return " · ".join([*fixed, "auto: until the loss on a validation photo stops falling"])
 
 
-def _advanced(actions: TrainActions) -> tuple[gr.Textbox, list[Any]]:
+def _advanced() -> tuple[gr.Textbox, list[Any]]:
     """The trigger word, and the settings of train_actions.ADVANCED."""
     with gr.Accordion("Advanced", open=False):
         with gr.Row():
             token = gr.Textbox(
-                actions.token(), label="Trigger word", info="a rare word", max_length=MAX_WORDS
+                "",
+                label="The word that calls it",
+                placeholder="made of its name",
+                max_length=MAX_WORDS,
             )
             name = gr.Textbox("", label="Name in the library", placeholder="what it is")
         with gr.Row():

@@ -24,9 +24,10 @@ from filelock import FileLock
 from PIL import Image
 from platformdirs import user_data_path
 
-from ...concept import MAX_FILE_BYTES, replace_file
+from ...concept import MAX_FILE_BYTES, replace_file, to_bytes
 from ...generation import save_png
 from ...pipeline import adapter_name
+from ...sharing import rename
 from .cards import Card, read_card
 
 PREVIEW_SIZE = 256  # px
@@ -84,6 +85,19 @@ class Library:
             raise ValueError(f"The library has no concept named {name[:MAX_NAME]!r}.")
         return self._entry(name)
 
+    def words(self) -> set[str]:
+        """The words that call the concepts, in lower case."""
+        concepts = (entry.card.concept for entry in self.entries())
+        return {call.word.lower() for concept in concepts for call in concept.all_triggers()}
+
+    def salt(self) -> str:
+        """A random text that stays the same, by which proposed words differ between users."""
+        path = self.concepts.parent / ".salt"
+        with self._lock:
+            if not path.is_file():
+                replace_file(path, secrets.token_hex(8).encode())
+        return path.read_text()
+
     def version(self) -> str:
         """Changes whenever the library does."""
         stamps = [f"{path.name} {_changed(path)}" for path in sorted(self.concepts.iterdir())]
@@ -117,6 +131,20 @@ class Library:
             finally:
                 shutil.rmtree(fresh, ignore_errors=True)
         return name
+
+    def rename(self, name: str, word: str, old: str | None = None) -> None:
+        """Call a concept by another word. old: which of its words, where it has several.
+
+        ValueError where that cannot be, or where another concept of the library has the word.
+        """
+        with self._lock:
+            entry = self.get(name)
+            made = rename(entry.card.concept, word, old)
+            for other in self.entries():
+                words = {call.word.lower() for call in other.card.concept.all_triggers()}
+                if other.name != name and word.lower() in words:
+                    raise ValueError(f"{other.name} is called by {word!r}; choose another word.")
+            replace_file(entry.path, to_bytes(made))
 
     def set_preview(self, name: str, image: Image.Image) -> None:
         """Set the picture of a concept."""

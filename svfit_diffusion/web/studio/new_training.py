@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ...settings import PRESETS, TrainConfig
+from ...sharing import check_word
 from .library import slug
 from .photos import save_photos
 from .presets import make_config
 from .runs import Run
-from .words import check_token, class_word, unused_token
+from .words import class_word, unused_word
 from .workspace import Workspace
 
 
@@ -25,17 +27,24 @@ def start_training(
 ) -> Run:
     """Start a training on the base in use; ValueError where it cannot start.
 
-    subject: what the photos show, "a dog". token: the trigger; an unused one where it is empty.
-    name: in the library, by default the subject. overrides: fields of make_config.
+    subject: what the photos show, "a dog". token: the word that calls it; one is proposed where it
+    is empty. name: in the library, by default the subject. overrides: fields of make_config.
     """
     word = class_word(subject)
-    token = (token or "").strip() or unused_token(workspace.library)
-    check_token(token)
+    token = (token or "").strip() or proposed_word(workspace, name or word, overrides.get("preset"))
+    check_word(token)
     name = slug(name or word)
     with workspace.runs.new_run() as run:
         base = workspace.pipeline.source
         settings = make_config(base, run.folder, name, token, word, quality, **overrides)
         if not save_photos(photos or [], run.folder / "photos"):
             raise ValueError("Drop some photos of one thing first: five to ten are best.")
-        run.write_config({"training": settings, "trigger": f"{token} {word}"})
+        run.write_config({"training": settings, "trigger": f"{token} {word}", "name": name})
     return run
+
+
+def proposed_word(workspace: Workspace, name: str, preset: str | None = None) -> str:
+    """A word for a concept of this name, as the base in use and the preset learn or read it."""
+    trained = PRESETS.get(preset or "", {}).get("train_token", TrainConfig.train_token)
+    learned = trained and not workspace.pipeline.family.frozen_text_encoders
+    return unused_word(workspace.library, name, learned)

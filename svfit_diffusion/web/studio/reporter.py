@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections import deque
+from pathlib import Path
 from typing import Any
 
 from .runs import Run
@@ -55,8 +56,11 @@ class Reporter:
             training.stopped = "stopped"
             self._measure(training)
             training.final_parameters = self.best and self.best[1]
+        ended = bool(training.stopped or training.finished)
+        if ended and not self._preview_path(training).is_file():  # the last step is always shown
+            self._save_preview(training)
         now = time.monotonic()
-        if now - self.last_write > WRITE_SECONDS or training.stopped or training.finished:
+        if now - self.last_write > WRITE_SECONDS or ended:
             self._write(training)
             self.last_write = now
         self.last_call = time.monotonic()
@@ -85,10 +89,13 @@ class Reporter:
         """A picture of the first caption, always with the same seed."""
         caption = training.subject.examples.captions[0]
         image = training.previews.sample(caption, [self.seed], PREVIEW_STEPS)[0]
-        path = self.run.folder / "preview" / f"{training.step:06d}.jpg"
+        path = self._preview_path(training)
         temporary = path.with_suffix(".tmp")
         image.save(temporary, "JPEG", quality=88)
         temporary.replace(path)
+
+    def _preview_path(self, training: Any) -> Path:
+        return self.run.folder / "preview" / f"{training.step:06d}.jpg"
 
     def _seconds_left(self, step: int) -> float | None:
         """A prediction, with the previews to come; None where there is nothing to go by."""

@@ -32,6 +32,7 @@ START_TIMEOUT = 30.0  # seconds that a worker may take until it holds its lock
 SHOW_SECONDS = 86_400.0  # that a finished training is shown
 ACTIVE_STATES = ("starting", "preparing", "training", "finishing")
 SUCCESS_STATES = ("done", "stopped")  # there is a concept
+ENDED_STATES = (*SUCCESS_STATES, "cancelled", "failed")  # cancelled: before the first step
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,14 @@ class Run:
         """The base that it trains on, as it was named; "" where the run was deleted just now."""
         try:
             return self.config["training"]["pretrained_model_name_or_path"]
+        except (OSError, ValueError, KeyError):
+            return ""
+
+    @property
+    def trigger(self) -> str:
+        """How prompts will call what it teaches; "" where the run was deleted just now."""
+        try:
+            return self.config["trigger"]
         except (OSError, ValueError, KeyError):
             return ""
 
@@ -103,17 +112,28 @@ class Run:
     def resumable(self) -> bool:
         """Whether it was stopped or failed, and can go on from a checkpoint."""
         status = self.status()
-        return status.get("state") in ("stopped", "failed") and not status.get("diverged")
+        ended = status.get("state") in ("stopped", "cancelled", "failed")
+        return ended and not status.get("diverged")
 
     def previews(self) -> list[Path]:
         """The previews in the order of their steps."""
         return sorted((self.folder / "preview").glob("*.jpg"))
 
+    def photos(self) -> list[Path]:
+        """The photos that it trains on."""
+        return sorted((self.folder / "photos").glob("*.png"))
+
+    def scenes(self) -> list[tuple[Path, Path]]:
+        """Pictures of the same scenes before and after the training, once it has ended."""
+        before = sorted((self.folder / "scenes").glob("*-before.png"))
+        return [(path, path.with_name(path.name.replace("before", "after"))) for path in before]
+
     def version(self) -> str:
-        """Changes whenever the status does, and each second of the preparation."""
+        """Changes whenever the status does, each second of the preparation, and at a stop."""
         status = self.status()
         second = int(time.time()) if status.get("state") == "preparing" else ""
-        return f"{self.folder.name} {status.get('updated')} {status.get('state')} {second}"
+        state = f"{status.get('state')} {second} {self.stop_requested()}"
+        return f"{self.folder.name} {status.get('updated')} {state}"
 
     def _read_status(self) -> dict[str, Any]:
         try:
@@ -124,14 +144,21 @@ class Run:
 
 @dataclass(frozen=True)
 class Preparation:
-    """seconds: since it began. expected: what the last one on the same base took, if known."""
+    """seconds: since it began. expected: what the last one on the same base took, if known.
+
+    photo, photos: the one that the base looks at, from 1, and how many; 0 before the first.
+    """
 
     seconds: float
     expected: float | None
+    photo: int = 0
+    photos: int = 0
 
     @property
     def percent(self) -> float | None:
-        """How much of the expected time is over, at most 99; None where that is not known."""
+        """How much is done, at most 99, by photos or else by time; None where neither is known."""
+        if self.photos:
+            return min(100 * (self.photo - 1) / self.photos, 99)
         return min(100 * self.seconds / self.expected, 99) if self.expected else None
 
 
@@ -159,12 +186,12 @@ class Runs:
 
     def preparation(self, run: Run) -> Preparation:
         """How far a run is before its first step."""
-        now = time.time()
-        seconds, expected = now - run.status().get("preparing_since", now), None
+        now, status = time.time(), run.status()
+        seconds, expected = now - status.get("preparing_since", now), None
         for other in reversed(self._all()):
             if other.folder != run.folder and other.base == run.base and expected is None:
                 expected = other.status().get("prepare_seconds")
-        return Preparation(seconds, expected)
+        return Preparation(seconds, expected, *status.get("looking_at", (0, 0)))
 
     @contextlib.contextmanager
     def new_run(self) -> Iterator[Run]:

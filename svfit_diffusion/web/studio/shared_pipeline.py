@@ -226,7 +226,7 @@ def unique_names(concepts: Sequence[tuple[Card, float]]) -> dict[str, tuple[Card
                 token = printable(word, MAX_LABEL)
                 raise ValueError(
                     f"{other} and {card.name} are both called by {token!r}; "
-                    "remove one of them, or set its strength to 0."
+                    "give one of them another word under Share, or switch it off."
                 )
         names = (f"{card.name}_{i}" for i in itertools.count(2))
         name = card.name

@@ -1,16 +1,19 @@
-"""The words of a new concept: its class word as a user writes it, and a trigger that is free."""
+"""The words of a new concept: its class word as a user writes it, and a word to call it by."""
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Collection
 
-from ...concept import printable
 from ...settings import RARE_WORDS
-from .library import Library
+from .library import Library, slug
 from .limits import MAX_WORDS
 
 ARTICLES = re.compile(r"^(?:(?:a|an|the|my|our)(?:\s+|$))+", re.IGNORECASE)
+CONSONANTS, VOWELS = "bdfgklmnprtvz", "aeiou"
+MAX_STEM = 8  # letters of a name in a proposed word
 
 
 def class_word(text: str) -> str:
@@ -23,25 +26,30 @@ def class_word(text: str) -> str:
     return words
 
 
-def check_token(token: str) -> None:
-    """ValueError for a trigger token that is not one short word."""
-    if len(token) > MAX_WORDS or any(c.isspace() or not c.isprintable() for c in token):
-        raise ValueError(f"The trigger {printable(token, 60)!r} must be one short word.")
+def unused_word(library: Library, name: str, learned: bool = True) -> str:
+    """A word for a concept of this name that no concept of the library is called by.
+
+    learned: whether an embedding is learned for it. Otherwise the base reads it as it is typed, and
+    a rare word that is one token serves best.
+    """
+    taken = library.words()
+    rare = (word for word in RARE_WORDS if word.lower() not in taken)
+    return (None if learned else next(rare, None)) or propose_word(name, taken, library.salt())
 
 
-def unused_token(library: Library) -> str:
-    """A rare word that no concept of the library uses as its trigger."""
-    concepts = [entry.card.concept for entry in library.entries()]
-    return propose_token([call.word for concept in concepts for call in concept.all_triggers()])
+def propose_word(name: str, taken: Collection[str], salt: str) -> str:
+    """A word of a name and a syllable, not among those taken: "rex" -> "rexkuv".
+
+    The syllable depends on the salt, so that somebody else's concept of such a name seldom has the
+    same word, and then the two can be used together. taken: in lower case.
+    """
+    stem = re.sub(r"[^a-z]", "", slug(name))[:MAX_STEM]
+    words = (stem + _syllable(f"{salt} {stem} {number}") for number in itertools.count())
+    return next(word for word in words if word not in taken)
 
 
-def propose_token(taken: Sequence[str]) -> str:
-    """A rare word that is not among those taken."""
-    used = {word.lower() for word in taken}
-    for word in RARE_WORDS:
-        if word.lower() not in used:
-            return word
-    number = 2
-    while f"{RARE_WORDS[0]}{number}" in used:
-        number += 1
-    return f"{RARE_WORDS[0]}{number}"
+def _syllable(text: str) -> str:
+    """A consonant, a vowel and a consonant, by a hash of the text."""
+    digest = hashlib.sha256(text.encode()).digest()
+    kinds = (CONSONANTS, VOWELS, CONSONANTS)
+    return "".join(kind[digit % len(kind)] for kind, digit in zip(kinds, digest, strict=False))

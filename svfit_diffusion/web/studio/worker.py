@@ -6,6 +6,7 @@ is open.
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 import traceback
@@ -18,11 +19,14 @@ from .reporter import Reporter
 from .runs import Run
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from .library import Library
 
-SCENES = ("a photo of {} on the beach", "a photo of {} in the snow", "a photo of {} at night")
 SHEET_PHOTOS = 9
 MAX_REASON = 300  # characters
+
+
+class Cancelled(Exception):
+    """The user stopped the training before its first step, so there is no concept."""
 
 
 def main(folder: str) -> int:
@@ -37,7 +41,7 @@ def main(folder: str) -> int:
 
 def _work(run: Run) -> int:
     try:
-        run.write(state="preparing", preparing_since=time.time())
+        run.write(state="preparing", preparing_since=time.time(), looking_at=(0, 0))
         from ...settings import AUTO, TrainConfig
         from ...training import train
 
@@ -50,6 +54,7 @@ def _work(run: Run) -> int:
             progress=False,
             report=reporter,
             on_summary=lambda summary: run.write(summary=summary),
+            on_photo=functools.partial(_look_at, run),
         )
         remarks = " ".join(filter(None, (*trained.advice, trained.length)))
         if message := trained.stopped if trained.exit_status else remarks:
@@ -59,10 +64,20 @@ def _work(run: Run) -> int:
         _add_to_library(run, config, trained)
         run.write(state="stopped" if trained.stopped else "done", step=trained.steps)
         return 0
+    except Cancelled:
+        run.write(state="cancelled", message="It was stopped before its first step.")
+        return 0
     except BaseException as error:
         traceback.print_exc()  # before the page refers anyone to the log
         run.write(state="failed", message=_sentence(error))
         return 1
+
+
+def _look_at(run: Run, photo: int, photos: int) -> None:
+    """Report which photo the base looks at; Cancelled where the user does not wait for it."""
+    if run.stop_requested():
+        raise Cancelled
+    run.write(looking_at=(photo, photos))
 
 
 def _sentence(error: BaseException) -> str:
@@ -76,11 +91,10 @@ def _sentence(error: BaseException) -> str:
 
 
 def _add_to_library(run: Run, config: Any, trained: Any) -> None:
-    """Add the concept to the library, with a sheet of pictures by a freshly loaded base.
+    """Add the concept to the library, with pictures of it by a freshly loaded base.
 
     A concept that this run added before, when it was stopped, moves to the bin.
     """
-    from ...generation import save_png
     from .cards import read_card
     from .library import Library
 
@@ -88,35 +102,45 @@ def _add_to_library(run: Run, config: Any, trained: Any) -> None:
     digest = library.get(earlier).card.digest if earlier in library.names() else None
     if digest not in (None, read_card(trained.path).digest):
         library.delete(earlier)
-    name = library.add(trained.path, earlier)
-    size = trained.path.stat().st_size
-    run.write(concept=name, trigger=trained.concept.trigger, file=trained.path.name, bytes=size)
+    name = library.add(trained.path, earlier or run.config["name"])
+    entry = library.get(name)
+    run.write(concept=name, trigger=entry.card.trigger, file=entry.path.name, bytes=entry.card.size)
     try:
-        picture, first = _sheet(config, trained)
+        _show(run, config, trained, library)
     except (ValueError, RuntimeError) as error:  # the concept is complete without it
-        run.write(message=f"The sheet could not be generated. {_sentence(error)}")
-        return
-    save_png(picture, run.folder / "sheet.png")
-    library.set_preview(name, first)
+        run.write(message=f"Its pictures could not be generated. {_sentence(error)}")
 
 
-def _sheet(config: Any, trained: Any) -> tuple[Image.Image, Image.Image]:
-    """Photos, the base alone and the concept in three scenes; and the first scene by itself."""
+def _show(run: Run, config: Any, trained: Any, library: Library) -> None:
+    """Scenes before and after, the verdict on them, and a sheet of all of it."""
     from ...data import read_folder
-    from ...families import load_base
-    from ...generation import generate, pick_device, sheet
-    from ...pipeline import load_concept
+    from ...families import TOYBOX, load_base
+    from ...generation import pick_device, save_png, sheet
     from ...training import DTYPES
+    from . import verdict
+    from .familiarity import familiarity
 
-    pipe = load_base(config.pretrained_model_name_or_path, DTYPES[config.mixed_precision or "no"])
+    base, name = config.pretrained_model_name_or_path, run.status()["concept"]
+    pipe = load_base(base, DTYPES[config.mixed_precision or "no"])
     pipe.to(pick_device()).set_progress_bar_config(disable=True)
-    prompts = [scene.format(trained.concept.trigger) for scene in SCENES]
-    before, _ = next(generate(pipe, prompts[0], seed=config.seed))
-    load_concept(pipe, trained.path)
-    after = [(next(generate(pipe, p, seed=config.seed))[0], p) for p in prompts]
-    photos = [photo.image for photo in read_folder(config.instance_data_dir)[0]][:SHEET_PHOTOS]
-    size = trained.path.stat().st_size
-    return sheet(photos, trained.path.name, size, (before, prompts[0]), after), after[0][0]
+    photos = [photo.image for photo in read_folder(config.instance_data_dir)[0]]
+    unknown = base == TOYBOX and not familiarity(pipe, photos).known
+    words = trained.concept.class_word, trained.concept.trigger
+    scenes = verdict.before_and_after(pipe, trained.path, words, config.seed)
+    verdict.save_scenes(scenes, run.folder / "scenes")
+    run.write(scenes=[scene.prompt for scene in scenes])
+    best = 0
+    try:
+        value, best = verdict.measure(scenes, photos)
+        hints = verdict.advice(value, len(photos), trained.steps, unknown)
+        run.write(likeness=value, advice=hints)
+    except ValueError as error:
+        run.write(unmeasured=_sentence(error))
+    before = scenes[0].before, scenes[0].prompt
+    after = [(scene.after, scene.prompt) for scene in scenes]
+    size, shown = trained.path.stat().st_size, photos[:SHEET_PHOTOS]
+    save_png(sheet(shown, f"{name}.safetensors", size, before, after), run.folder / "sheet.png")
+    library.set_preview(name, scenes[best].after)
 
 
 if __name__ == "__main__":
