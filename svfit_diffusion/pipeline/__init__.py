@@ -33,7 +33,12 @@ __getattr__, __dir__, __all__ = lazy_names(
         ],
         "naming": ["adapter_name", "check_strength", "trigger_clash"],
         "offloading": ["offload"],
-        "prompts": ["warn_split_trigger", "warn_unread_prompt"],
+        "prompts": [
+            "PromptLength",
+            "prompt_length",
+            "warn_split_trigger",
+            "warn_unread_prompt",
+        ],
         "verification": ["basis_of"],
     },
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from ..families import recognise
@@ -10,13 +11,22 @@ from ..settings import RARE_WORDS
 QUOTED = 200  # characters of what was cut
 
 
-def unread(pipe: Any, prompt: str) -> str:
-    """The end of a prompt that the base does not read, "" where it reads all of it.
+@dataclass(frozen=True)
+class PromptLength:
+    """tokens: of a prompt, of the `room` that the base reads. unread: its end that is not read."""
+
+    tokens: int
+    room: int
+    unread: str = ""
+
+
+def prompt_length(pipe: Any, prompt: str) -> PromptLength:
+    """How long a prompt is for a base, and what of it is not read.
 
     Of several tokenizers, the one that reads most counts; the words that a chat template adds to a
     prompt do not.
     """
-    family, ends = recognise(pipe), []
+    family, found = recognise(pipe), []
     for name, length in family.prompt_encoders(pipe):
         read = getattr(pipe, name)(
             prompt, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False
@@ -24,8 +34,14 @@ def unread(pipe: Any, prompt: str) -> str:
         marks = zip(read.offset_mapping, read.special_tokens_mask, strict=True)
         starts = [start for (start, _), special in marks if not special]
         room = length - (len(read.input_ids) - len(starts))
-        ends.append(prompt[starts[room] :].rstrip() if len(starts) > room else "")
-    return min(ends, key=len, default="")
+        end = prompt[starts[room] :].rstrip() if len(starts) > room else ""
+        found.append(PromptLength(len(starts), room, end))
+    return min(found, key=lambda length: len(length.unread), default=PromptLength(0, 0))
+
+
+def unread(pipe: Any, prompt: str) -> str:
+    """The end of a prompt that the base does not read, "" where it reads all of it."""
+    return prompt_length(pipe, prompt).unread
 
 
 def warn_unread_prompt(pipe: Any, prompt: str, what: str = "prompt") -> str:

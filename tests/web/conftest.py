@@ -8,6 +8,7 @@ from helpers.tiny_pipelines import load, make_concept
 from svfit_diffusion.concept.file import write_concept
 from svfit_diffusion.web.service import server
 from svfit_diffusion.web.service.assembly import build_app
+from svfit_diffusion.web.studio.history import History
 from svfit_diffusion.web.studio.library import Library
 from svfit_diffusion.web.studio.runs import Runs
 from svfit_diffusion.web.studio.shared_pipeline import SharedPipeline
@@ -34,7 +35,9 @@ def workspace(base_folder, files, tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SVFIT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        workspace = Workspace(SharedPipeline(str(base_folder)), Library(home), Runs(home))
+        workspace = Workspace(
+            SharedPipeline(str(base_folder)), Library(home), Runs(home), History(home)
+        )
     for name in ("rex", "max", "other"):
         workspace.library.add(files[name])
     return workspace

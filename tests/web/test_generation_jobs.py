@@ -4,8 +4,10 @@ import types
 
 from PIL import Image
 
+from svfit_diffusion.generation.pictures import Parameters
 from svfit_diffusion.web.page import render
 from svfit_diffusion.web.studio.generation_jobs import GenerationJobs
+from svfit_diffusion.web.studio.history import History
 from svfit_diffusion.web.studio.shared_pipeline import Job, Remark, Step
 from svfit_diffusion.web.studio.workspace import Workspace
 
@@ -17,7 +19,7 @@ def test_a_picture_waits_for_memory_while_a_training_runs():
         memory_check=lambda: (False, 1_000_000, 3_000_000),
         generate=lambda job, stop: [Step(0, 1, None)],
     )
-    jobs = GenerationJobs(Workspace(pipeline, None, runs))
+    jobs = GenerationJobs(Workspace(pipeline, None, runs, None))
     job = Job([], "a dog", 1, 0, {"steps": 4})
     *waits, last = [progress for _, progress in jobs.pictures("window", job)]
     assert len(waits) == 2 and (waits[0].done, waits[0].total) == (0, 1)
@@ -28,17 +30,16 @@ def test_a_picture_waits_for_memory_while_a_training_runs():
     assert only.message.endswith("; a training is running too, so both take longer")
 
 
-def test_a_remark_stays_with_the_progress_until_the_end(monkeypatch):
+def test_a_remark_stays_with_the_progress_until_the_end(tmp_path):
     long, hostile = Remark("The prompt is too long."), Remark("<b>Not read.</b>")
-    picture = (Image.new("RGB", (8, 8)), types.SimpleNamespace(seed=3))
-    monkeypatch.setattr("svfit_diffusion.web.studio.generation_jobs.save_png", lambda *given: None)
+    picture = (Image.new("RGB", (8, 8)), Parameters(seed=3))
     pipeline = types.SimpleNamespace(
         defaults=types.SimpleNamespace(steps=1),
         generate=lambda job, stop: [long, hostile, Step(0, 1, None), picture],
     )
     library = types.SimpleNamespace(entries=list)
     runs = types.SimpleNamespace(active=lambda: None)
-    jobs = GenerationJobs(Workspace(pipeline, library, runs))
+    jobs = GenerationJobs(Workspace(pipeline, library, runs, History(tmp_path)))
     found = [progress for _, progress in jobs.pictures("window", Job([], "a dog", 1, 3, {}))]
     sentences = (long.sentence, hostile.sentence)
     assert [progress.remarks for progress in found] == [sentences, sentences]

@@ -41,7 +41,7 @@ def test_the_page_counts_the_seconds_of_the_preparation(runs):
     add(runs, 1, "toybox", state="done", prepare_seconds=50.0)
     run = add(runs, 2, "toybox", state="preparing", preparing_since=time.time() - 20)
     pipeline = types.SimpleNamespace(base="toybox")
-    actions = TrainActions(Workspace(pipeline, types.SimpleNamespace(), runs))
+    actions = TrainActions(Workspace(pipeline, types.SimpleNamespace(), runs, None))
     with FileLock(run.folder / "alive.lock"):
         seen, view, *_ = actions.show("")
         assert re.search(r"for 2\d s · about (2\d|30) s left, as the last time", view)

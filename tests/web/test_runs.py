@@ -15,6 +15,7 @@ from svfit_diffusion.web.page import render
 from svfit_diffusion.web.page.train_actions import TrainActions
 from svfit_diffusion.web.service import server
 from svfit_diffusion.web.service.assembly import build_app
+from svfit_diffusion.web.studio.history import History
 from svfit_diffusion.web.studio.library import Library
 from svfit_diffusion.web.studio.new_training import start_training
 from svfit_diffusion.web.studio.runs import ACTIVE_STATES, Run, Runs
@@ -34,7 +35,7 @@ def home(tmp_path, monkeypatch):
 
 
 def workspace_on(base, home):
-    return Workspace(SharedPipeline(str(base)), Library(home), Runs(home))
+    return Workspace(SharedPipeline(str(base)), Library(home), Runs(home), History(home))
 
 
 def wait(run, until):

@@ -43,7 +43,9 @@ def test_a_failed_training_is_not_called_learned():
     assert "Toybox cannot draw real photos" in html and "1 step " in html and "1 steps" not in html
     good = render.run({"state": "done", "likeness": 0.8})
     assert "Learned: clearly like your photos" in good and "80 % like your photos" in good
-    assert not verdict.advice(0.8, 5, 100, unknown=True)
+    assert not verdict.advice(0.8, 5, 100, unknown=False)
+    blobs = render.run({"state": "done", "likeness": 0.18, "unknown": True})
+    assert "hardly like your photos" in blobs, "the right colours are not the subject"
     silent = render.run({"state": "done", "unmeasured": "One photo cannot be compared."})
     assert "Learned" not in silent and "One photo cannot be compared." in silent
 

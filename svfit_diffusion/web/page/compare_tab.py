@@ -19,7 +19,7 @@ from ..studio import (
     pick_seed,
 )
 from . import render
-from .events import UNQUEUED, click_to_generate, stopped, user_errors
+from .events import UNQUEUED, click_to_generate, click_to_stop, go_and_stop, user_errors
 
 
 class CompareActions:
@@ -33,7 +33,6 @@ class CompareActions:
     ) -> Iterator[tuple[Any, str]]:
         """Generate the grid: its file at the end, and the live view."""
         with user_errors():
-            yield None, gr.skip()
             seed = pick_seed(seed)
             for grid, progress in self.jobs.compare(window.session_hash, names, prompt, seed, {}):
                 if grid is None:
@@ -81,9 +80,7 @@ def build_compare(workspace: Workspace, jobs: GenerationJobs, version: gr.Textbo
                 max_length=MAX_PROMPT,
             )
             seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED)
-            with gr.Row(elem_classes="actions"):
-                go = gr.Button("Compare", variant="primary", scale=4, elem_classes="go")
-                stop = gr.Button("Stop", scale=1, min_width=90)
+            go, stop = go_and_stop("Compare")
         with gr.Column(scale=7, min_width=320, elem_classes="output-column"):
             live = gr.HTML(
                 render.empty("Nothing to compare yet", "Choose concepts, then press Compare.")
@@ -100,6 +97,6 @@ def build_compare(workspace: Workspace, jobs: GenerationJobs, version: gr.Textbo
             )
     inputs = [names, prompt, seed]
     go.click(lambda: gr.update(visible=True), None, grid, **UNQUEUED)
-    event = click_to_generate(go, actions.compare, inputs, [grid, live], live)
-    stop.click(actions.stop, cancels=[event], **UNQUEUED).then(stopped, None, live, **UNQUEUED)
+    event = click_to_generate(go, stop, actions.compare, inputs, [grid, live], live)
+    click_to_stop(stop, go, actions.stop, event, live)
     version.change(actions.choices, names, names, **UNQUEUED)

@@ -53,19 +53,51 @@ def user_errors() -> Iterator[None]:
         raise gr.Error(escape(error), print_exception=False) from error
 
 
+def go_and_stop(label: str) -> tuple[gr.Button, gr.Button]:
+    """The main button, and the one in its place while its job runs."""
+    with gr.Row(elem_classes="actions"):
+        go = gr.Button(label, variant="primary", elem_classes="go")
+        stop = gr.Button("Stop", variant="stop", elem_classes="stop", visible=False)
+    return go, stop
+
+
+def _buttons(running: bool) -> tuple[Any, Any]:
+    """The main button and Stop, one of which is seen."""
+    return gr.update(visible=not running), gr.update(visible=running, value="Stop")
+
+
 def click_to_generate(
-    button: gr.Button, function: Callable, inputs: Any, outputs: Sequence[Any], live: gr.HTML
+    go: gr.Button,
+    stop: gr.Button,
+    function: Callable,
+    inputs: Any,
+    outputs: Sequence[Any],
+    live: gr.HTML,
 ) -> Dependency:
-    """A click that generates: the live view says at once that it waits; a failure clears that.
+    """A click that generates: at once the live view says that it waits, and Stop takes its place.
 
     The function itself cannot say so before its turn comes. The browser handles a button's clicks
-    in the order of their registration, each after the one before has returned.
+    in the order of their registration, each after the one before has returned. A failure clears the
+    live view; earlier results stay.
     """
     waiting = json.dumps([render.note("Waiting for its turn")])
-    button.click(None, None, live, js=f"() => {waiting}", **UNQUEUED)
-    event = button.click(function, inputs, outputs, show_progress_on=live, **GENERATING)
+    go.click(None, None, live, js=f"() => {waiting}", **UNQUEUED)
+    go.click(lambda: _buttons(True), None, [go, stop], **UNQUEUED)
+    event = go.click(function, inputs, outputs, show_progress_on=live, **GENERATING)
     event.failure(lambda: "", None, live, **UNQUEUED)
+    event.then(lambda: _buttons(False), None, [go, stop], **UNQUEUED)
     return event
+
+
+def click_to_stop(
+    stop: gr.Button, go: gr.Button, function: Callable, event: Dependency, live: gr.HTML
+) -> None:
+    """A click that stops the event's job, answered at once."""
+    stop.click(lambda: gr.update(value="Stopping"), None, stop, **UNQUEUED)
+    stopping = stop.click(function, cancels=[event], **UNQUEUED)
+    stopping.then(stopped, None, live, **UNQUEUED).then(
+        lambda: _buttons(False), None, [go, stop], **UNQUEUED
+    )
 
 
 def stopped() -> str:

@@ -17,12 +17,14 @@ from ..studio import (
     MAX_SIZE,
     MAX_STEPS,
     MAX_STRENGTH,
+    Gallery,
     GenerationJobs,
     Job,
     Progress,
     Workspace,
     check_prompts,
     pick_seed,
+    servable_copy,
 )
 from . import render
 from .events import user_errors, warn
@@ -55,28 +57,14 @@ class GenerateActions:
             size = {"width": int(width), "height": int(height)}
             options = {"steps": int(steps), "guidance": guidance, "negative_prompt": negative}
             job = Job(self.jobs.select(chosen), prompt, int(num), seed, options | size)
-            yield [], gr.skip(), seed
             progress = Progress()
             for gallery, progress in self.jobs.pictures(window.session_hash, job):
-                yield gallery or gr.skip(), render.progress(progress), gr.skip()
+                yield _gallery(gallery), render.progress(progress), seed
             yield gr.skip(), render.progress(Progress(remarks=progress.remarks)), gr.skip()
 
     def stop(self, window: gr.Request) -> None:
         """Stop this window's job."""
         self.jobs.stop(window.session_hash)
-
-    def choose(self, name: str, on: bool, strength: float, chosen: dict) -> dict:
-        """The concepts in use (name -> strength) after a change on the card of one."""
-        chosen = {k: v for k, v in chosen.items() if k != name}
-        if on and len(chosen) >= MAX_ACTIVE_CONCEPTS:
-            gr.Warning(f"At most {MAX_ACTIVE_CONCEPTS} concepts can be used at once.")
-        return chosen | {name: strength} if on else chosen
-
-    def show_parameters(self, gallery: list | None, event: gr.SelectData) -> tuple[str, Any]:
-        """The parameters of the picture that was clicked."""
-        path = gallery[event.index][0] if gallery and event.index < len(gallery) else None
-        found = read_parameters(path) if path else None
-        return found.to_infotext() if found else "", gr.update(visible=found is not None)
 
     def read_file(self, path: str | None) -> tuple[str, Any]:
         """The parameters of an uploaded picture; a warning where it has none."""
@@ -91,6 +79,8 @@ class GenerateActions:
 
     def fill(self, text: str) -> tuple[Any, ...]:
         """Fill the form from parameters; they may come from anyone, so numbers are clamped."""
+        if not text.strip():  # of a picture that has none
+            return (gr.skip(),) * 10
         try:
             found = Parameters.from_infotext(text)
         except ValueError as error:
@@ -112,6 +102,14 @@ class GenerateActions:
             *size,
             str(chosen) + text,
         )
+
+
+def _gallery(found: Gallery | None) -> Any:
+    """Pictures for the page: one is shown whole, several as tiles."""
+    if not found:
+        return gr.skip()
+    pictures = [(servable_copy(path), caption) for path, caption in found]
+    return gr.update(value=pictures, columns=1 if len(pictures) == 1 else 2)
 
 
 def _clamp(value: float, low: float, high: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
 
@@ -14,138 +15,99 @@ from ..studio import (
     MAX_SEED,
     MAX_SIZE,
     MAX_STEPS,
-    MAX_STRENGTH,
-    Entry,
     GenerationJobs,
     Workspace,
 )
-from . import render
-from .events import QUEUED, UNQUEUED, click_to_generate, escape, hidden_textbox, stopped
+from .concepts_panel import ConceptsPanel, build_concepts
+from .events import QUEUED, click_to_generate, click_to_stop, go_and_stop, hidden_textbox
 from .generate_actions import GenerateActions
+from .history_panel import build_history
 from .sliders import clamped_slider
+
+CLICK_GENERATE = "() => { setTimeout(() => svfitPress(), 300); return [true]; }"
 
 
 @dataclass
 class GenerateTab:
-    """The components that other parts of the page use. chosen: name -> strength."""
+    """The components that other parts of the page use. fields: all of the form but concepts."""
 
     prompt: gr.Textbox
-    chosen: gr.State
+    concepts: ConceptsPanel
     settings: list[gr.Slider]
+    fields: list[Any]
+
+
+@dataclass
+class Details:
+    """What was clicked: the name of a picture of the history, its parameters, its buttons."""
+
+    group: gr.Group
+    name: gr.Textbox
+    text: gr.Textbox
+    reuse: gr.Button
+    vary: gr.Button
+    delete: gr.Button
 
 
 def build_generate(
-    workspace: Workspace, jobs: GenerationJobs, version: gr.Textbox, names: Sequence[str]
+    workspace: Workspace,
+    jobs: GenerationJobs,
+    version: gr.Textbox,
+    names: Sequence[str],
 ) -> GenerateTab:
     """Lay out the tab and connect it. names: concepts that are in use from the start."""
     actions = GenerateActions(workspace, jobs)
-    chosen, refilled = gr.State(dict.fromkeys(names, 1.0)), hidden_textbox()
     with gr.Row():
         with gr.Column(scale=5, min_width=320):
-            prompt, negative = _prompts(workspace)
-            with gr.Row(elem_classes="actions"):
-                go = gr.Button("Generate", variant="primary", scale=4, elem_classes="go")
-                stop = gr.Button("Stop", scale=1, min_width=90)
-            _concepts(actions, version, chosen, refilled)
+            prompt = _prompt(workspace)
+            go, stop = go_and_stop("Generate")
+            panel = build_concepts(workspace, version, prompt, names)
             num, new_seed, seed = _number_and_seed()
-            settings = _settings(workspace)
-            file = gr.File(
-                label="Drop a PNG made here to use its settings again",
-                file_types=[".png"],
-                height=140,
-                elem_id="reuse-drop",
-            )
+            settings, negative, file = _settings(workspace)
         with gr.Column(scale=6, min_width=320, elem_classes="output-column"):
-            live, gallery = gr.HTML(elem_id="live"), _gallery()
-            with gr.Group(visible=False) as details:
-                text = gr.Textbox(
-                    label="Parameters", lines=4, max_length=20_000, buttons=["copy"], elem_id="text"
-                )
-                reuse = gr.Button("Reuse these", elem_id="reuse")
-    inputs = [chosen, prompt, negative, num, new_seed, seed, *settings]
+            live, gallery = gr.HTML(elem_id="live"), _pictures()
+            details = _details()
+            history = build_history(workspace, details.name, details.text, details.group)
+    inputs = [panel.chosen, prompt, negative, num, new_seed, seed, *settings]
     outputs = [gallery, live, seed]
-    event = click_to_generate(go, actions.generate, inputs, outputs, live)
-    stop.click(actions.stop, cancels=[event], **UNQUEUED).then(stopped, None, live, **UNQUEUED)
-    gallery.select(actions.show_parameters, gallery, [text, details], **UNQUEUED)
-    form = [chosen, prompt, negative, new_seed, seed, *settings, refilled]
-    file.upload(actions.read_file, file, [text, details], **QUEUED).then(
-        actions.fill, text, form, **QUEUED
+    event = click_to_generate(go, stop, actions.generate, inputs, outputs, live)
+    click_to_stop(stop, go, actions.stop, event, live)
+    shown = [details.name, details.text, details.group]
+    gallery.select(history.select, gallery, shown, **QUEUED)
+    form = [panel.chosen, prompt, negative, new_seed, seed, *settings, panel.changed]
+    file.upload(actions.read_file, file, [details.text, details.group], **QUEUED).then(
+        actions.fill, details.text, form, **QUEUED
     )
-    reuse.click(actions.fill, text, form, **QUEUED)
-    return GenerateTab(prompt, chosen, settings)
+    details.reuse.click(actions.fill, details.text, form, **QUEUED)
+    details.vary.click(actions.fill, details.text, form, **QUEUED).then(
+        lambda: True, None, new_seed, js=CLICK_GENERATE, **QUEUED
+    )
+    details.delete.click(history.delete, details.name, shown, **QUEUED)
+    return GenerateTab(prompt, panel, settings, [prompt, negative, num, new_seed, seed, *settings])
 
 
-def _prompts(workspace: Workspace) -> tuple[gr.Textbox, gr.Textbox]:
-    prompt = gr.Textbox(
+def _prompt(workspace: Workspace) -> gr.Textbox:
+    return gr.Textbox(
         label="Prompt",
         placeholder=workspace.example_prompt(),
         lines=2,
         max_length=MAX_PROMPT,
         elem_id="prompt",
     )
-    negative = gr.Textbox(
-        value="",
-        label="Negative prompt",
-        placeholder="what not to generate",
-        lines=1,
-        max_length=MAX_PROMPT,
-    )
-    return prompt, negative
 
 
-def _concepts(
-    actions: GenerateActions, version: gr.Textbox, chosen: gr.State, refilled: gr.Textbox
-) -> None:
-    """The library's concepts, rendered again when the library, the base or the choice changes."""
-
-    @gr.render(
-        [chosen],
-        triggers=[version.change, refilled.change],
-        show_progress="hidden",
-        concurrency_limit=None,
-    )
-    def concepts(strengths: dict) -> None:
-        entries = actions.workspace.library.entries()
-        if not entries:
-            gr.HTML(render.empty("No concepts yet", "Train one, or add a file under Share."))
-            return
-        with gr.Row(elem_classes="cards"):
-            for entry in entries:
-                mismatch = actions.workspace.pipeline.mismatch(entry.card)
-                with gr.Column(elem_classes="card", min_width=220):
-                    gr.HTML(render.concept(entry, mismatch))
-                    if not mismatch:
-                        _strength(actions, entry, strengths, chosen)
-
-
-def _strength(actions: GenerateActions, entry: Entry, strengths: dict, chosen: gr.State) -> None:
-    """Whether a concept is in use, and how strongly."""
-    with gr.Row(elem_classes="controls"):
-        on = gr.Checkbox(
-            entry.name in strengths,
-            label="Use",
-            min_width=70,
-            scale=1,
-            container=False,
-            interactive=True,
+def _details() -> Details:
+    """The parameters of the picture that was clicked, and what can be done with it."""
+    name = hidden_textbox()
+    with gr.Group(visible=False, elem_id="details") as group:
+        text = gr.Textbox(
+            label="Parameters", lines=4, max_length=20_000, buttons=["copy"], elem_id="text"
         )
-        strength = clamped_slider(
-            0,
-            MAX_STRENGTH,
-            strengths.get(entry.name, 1.0),
-            step=0.05,
-            label=f"Strength of {escape(entry.name)}",
-            scale=3,
-            min_width=120,
-            buttons=[],
-            interactive=True,
-        )
-
-    def choose(used: bool, value: float, now: dict) -> dict:
-        return actions.choose(entry.name, used, value, now)
-
-    for event in (on.input, strength.change):
-        event(choose, [on, strength, chosen], chosen, **QUEUED)
+        with gr.Row(elem_classes="actions"):
+            reuse = gr.Button("Reuse, with its seed", size="sm", min_width=120, elem_id="reuse")
+            vary = gr.Button("Vary it", size="sm", min_width=80, elem_id="vary")
+            delete = gr.Button("Delete it", size="sm", min_width=80, elem_id="delete-picture")
+    return Details(group, name, text, reuse, vary, delete)
 
 
 def _number_and_seed() -> tuple[gr.Slider, gr.Checkbox, gr.Number]:
@@ -159,10 +121,17 @@ def _number_and_seed() -> tuple[gr.Slider, gr.Checkbox, gr.Number]:
     return num, new_seed, seed
 
 
-def _settings(workspace: Workspace) -> list[gr.Slider]:
-    """Steps, guidance, width, height."""
+def _settings(workspace: Workspace) -> tuple[list[gr.Slider], gr.Textbox, gr.File]:
+    """Steps, guidance, width and height; the negative prompt; a picture whose settings to use."""
     start = workspace.pipeline.defaults
-    with gr.Accordion("Steps, guidance, size", open=False):
+    with gr.Accordion("Negative prompt, steps, guidance, size", open=False, elem_id="more"):
+        negative = gr.Textbox(
+            value="",
+            label="Negative prompt",
+            placeholder="what not to generate",
+            lines=1,
+            max_length=MAX_PROMPT,
+        )
         with gr.Row():
             steps = clamped_slider(1, MAX_STEPS, start.steps, step=1, label="Steps", buttons=[])
             guidance = clamped_slider(
@@ -173,16 +142,23 @@ def _settings(workspace: Workspace) -> list[gr.Slider]:
                 clamped_slider(8, MAX_SIZE, value, step=8, label=f"{name}, px", buttons=[])
                 for name, value in (("Width", start.width), ("Height", start.height))
             )
-    return [steps, guidance, width, height]
+        file = gr.File(
+            label="Drop a PNG made here to use its settings again",
+            file_types=[".png"],
+            height=140,
+            elem_id="reuse-drop",
+        )
+    return [steps, guidance, width, height], negative, file
 
 
-def _gallery() -> gr.Gallery:
+def _pictures() -> gr.Gallery:
     return gr.Gallery(
         label="Pictures",
         show_label=False,  # it would cover part of the first picture
         elem_id="pictures",
         format="png",  # the default, webp, would lose the parameters
         columns=2,
+        height="auto",
         object_fit="contain",
         interactive=False,
         buttons=["download", "fullscreen"],

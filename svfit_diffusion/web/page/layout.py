@@ -10,7 +10,8 @@ import gradio as gr
 from ..studio import GenerationJobs, Workspace
 from .base_bar import base_in_use, build_base_bar
 from .compare_tab import build_compare
-from .events import UNQUEUED, hidden_textbox
+from .events import QUEUED, UNQUEUED, hidden_textbox
+from .form_memory import remember_form
 from .generate_tab import GenerateTab, build_generate
 from .share_tab import build_share
 from .train_actions import TrainActions
@@ -42,10 +43,11 @@ def build_page(
             build_share(workspace, jobs, version)
     with above_tabs:
         base = build_base_bar(workspace, version, generate.settings)
+    remember_form(page, workspace, generate.fields, generate.concepts)
     _follow_workspace(page, workspace, version, base, generate)
     page.load(actions.show, train.view[0], train.view, **UNQUEUED)
     gr.Timer(1).tick(actions.strip, None, strip, **UNQUEUED)
-    _connect_use(workspace, version, train, generate, tabs)
+    _connect_use(workspace, train, generate, tabs)
 
 
 def _follow_workspace(
@@ -71,23 +73,22 @@ def _follow_workspace(
 
 def _connect_use(
     workspace: Workspace,
-    version: gr.Textbox,
     train: TrainTab,
     generate: GenerateTab,
     tabs: gr.Tabs,
 ) -> None:
     """The button "Use it now" opens the Generate tab with the trained concept in use."""
 
-    def use(name: str, chosen: dict, shown: str) -> tuple[Any, ...]:
+    def use(name: str, chosen: dict) -> tuple[Any, ...]:
         if name not in workspace.library.names():
             return (gr.skip(),) * 4
         prompt = f"a photo of {workspace.library.get(name).card.trigger} on the beach"
-        changed = f"{workspace.version()}\n{shown}"[:200]  # so that the cards are rendered again
-        return chosen | {name: 1.0}, prompt, gr.update(selected="generate"), changed
+        return chosen | {name: 1.0}, prompt, gr.update(selected="generate"), f"use {name}"
 
+    panel = generate.concepts
     train.use.click(
         use,
-        [train.trained, generate.chosen, version],
-        [generate.chosen, generate.prompt, tabs, version],
-        **UNQUEUED,
+        [train.trained, panel.chosen],
+        [panel.chosen, generate.prompt, tabs, panel.changed],
+        **QUEUED,
     )

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from ...generation import size_text
+from ...pipeline import PromptLength
 from ..studio import ENDED_STATES, SUCCESS_STATES, Card, Entry, Preparation, Progress, in_words
 from .assets import render_template
 from .loss_curve import loss_curve
@@ -107,6 +108,17 @@ def note(sentence: str) -> str:
     return progress(Progress(sentence))
 
 
+def prompt_hints(hints: Sequence[str], length: PromptLength | None) -> str:
+    """What to know of a prompt before it is used. length: None where it is not known now."""
+    return render_template(
+        "prompt_hints.html",
+        hints=hints,
+        unread=length.unread if length else "",
+        tokens=length.tokens if length else 0,
+        room=length.room if length else 0,
+    )
+
+
 def pictures(images: Sequence[tuple[Image.Image | Path, str]]) -> str:
     """Pictures side by side, with their captions."""
     return render_template("pictures.html", pictures=_inlined(images))
@@ -162,7 +174,7 @@ def run_title(status: Mapping[str, Any]) -> str:
     """The state in words; of a training that ended, whether its subject was learned."""
     state = status.get("state", "")
     if state == "done" and (value := status.get("likeness")) is not None:
-        return VERDICTS[in_words(value)]
+        return VERDICTS[in_words(value, status.get("unknown", False))]
     return STATE_TITLES.get(state, state)
 
 
@@ -201,7 +213,8 @@ def _verdict(status: Mapping[str, Any]) -> dict[str, Any]:
         return {"word": "", "text": f"How like your photos it is was not measured. {unmeasured}"}
     if (value := status.get("likeness")) is None:
         return {}
-    word, share = in_words(value), round(100 * max(0, min(value, 1)))
+    word = in_words(value, status.get("unknown", False))
+    share = round(100 * max(0, min(value, 1)))
     text = f"{share} % like your photos. {LIKENESS}"
     return {"word": word, "text": " ".join(filter(None, (text, *status.get("advice", ()))))}
 

@@ -24,6 +24,7 @@ def build_share(workspace: Workspace, jobs: GenerationJobs, version: gr.Textbox)
             facts = gr.HTML(elem_id="facts")
             with gr.Row():
                 preview = gr.Button("Preview", visible=False, elem_id="preview")
+                stop = gr.Button("Stop", visible=False)
                 add = gr.Button(
                     "Add to my library", variant="primary", visible=False, elem_id="add"
                 )
@@ -43,7 +44,7 @@ def build_share(workspace: Workspace, jobs: GenerationJobs, version: gr.Textbox)
             undo = gr.Button("Restore", visible=False, size="sm", elem_id="undo")
             _library(actions, version, undo)
     file.change(actions.inspect, file, [facts, preview, add, picture, shown], **UNQUEUED)
-    click_to_generate(preview, actions.preview, file, [picture, live], live)
+    click_to_generate(preview, stop, actions.preview, file, [picture, live], live)
     picture.change(
         lambda image: gr.update(value=image, visible=bool(image)), picture, shown, **UNQUEUED
     )

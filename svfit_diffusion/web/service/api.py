@@ -65,7 +65,7 @@ class Api:
             job = Job(selected, prompt, int(num), pick_seed(seed), options)
             for gallery, _ in self.jobs.pictures(_window(request), job):
                 if gallery:
-                    yield gallery
+                    yield [(_by_seed(path), caption) for path, caption in gallery]
 
     def compare(
         self,
@@ -200,6 +200,11 @@ class Api:
 
     def _facts(self, card: Card) -> dict[str, str]:
         return {**card.facts(), "misfit": self.workspace.pipeline.mismatch(card)}
+
+
+def _by_seed(path: Path) -> str:
+    """A copy of a picture of the history, named by its seed."""
+    return servable_copy(path, f"{int(path.stem.rpartition('-')[2]):010d}.png")
 
 
 def _window(request: gr.Request | None) -> str:

@@ -14,6 +14,7 @@ from ...data import CAPTION
 from ..page import CSS, SHORTCUTS, THEME
 from ..studio import (
     PHOTO_SUFFIXES,
+    History,
     Library,
     Runs,
     SharedPipeline,
@@ -40,8 +41,9 @@ def run_app(
         read_card(path)  # raise before the base is loaded
     with tempfile.TemporaryDirectory(prefix="svfit-") as folder:  # mode 0700
         os.environ["GRADIO_TEMP_DIR"] = folder
+        home = data_folder()
         workspace = Workspace(
-            SharedPipeline(base), Library(data_folder()), Runs(data_folder()), not login
+            SharedPipeline(base), Library(home), Runs(home), History(home), not login
         )
         for path in concepts:
             workspace.pipeline.check(read_card(path))

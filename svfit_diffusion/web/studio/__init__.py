@@ -16,11 +16,14 @@ __getattr__, __dir__, __all__ = lazy_names(
         "cards": ["Card", "read_card"],
         "generation_jobs": [
             "COMPARE_PROMPT",
+            "Gallery",
             "GenerationJobs",
             "Progress",
             "check_prompts",
             "pick_seed",
         ],
+        "hints": ["disagreements"],
+        "history": ["SHOWN", "History", "Picture"],
         "library": ["Entry", "Library", "data_folder"],
         "limits": [
             "MAX_ACTIVE_CONCEPTS",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from ...generation import Parameters, grid, is_withheld, save_png, size_text
+from ...generation import Parameters, grid, is_withheld, size_text
 from .cards import Card
 from .limits import MAX_ACTIVE_CONCEPTS, MAX_PROMPT, MAX_SEED, MAX_STRENGTH
 from .shared_pipeline import Job, Remark, Step, Stopped
@@ -25,7 +24,7 @@ COMPARE_SEVERAL = (0.5, 1.0, 1.5)  # strengths of each of several concepts
 MIN_CELL = 192  # px, a comparison's pictures
 DURING_TRAINING = "; a training is running too, so both take longer"
 
-Gallery = list[tuple[str, str]]  # paths of PNG files with their captions
+Gallery = list[tuple[Path, str]]  # PNG files of the history, with their captions
 
 
 @dataclass(frozen=True)
@@ -62,10 +61,11 @@ class GenerationJobs:
         self.workspace = workspace
         self._stops: dict[str, threading.Event] = {}
 
-    def stop(self, window: str) -> None:
-        """Stop the job of a window, if there is one."""
-        if window in self._stops:
-            self._stops[window].set()
+    def stop(self, window: str) -> bool:
+        """Stop the job of a window; whether there was one."""
+        if stop := self._stops.get(window):
+            stop.set()
+        return stop is not None
 
     def select(self, strengths: Mapping[str, float]) -> list[tuple[Card, float]]:
         """Concepts of the library, by name, with strengths; ValueError for unusable ones."""
@@ -87,19 +87,17 @@ class GenerationJobs:
     def pictures(self, window: str, job: Job) -> Iterator[tuple[Gallery | None, Progress]]:
         """All pictures so far, None where none is new, and the progress."""
         gallery: Gallery = []
-        with tempfile.TemporaryDirectory() as folder:  # Gradio copies the files
-            for finished, progress in self._run(window, job):
-                if finished is None:
-                    yield None, progress
-                    continue
-                image, parameters = finished
-                path = Path(folder, f"{parameters.seed:010d}.png")
-                save_png(image, path, parameters)
-                withheld = ", withheld by the safety checker" if is_withheld(image) else ""
-                gallery.append((str(path), f"seed {parameters.seed}{withheld}"))
-                self._set_missing_preview(job, image)
-                message = "" if len(gallery) == job.num else "Next picture"
-                yield gallery, Progress(message, remarks=progress.remarks)
+        for finished, progress in self._run(window, job):
+            if finished is None:
+                yield None, progress
+                continue
+            image, parameters = finished
+            path = self.workspace.history.add(image, parameters)
+            withheld = ", withheld by the safety checker" if is_withheld(image) else ""
+            gallery.append((path, f"seed {parameters.seed}{withheld}"))
+            self._set_missing_preview(job, image)
+            message = "" if len(gallery) == job.num else "Next picture"
+            yield gallery, Progress(message, remarks=progress.remarks)
 
     def compare(
         self, window: str, names: Sequence[str], prompt: str, seed: int, options: dict[str, Any]

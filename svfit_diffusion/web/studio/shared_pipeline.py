@@ -24,7 +24,9 @@ from ...concept import printable
 from ...families import TOYBOX, base_name, load_base, recognise
 from ...generation import Parameters, generate, parameters, pick_device, pick_dtype
 from ...pipeline import (
+    PromptLength,
     load_concept,
+    prompt_length,
     remove_concept,
     set_concepts,
     trigger_clash,
@@ -32,6 +34,7 @@ from ...pipeline import (
 )
 from ...sharing import Exported, export_lora
 from .cards import MAX_LABEL, Card
+from .familiarity import Familiarity, familiarity
 
 PREVIEW_TIME_SHARE = 0.2  # of a picture's time may go into previews of it
 
@@ -131,6 +134,24 @@ class SharedPipeline:
         with self._lock:
             self._activate({})  # the base is recognised by its weights without concepts
             return export_lora(card.concept, self.pipe, path, preview=preview)
+
+    def prompt_length(self, prompt: str) -> PromptLength | None:
+        """How long a prompt is for the base in use; None while it is busy, since this never waits.
+
+        A word of a concept that is not loaded counts as the letters it is written in.
+        """
+        if not self._lock.acquire(blocking=False):
+            return None
+        try:
+            return prompt_length(self.pipe, prompt)
+        finally:
+            self._lock.release()
+
+    def familiarity(self, photos: Sequence[Image.Image]) -> Familiarity:
+        """Whether the base alone knows such photos; it waits for the picture under way."""
+        with self._lock:
+            self._activate({})
+            return familiarity(self.pipe, photos)
 
     def generate(
         self, job: Job, stop: threading.Event

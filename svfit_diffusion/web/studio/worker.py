@@ -133,7 +133,7 @@ def _show(run: Run, config: Any, trained: Any, library: Library) -> None:
     try:
         value, best = verdict.measure(scenes, photos)
         hints = verdict.advice(value, len(photos), trained.steps, unknown)
-        run.write(likeness=value, advice=hints)
+        run.write(likeness=value, unknown=unknown, advice=hints)
     except ValueError as error:
         run.write(unmeasured=_sentence(error))
     before = scenes[0].before, scenes[0].prompt

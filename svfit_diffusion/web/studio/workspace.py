@@ -1,10 +1,11 @@
-"""What all tabs and endpoints share: the pipeline, the library and the trainings."""
+"""What all tabs and endpoints share: the pipeline, the library, the trainings, the pictures."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .library import Library
+from .history import History
+from .library import Entry, Library
 from .runs import Runs
 from .shared_pipeline import SharedPipeline
 
@@ -16,17 +17,21 @@ class Workspace:
     pipeline: SharedPipeline
     library: Library
     runs: Runs
+    history: History
     local: bool = True
 
     def version(self) -> str:
         """Changes whenever the library or the base does."""
         return f"{self.pipeline.base} {self.library.version()}"
 
+    def fitting(self) -> list[Entry]:
+        """The library's concepts that fit the base in use."""
+        return [e for e in self.library.entries() if not self.pipeline.mismatch(e.card)]
+
     def example_prompt(self) -> str:
         """A prompt to start from, with the trigger of a concept that fits the base."""
-        cards = (e.card for e in self.library.entries() if not self.pipeline.mismatch(e.card))
-        card = next(cards, None)
-        return f"a photo of {card.trigger if card else 'a dog'} on the beach"
+        entry = next(iter(self.fitting()), None)
+        return f"a photo of {entry.card.trigger if entry else 'a dog'} on the beach"
 
     def check_idle(self) -> None:
         """ValueError while a training runs: it needs the memory of another base."""

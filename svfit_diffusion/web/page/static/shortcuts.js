@@ -3,18 +3,26 @@
     [...document.querySelectorAll(selector)].find((element) => element.offsetParent);
 
   // Ctrl+Enter (Cmd+Enter on a Mac) presses the main button of the open tab.
+  window.svfitPress = () => visible("button.go")?.click();
   document.addEventListener("keydown", (event) => {
-    const button = visible("button.go");
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && button) {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && visible("button.go")) {
       event.preventDefault();
-      button.click();
+      svfitPress();
     }
   });
 
   // On a phone the result is below the form: scroll there, once the live view has appeared.
   document.addEventListener("click", (event) => {
     if (innerWidth < 769 && event.target.closest("button.go")) {
-      setTimeout(() => visible(".output-column").scrollIntoView({ behavior: "smooth" }), 300);
+      const behavior = matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth";
+      setTimeout(() => visible(".output-column").scrollIntoView({ behavior }), 300);
     }
   });
+
+  // The browser's tab shows how far a training is.
+  setInterval(() => {
+    const percent = document.querySelector(".training-strip")?.dataset.percent;
+    const title = percent ? `${percent} % · SVFit` : "SVFit";
+    if (document.title !== title) document.title = title;
+  }, 1000);
 }

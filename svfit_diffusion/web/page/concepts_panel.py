@@ -1,0 +1,136 @@
+"""The concepts at the prompt: a click switches one on and writes its word; a strength for each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from ..studio import MAX_ACTIVE_CONCEPTS, MAX_STRENGTH, Entry, Workspace, disagreements
+from . import render
+from .events import QUEUED, UNQUEUED, escape, hidden_textbox
+from .sliders import clamped_slider
+
+MAX_CHIPS = 6  # concepts up to which each is a chip; more are searched
+
+
+class ConceptActions:
+    """What the panel's events do. chosen: name -> strength of the concepts in use."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+
+    def chips(self, chosen: dict) -> tuple[Any, Any, str]:
+        """The concepts to choose from, as chips or as a list with search; those of other bases."""
+        fitting = self.workspace.fitting()
+        choices = [(f"{entry.card.trigger} ({entry.name})", entry.name) for entry in fitting]
+        value = [entry.name for entry in fitting if entry.name in chosen]
+        few = 0 < len(choices) <= MAX_CHIPS
+        others = [entry.name for entry in self.workspace.library.entries()]
+        others = [name for name in others if name not in [name for _, name in choices]]
+        if not choices and not others:
+            text = render.note("No concepts yet: train one, or add a file under Share.")
+        else:
+            text = render.note(f"Of another base: {', '.join(others)}." if others else "")
+        return (
+            gr.update(choices=choices, value=value, visible=few),
+            gr.update(choices=choices, value=value, visible=len(choices) > MAX_CHIPS),
+            text,
+        )
+
+    def choose(self, names: Sequence[str], chosen: dict, prompt: str) -> tuple[dict, str, str]:
+        """The concepts in use after a click, and the prompt with the words of the new ones."""
+        names = list(names)
+        if len(names) > MAX_ACTIVE_CONCEPTS:
+            gr.Warning(f"At most {MAX_ACTIVE_CONCEPTS} concepts can be used at once.")
+            names = names[:MAX_ACTIVE_CONCEPTS]
+        prompt = prompt or ""
+        for entry in self.workspace.fitting():
+            if entry.name in names and entry.name not in chosen:
+                prompt = with_word(prompt, entry)
+        chosen = {name: chosen.get(name, 1.0) for name in names}
+        return chosen, prompt, str(names)
+
+    def hints(self, prompt: str, chosen: dict) -> str:
+        """Where the prompt and the concepts disagree, and how long the prompt is."""
+        found = disagreements(prompt or "", self.workspace.fitting(), chosen)
+        length = self.workspace.pipeline.prompt_length(prompt or "")
+        return render.prompt_hints(found, length)
+
+
+def with_word(prompt: str, entry: Entry) -> str:
+    """A prompt that calls a concept: as it is where it does, else with its words put in."""
+    words = [call.word for call in entry.card.concept.all_triggers() if call.word]
+    if not words or any(word.lower() in prompt.lower().split() for word in words):
+        return prompt
+    if not prompt.strip():
+        return f"a photo of {entry.card.trigger} on the beach"
+    return f"{prompt.rstrip()} and {entry.card.trigger}"
+
+
+@dataclass(frozen=True)
+class ConceptsPanel:
+    """chosen: name -> strength. changed: a text whose change shows another choice."""
+
+    chosen: gr.State
+    changed: gr.Textbox
+
+
+def build_concepts(
+    workspace: Workspace, version: gr.Textbox, prompt: gr.Textbox, names: Sequence[str]
+) -> ConceptsPanel:
+    """Lay out the chips and connect them. names: concepts in use from the start."""
+    actions = ConceptActions(workspace)
+    chosen, changed = gr.State(dict.fromkeys(names, 1.0)), hidden_textbox()
+    chips = gr.CheckboxGroup(
+        [], label="Concepts", info="Click to use one, and to write its word.", elem_id="chips"
+    )
+    search = gr.Dropdown(
+        [],
+        label="Concepts",
+        info="Type to search.",
+        multiselect=True,
+        visible=False,
+        elem_id="search",
+    )
+    others = gr.HTML(elem_classes="hint")
+    hints = gr.HTML(elem_id="prompt-hints")
+    for picker in (chips, search):
+        picker.input(actions.choose, [picker, chosen, prompt], [chosen, prompt, changed], **QUEUED)
+    shown = [chips, search, others]
+    for event in (version.change, changed.change):
+        event(actions.chips, chosen, shown, **UNQUEUED)
+    for event in (prompt.change, version.change, changed.change):
+        event(actions.hints, [prompt, chosen], hints, trigger_mode="always_last", **UNQUEUED)
+
+    @gr.render([chosen], triggers=[version.change, changed.change], show_progress="hidden")
+    def strengths(now: dict) -> None:
+        for entry in workspace.fitting():
+            if entry.name in now:
+                _strength(entry, now[entry.name], chosen)
+
+    return ConceptsPanel(chosen, changed)
+
+
+def _strength(entry: Entry, value: float, chosen: gr.State) -> None:
+    """How strongly a concept is in use, with its picture."""
+    with gr.Row(elem_classes="card in-use"):
+        gr.HTML(render.concept(entry), min_width=150)
+        strength = clamped_slider(
+            0,
+            MAX_STRENGTH,
+            value,
+            step=0.05,
+            label=f"Strength of {escape(entry.name)}",
+            min_width=150,
+            buttons=[],
+            interactive=True,
+        )
+    strength.change(
+        lambda value, now: now | {entry.name: value} if entry.name in now else now,
+        [strength, chosen],
+        chosen,
+        **QUEUED,
+    )

@@ -1,0 +1,76 @@
+"""The pictures made before: a strip that survives a reload, and what can be done with one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ..studio import SHOWN, Workspace, servable_copy
+from .events import QUEUED, UNQUEUED, hidden_textbox, user_errors, warn
+
+
+class HistoryActions:
+    """What the strip's events do."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+
+    def show(self, seen: str) -> tuple[Any, str]:
+        """The newest pictures, unless this version of the folder is shown already."""
+        now = self.workspace.history.version()
+        if now == seen:
+            return gr.skip(), gr.skip()
+        pictures = self.workspace.history.last()
+        return [(servable_copy(picture.path), picture.caption) for picture in pictures], now
+
+    def select(self, gallery: list | None, event: gr.SelectData) -> tuple[str, str, Any]:
+        """The name and the parameters of the picture that was clicked."""
+        path = gallery[event.index][0] if gallery and event.index < len(gallery) else ""
+        with user_errors():
+            picture = self.workspace.history.get(Path(path).name)
+        text = picture.parameters.to_infotext() if picture.parameters else ""
+        return picture.path.name, text, gr.update(visible=True)
+
+    def delete(self, name: str) -> tuple[str, str, Any]:
+        """Delete the picture that was clicked last."""
+        with user_errors():
+            self.workspace.history.delete(name)
+        return "", "", gr.update(visible=False)
+
+    def archive(self) -> Any:
+        """All pictures, to be downloaded."""
+        try:
+            return gr.update(value=str(self.workspace.history.archive()), visible=True)
+        except ValueError as error:
+            warn([str(error)])
+            return gr.skip()
+
+
+def build_history(
+    workspace: Workspace, name: gr.Textbox, text: gr.Textbox, details: gr.Group
+) -> HistoryActions:
+    """Lay out the strip. name, text, details: of the picture that was clicked, for its buttons."""
+    actions, seen = HistoryActions(workspace), hidden_textbox()
+    with gr.Accordion("Pictures made before", open=True, elem_id="history-panel"):
+        strip = gr.Gallery(
+            label=f"The last {SHOWN} pictures",
+            show_label=False,
+            elem_id="history",
+            format="png",
+            columns=6,
+            object_fit="cover",
+            allow_preview=False,
+            interactive=False,
+            buttons=[],
+        )
+        folder = "" if not workspace.local else f" All are kept in {workspace.history.folder}."
+        with gr.Row(elem_classes="controls"):
+            gr.HTML(f'<div class="hint"><span>Click one to use it again.{folder}</span></div>')
+            pack = gr.Button("Download all", size="sm", min_width=120, scale=0, elem_id="pack")
+        archive = gr.File(visible=False, interactive=False, show_label=False)
+    strip.select(actions.select, strip, [name, text, details], **QUEUED)
+    pack.click(actions.archive, None, archive, **QUEUED)
+    gr.Timer(2).tick(actions.show, seen, [strip, seen], **UNQUEUED)
+    return actions

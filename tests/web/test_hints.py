@@ -1,0 +1,49 @@
+"""web.studio.hints and the panel of concepts: prompt and concepts agree, or it is said."""
+
+import pytest
+
+from svfit_diffusion.web.page import render
+from svfit_diffusion.web.page.concepts_panel import ConceptActions, with_word
+from svfit_diffusion.web.studio.hints import disagreements
+
+
+@pytest.mark.parametrize(
+    ("prompt", "chosen", "said"),
+    [
+        ("a photo of sks dog", ["rex"], []),
+        ("a photo of SKS dog", ["rex"], []),
+        ("a photo of a dog", [], []),
+        ("a photo of sks dog", [], ["“sks”, but rex is off"]),
+        ("a photo of a dog", ["rex"], ["rex is on, but the prompt does not say “sks dog”"]),
+        ("a sksy dog", ["rex"], ["rex is on"]),
+        ("", ["rex"], []),
+        ("sks dog and zwx dog", ["rex"], ["“zwx”, but max is off"]),
+    ],
+)
+def test_a_prompt_and_the_concepts_that_disagree(workspace, prompt, chosen, said):
+    found = disagreements(prompt, workspace.fitting(), chosen)
+    assert len(found) == len(said)
+    assert all(part in sentence for part, sentence in zip(said, found, strict=True))
+
+
+def test_a_click_switches_a_concept_on_and_writes_its_word(workspace):
+    actions = ConceptActions(workspace)
+    chosen, prompt, _ = actions.choose(["rex"], {}, "")
+    assert (chosen, prompt) == ({"rex": 1.0}, "a photo of sks dog on the beach")
+    chosen, prompt, _ = actions.choose(["rex", "max"], chosen | {"rex": 0.5}, prompt)
+    assert chosen == {"rex": 0.5, "max": 1.0}
+    assert prompt == "a photo of sks dog on the beach and zwx dog"
+    assert actions.choose(["max"], chosen, prompt)[:2] == ({"max": 1.0}, prompt)
+    rex = workspace.library.get("rex")
+    assert with_word("a photo of sks dog", rex) == "a photo of sks dog"
+
+
+def test_tokens_are_counted_and_the_unread_end_is_struck_through(workspace):
+    short = workspace.pipeline.prompt_length("a dog")
+    assert short.room == 14 and 0 < short.tokens < short.room and not short.unread
+    long = workspace.pipeline.prompt_length("dog " * 20 + "<b>")
+    html = render.prompt_hints(["<i>"], long)
+    assert "<s>dog" in html and "&lt;b&gt;</s>" in html and "&lt;i&gt;" in html
+    assert f"{long.tokens} of 14 tokens" in html and render.prompt_hints([], None) == ""
+    with workspace.pipeline._lock:
+        assert workspace.pipeline.prompt_length("a dog") is None, "it waits for no picture"
