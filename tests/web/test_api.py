@@ -29,7 +29,7 @@ PROMPT = "a photo of sks dog"
 ENDPOINTS = {
     *("/generate", "/compare", "/train", "/training", "/stop_training", "/resume_training"),
     *("/library", "/inspect", "/add", "/download", "/lora", "/delete", "/undo", "/parameters"),
-    *("/base", "/use_base"),
+    *("/base", "/use_base", "/rename"),
 }
 
 
@@ -85,6 +85,30 @@ def test_the_endpoints_are_named_and_described(client):
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
     assert set(endpoints) == ENDPOINTS
     assert all(len(info["description"]) > 30 for info in endpoints.values())
+    for name, info in endpoints.items():
+        names = [parameter["parameter_name"] for parameter in info["parameters"]]
+        assert not any(name.startswith("parameter_") for name in names), (name, names)
+        assert not any(found["label"].startswith("value_") for found in info["returns"]), name
+
+
+def test_what_programs_read_is_json_and_not_prose(client):
+    (rex,) = [entry for entry in call(client, "library") if entry["name"] == "rex"]
+    assert (rex["words"], rex["class_words"], rex["learned"]) == (["sks"], ["dog"], True)
+    assert rex["fits"] is True and rex["misfit"] == "" and rex["bytes"] > 100
+    assert call(client, "training") == {"id": "", "state": "none"}
+    with pytest.raises(AppError, match="must be a list of names"):
+        call(client, "compare", "rex")
+
+
+def test_a_word_is_changed_and_two_concepts_of_one_word_are_used_together(client, files):
+    name = call(client, "add", handle_file(files["evil"]), "twin", "kuv")
+    (twin,) = [entry for entry in call(client, "library") if entry["name"] == name]
+    assert twin["words"] == ["kuv"]
+    with pytest.raises(AppError, match="rex is called by 'sks'"):
+        call(client, "rename", name, "sks")
+    assert call(client, "rename", name, "zap")["words"] == ["zap"]
+    generate(client, {"rex": 1, name: 1}, prompt="sks dog and zap")
+    call(client, "delete", name)
 
 
 @pytest.mark.parametrize(

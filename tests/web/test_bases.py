@@ -41,7 +41,7 @@ def test_a_hub_base_is_described_before_anything_is_fetched(monkeypatch):
     assert (base.family, base.download, base.parameters) == ("sd", 3_301_499, 900_000)
     assert "3.3 MB to download" in base.sentence()
     assert "openrail" in base.licence and "accepted on its page" in base.licence
-    with pytest.raises(ValueError, match="'PixArtAlphaPipeline'; supported are"):
+    with pytest.raises(ValueError, match="PixArtAlphaPipeline; supported are"):
         describe_base("owner/pixart")
 
 
@@ -52,14 +52,20 @@ def test_bases_on_this_machine_and_those_that_are_none(base_folder, tmp_path):
     assert known.parameters == sum(p.numel() for part in parts for p in part.parameters())
     assert known.download == 0 and "no download" in known.sentence()
     assert describe_base(str(base_folder)).family == "sd"
+    assert describe_base(f' "{base_folder}" ').source == str(base_folder)
+    said = describe_base(str(base_folder)).sentence()
+    assert "Stable Diffusion 1 or 2" in said and "free here" in said and "family" not in said
     (tmp_path / "x.safetensors").write_bytes(b"?")
     (tmp_path / "x.ckpt").write_bytes(b"?")
     for source, reason in (
         (str(tmp_path), "no model_index.json"),
         (str(tmp_path / "x.safetensors"), "damaged"),
         (str(tmp_path / "x.ckpt"), "can contain code"),
-        ("nothing", "is not a base"),
-        ("owner/name", "could not be asked about 'owner/name'"),  # tests are offline
+        ("nothing", "“nothing” is not a base"),
+        ("/no/such/folder", "no file or folder “/no/such/folder”"),
+        (r"C:\\models\sd", r"“C:\\\\models\\sd” on this machine"),
+        ("owner/name", "could not be asked about “owner/name”"),  # tests are offline
+        ("https://huggingface.co/owner/name/tree/main", "asked about “owner/name”"),
     ):
         with pytest.raises(ValueError, match=reason):
             describe_base(source)

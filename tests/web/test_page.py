@@ -21,14 +21,15 @@ EVIL = "<img src=x onerror=alert(1)>\"'\x1b[2J\u202e\n"
 @pytest.mark.parametrize(
     ("name", "values"),
     [
-        ("base_in_use", {"sentence": EVIL}),
+        ("base_card", {"title": EVIL, "text": EVIL, "picture": EVIL}),
+        ("prompt_hints", {"hints": [EVIL], "unread": EVIL, "tokens": 1, "room": 1}),
         (
             "concept",
             dict.fromkeys(("preview", "trigger", "name", "size", "base", "mismatch"), EVIL),
         ),
         ("empty", {"title": EVIL, "hint": EVIL}),
-        ("facts", {"error": "", "mismatch": EVIL, "facts": {EVIL: EVIL}}),
-        ("facts", {"error": EVIL, "mismatch": "", "facts": {}}),
+        ("facts", {"error": "", "mismatch": EVIL, "remark": EVIL, "facts": {EVIL: EVIL}}),
+        ("facts", {"error": EVIL, "mismatch": "", "remark": "", "facts": {}}),
         ("pictures", {"pictures": [(EVIL, EVIL)]}),
         ("progress", {"message": EVIL, "percent": 50, "preview": EVIL, "remarks": [EVIL]}),
         (
@@ -48,6 +49,7 @@ EVIL = "<img src=x onerror=alert(1)>\"'\x1b[2J\u202e\n"
                 },
             },
         ),
+        ("verdict", {"kind": EVIL, "text": EVIL}),
         ("strip", {"text": EVIL, "percent": 50}),
     ],
 )

@@ -8,20 +8,25 @@ from typing import Any
 import gradio as gr
 
 from ...families import TOYBOX
-from ..studio import Workspace, describe_base
+from ..studio import SUGGESTED, Workspace, describe_base
 from . import render
 from .events import GENERATING, UNQUEUED, user_errors
 
+TOYBOX_TITLE = "Toybox: toy-like objects on simple backgrounds, at {} px"
+TOYBOX_TEXT = (
+    "It cannot draw real photos: it is a demo that needs no download. For photos of your own, use "
+    "another base."
+)
+OTHER_TEXT = "Concepts that are trained on it fit it alone."
+
 
 def base_in_use(workspace: Workspace) -> str:
-    """One sentence about the base in use, as HTML."""
-    size = workspace.pipeline.defaults.width
-    if workspace.pipeline.is_toybox:
-        return render.base_in_use(
-            f"This is Toybox, a demo world of toy-like objects at {size} px; it came with the "
-            "program, so nothing is downloaded."
-        )
-    return render.base_in_use(f"The base in use is {workspace.pipeline.base}, at {size} px.")
+    """The base in use, with the newest picture of it, as HTML."""
+    pipeline, size = workspace.pipeline, workspace.pipeline.defaults.width
+    toybox = pipeline.is_toybox
+    title = TOYBOX_TITLE.format(size) if toybox else f"{pipeline.base}, at {size} px"
+    made = (found.path for found in workspace.history.last() if found.base == pipeline.base)
+    return render.base_card(title, TOYBOX_TEXT if toybox else OTHER_TEXT, next(made, None))
 
 
 class BaseActions:
@@ -74,11 +79,17 @@ def build_base_bar(workspace: Workspace, version: gr.Textbox, settings: list[gr.
                 max_length=500,
             )
             look_up = gr.Button("Look it up", scale=1, min_width=120)
+        with gr.Row(elem_classes="controls"):
+            suggested = [gr.Button(name, size="sm", min_width=100) for name in SUGGESTED]
         description = gr.HTML()
         use = gr.Button("Use this base", variant="primary", visible=False)
     found, progress = [description, use], {"show_progress_on": description}
     for event in (look_up.click, source.submit):
         event(actions.describe, source, found, api_visibility="private", **progress)
+    for button, name in zip(suggested, SUGGESTED.values(), strict=True):
+        button.click(lambda name=name: name, None, source, **UNQUEUED).then(
+            actions.describe, source, found, api_visibility="private", **progress
+        )
     source.input(lambda: ("", gr.update(visible=False)), None, found, **UNQUEUED)
     switched = [version, sentence, description]
     use.click(actions.switch, source, switched, **progress, **GENERATING).success(

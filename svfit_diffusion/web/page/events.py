@@ -21,6 +21,7 @@ from . import render
 # Keyword arguments of the page's events.
 UNQUEUED = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
 QUEUED = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
+CHECKING = {"api_visibility": "private", "show_progress": "minimal", "concurrency_limit": 2}
 ONE_AT_A_TIME = {"concurrency_id": "pipeline", "concurrency_limit": 1}
 GENERATING = {"api_visibility": "private", "show_progress": "minimal", **ONE_AT_A_TIME}
 

@@ -59,9 +59,11 @@ def inline_picture(image: Image.Image | Path, side: int = 256) -> Markup:
     return Markup("data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode())
 
 
-def base_in_use(sentence: str) -> str:
-    """A sentence about the base in use."""
-    return render_template("base_in_use.html", sentence=sentence)
+def base_card(title: str, text: str, picture: Path | None) -> str:
+    """The base in use, what to know of it, and a picture of it, if there is one."""
+    return render_template(
+        "base_card.html", title=title, text=text, picture=picture and inline_picture(picture, 144)
+    )
 
 
 def concept(entry: Entry, mismatch: str = "") -> str:
@@ -77,14 +79,15 @@ def concept(entry: Entry, mismatch: str = "") -> str:
     )
 
 
-def facts(card: Card, mismatch: str) -> str:
-    """What a concept file contains, and whether it fits the base."""
-    return render_template("facts.html", error="", mismatch=mismatch, facts=card.facts())
+def facts(card: Card, mismatch: str, remark: str = "") -> str:
+    """What a concept file contains, and whether it fits the base. remark: another sentence."""
+    found = card.facts()
+    return render_template("facts.html", error="", mismatch=mismatch, remark=remark, facts=found)
 
 
 def file_error(error: object) -> str:
     """Why a file is not a usable concept file."""
-    return render_template("facts.html", error=error, mismatch="", facts={})
+    return render_template("facts.html", error=error, mismatch="", remark="", facts={})
 
 
 def empty(title: str, hint: str) -> str:
@@ -101,6 +104,11 @@ def progress(now: Progress) -> str:
         preview=now.image and inline_picture(now.image, 384),
         remarks=now.remarks,
     )
+
+
+def verdict(kind: str, text: str) -> str:
+    """A sentence that matters. kind: yes, somewhat or no."""
+    return render_template("verdict.html", kind=kind, text=text)
 
 
 def note(sentence: str) -> str:

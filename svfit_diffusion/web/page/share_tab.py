@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import gradio as gr
 
 from ..studio import Entry, GenerationJobs, Workspace, servable_copy
@@ -16,12 +18,16 @@ def build_share(workspace: Workspace, jobs: GenerationJobs, version: gr.Textbox)
     with gr.Row():
         with gr.Column(scale=5, min_width=320):
             file = gr.File(
-                label="A concept file that somebody gave you",
+                label="A concept file that somebody gave you, or a LoRA of the base in use",
                 file_types=[".safetensors"],
                 height=150,
                 elem_id="concept-file",
             )
             facts = gr.HTML(elem_id="facts")
+            usable = gr.State("")
+            word = gr.Textbox(
+                "", label="Its word here", visible=False, max_length=60, elem_id="word"
+            )
             with gr.Row():
                 preview = gr.Button("Preview", visible=False, elem_id="preview")
                 stop = gr.Button("Stop", visible=False)
@@ -41,19 +47,19 @@ def build_share(workspace: Workspace, jobs: GenerationJobs, version: gr.Textbox)
             )
         with gr.Column(scale=6, min_width=320):
             gr.Markdown("### My library")
-            undo = gr.Button("Restore", visible=False, size="sm", elem_id="undo")
-            _library(actions, version, undo)
-    file.change(actions.inspect, file, [facts, preview, add, picture, shown], **UNQUEUED)
-    click_to_generate(preview, stop, actions.preview, file, [picture, live], live)
+            _library(actions, version)
+            _bin(actions, version)
+    inspected = [facts, preview, add, word, picture, shown, usable]
+    file.change(actions.inspect, file, inspected, **QUEUED)
+    click_to_generate(preview, stop, actions.preview, usable, [picture, live], live)
     picture.change(
         lambda image: gr.update(value=image, visible=bool(image)), picture, shown, **UNQUEUED
     )
-    outputs = [file, facts, preview, add, picture, version]
-    add.click(actions.add, [file, picture], outputs, **QUEUED)
-    undo.click(actions.undo, None, [version, undo], **QUEUED)
+    outputs = [file, facts, preview, add, word, picture, version]
+    add.click(actions.add, [usable, word, picture], outputs, **QUEUED)
 
 
-def _library(actions: ShareActions, version: gr.Textbox, undo: gr.Button) -> None:
+def _library(actions: ShareActions, version: gr.Textbox) -> None:
     """The library's concepts, rendered again when the library changes."""
 
     @gr.render(triggers=[version.change], show_progress="hidden", concurrency_limit=None)
@@ -64,24 +70,49 @@ def _library(actions: ShareActions, version: gr.Textbox, undo: gr.Button) -> Non
             return
         with gr.Row(elem_classes="cards"):
             for entry in entries:
-                _concept(actions, entry, version, undo)
+                _concept(actions, entry, version)
 
 
-def _concept(actions: ShareActions, entry: Entry, version: gr.Textbox, undo: gr.Button) -> None:
-    """A concept with its buttons."""
-    with gr.Column(elem_classes="card", min_width=220):
+def _bin(actions: ShareActions, version: gr.Textbox) -> None:
+    """The deleted concepts, each with a button that restores it."""
+
+    @gr.render(triggers=[version.change], show_progress="hidden", concurrency_limit=None)
+    def deleted() -> None:
+        found = actions.workspace.library.deleted()
+        if not found:
+            return
+        with (
+            gr.Accordion(f"Deleted ({len(found)})", open=False, elem_id="bin"),
+            gr.Row(elem_classes="controls"),
+        ):
+            for which in found:
+                restore = gr.Button(f"Restore {which.partition('-')[2]}", size="sm", min_width=120)
+                restore.click(functools.partial(actions.restore, which), None, version, **QUEUED)
+
+
+def _concept(actions: ShareActions, entry: Entry, version: gr.Textbox) -> None:
+    """A concept with its buttons, which have its name, since a page may have many of them."""
+    name = entry.name
+    with gr.Column(elem_classes="card", min_width=260):
         gr.HTML(render.concept(entry))
         with gr.Row(elem_classes="controls"):
-            gr.DownloadButton("Download", servable_copy(entry.path), size="sm", min_width=80)
-            export = gr.Button("As LoRA", size="sm", min_width=80)
-            delete = gr.Button("Delete", size="sm", min_width=80)
+            gr.DownloadButton(
+                f"Download {name}", servable_copy(entry.path), size="sm", min_width=110
+            )
+            export = gr.Button(f"{name} as LoRA", size="sm", min_width=110)
+            delete = gr.Button(f"Delete {name}", size="sm", min_width=110)
         lora = gr.File(visible=False, interactive=False, show_label=False)
+        if entry.card.concept.learned and len(entry.card.concept.all_triggers()) == 1:
+            with gr.Accordion(f"Call {name} by another word", open=False):
+                word = gr.Textbox(entry.card.concept.token, label=f"Word of {name}", max_length=60)
+                rename = gr.Button(f"Rename {name}", size="sm")
+            rename.click(functools.partial(actions.rename, name), word, version, **QUEUED)
     export.click(
-        lambda: actions.export(entry.name),
+        functools.partial(actions.export, name),
         None,
         lora,
         api_visibility="private",
         show_progress_on=lora,
         **ONE_AT_A_TIME,
     )
-    delete.click(lambda: actions.delete(entry.name), None, [version, undo], **QUEUED)
+    delete.click(functools.partial(actions.delete, name), None, version, **QUEUED)

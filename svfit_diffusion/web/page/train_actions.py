@@ -9,6 +9,7 @@ import gradio as gr
 
 from ...families import base_name
 from ...generation import size_text
+from ...training import SAMPLE, sample_folder
 from ..studio import (
     ACTIVE_STATES,
     SUCCESS_STATES,
@@ -29,6 +30,11 @@ ADVANCED = (
     *("name", "preset", "max_train_steps", "learning_rate", "seed", "resolution"),
     *("center_crop", "random_flip", "license"),
 )  # overrides of start_training, in the order of the form
+KNOWN = "Toybox knows such things."
+UNKNOWN = (
+    "Toybox does not know such things and cannot draw real photos, so it will hardly learn them. "
+    "Choose another base above before you train."
+)
 VIEW = 9  # components that show a training
 
 
@@ -58,6 +64,19 @@ class TrainActions:
         if found.refused:
             text += f" {len(found.refused)} skipped: {' '.join(found.refused)}"
         return render.pictures(found.crops), render.note(text if paths else "")
+
+    def check_photos(self, paths: Sequence[str] | None) -> str:
+        """Whether Toybox knows such things as the photos show, before an hour is spent."""
+        found = inspect_photos(paths, self.workspace.pipeline.defaults.width, center=True)
+        if not found.crops or not self.workspace.pipeline.is_toybox:
+            return ""
+        known = self.workspace.pipeline.familiarity([image for image, _ in found.crops]).known
+        return render.verdict("yes", KNOWN) if known else render.verdict("no", UNKNOWN)
+
+    def sample(self) -> tuple[list[str], str]:
+        """The sample's photos, and what they show."""
+        paths = sorted(sample_folder().glob("*.png"))
+        return [servable_copy(path) for path in paths], f"a toy {SAMPLE}"
 
     def start(
         self,

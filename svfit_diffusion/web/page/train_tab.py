@@ -20,7 +20,7 @@ from ..studio import (
     Workspace,
     make_config,
 )
-from .events import QUEUED, UNQUEUED
+from .events import CHECKING, QUEUED, UNQUEUED
 from .train_actions import TrainActions
 
 
@@ -40,7 +40,7 @@ def build_train(actions: TrainActions, version: gr.Textbox) -> TrainTab:
     """Lay out the tab and connect it."""
     with gr.Row():
         with gr.Column(scale=5, min_width=320):
-            photos, message, crops = _photos()
+            photos, message, crops, known, sample = _photos()
             subject = gr.Textbox(
                 label="What is it?", placeholder="a dog", max_length=MAX_WORDS, elem_id="what"
             )
@@ -56,6 +56,8 @@ def build_train(actions: TrainActions, version: gr.Textbox) -> TrainTab:
         with gr.Column(scale=6, min_width=320, elem_classes="output-column"):
             tab, (stop, resume) = _view(go)
     center = advanced[-3]
+    photos.change(actions.check_photos, photos, known, show_progress_on=known, **CHECKING)
+    sample.click(actions.sample, None, [photos, subject], **QUEUED)
     for event in (photos.change, center.change):
         event(
             actions.show_photos,
@@ -76,8 +78,8 @@ def build_train(actions: TrainActions, version: gr.Textbox) -> TrainTab:
     return tab
 
 
-def _photos() -> tuple[gr.File, gr.HTML, gr.HTML]:
-    """The files, a sentence about them, and what the model sees of them."""
+def _photos() -> tuple[gr.File, gr.HTML, gr.HTML, gr.HTML, gr.Button]:
+    """The files, a sentence about them, what the model sees, whether it knows it, the sample."""
     photos = gr.File(
         label=f"Photos of one thing: drop 5 to 10 (at most {MAX_PHOTOS})",
         file_count="multiple",
@@ -85,7 +87,8 @@ def _photos() -> tuple[gr.File, gr.HTML, gr.HTML]:
         height=150,
         elem_id="photos",
     )
-    return photos, gr.HTML(), gr.HTML(elem_id="views")
+    sample = gr.Button("Try it with the sample: five pictures of a toy robot", size="sm")
+    return photos, gr.HTML(), gr.HTML(elem_id="views"), gr.HTML(elem_id="known"), sample
 
 
 def _view(go: gr.Button) -> tuple[TrainTab, tuple[gr.Button, gr.Button]]:

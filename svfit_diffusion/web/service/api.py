@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
@@ -15,6 +16,7 @@ from ..studio import (
     Card,
     GenerationJobs,
     Job,
+    Run,
     Workspace,
     check_prompts,
     describe_base,
@@ -82,7 +84,7 @@ class Api:
         """
         with user_errors():
             options = {"steps": None if steps is None else int(steps)}
-            names, seed = list(concepts or []), pick_seed(seed)
+            names, seed = _names(concepts), pick_seed(seed)
             for grid, _ in self.jobs.compare(_window(request), names, prompt, seed, options):
                 if grid:
                     path = new_file(f"comparison-{seed:010d}.png")
@@ -99,12 +101,12 @@ class Api:
         max_train_steps: float | None = None,
         seed: float = 0,
     ) -> dict:
-        """Start a training of the subject in some photos, and return its status at once.
+        """Start a training of the subject in some photos, and return its id and status at once.
 
         photos: photos, and optionally their captions: .txt files with the same names. what: what
-        the photos show, "a dog". trigger: a rare word for it; one is chosen if empty. quality:
-        quick, balanced, thorough or auto. One training runs at a time; /training reports its
-        progress. The concept is added to the library.
+        the photos show, "a dog". trigger: the word that calls it; one is proposed if empty.
+        quality: quick, balanced, thorough or auto. One training runs at a time; /training reports
+        its progress. The concept is added to the library.
         """
         with user_errors():
             steps = int(max_train_steps) if max_train_steps else None
@@ -118,12 +120,16 @@ class Api:
                 max_train_steps=steps,
                 seed=int(seed),
             )
-            return run.status()
+            return _status(run)
 
     def training(self) -> dict:
-        """The status of the latest training: state, step, steps, seconds left, losses, message."""
-        run = self.workspace.runs.latest()
-        return run.status() if run else {"state": "none"}
+        """The status of the latest training: id, state, step, steps, seconds left, likeness.
+
+        state: starting, preparing, training, finishing; done, stopped, cancelled, failed; or none.
+        likeness: 0 is the base's own pictures, 1 the photos themselves. concept: its name in the
+        library, once there is one.
+        """
+        return _status(self.workspace.runs.latest())
 
     def stop_training(self) -> dict:
         """Stop the training that is running after its step; what it learned so far is kept."""
@@ -134,10 +140,13 @@ class Api:
     def resume_training(self) -> dict:
         """Resume the latest training, which was stopped or failed, and return its status."""
         with user_errors():
-            return self.workspace.runs.resume().status()
+            return _status(self.workspace.runs.resume())
 
     def library(self) -> list:
-        """The library's concepts: name, facts, and why one does not fit the base, if so."""
+        """The library's concepts, the newest first: name, words, base, bytes, whether each fits.
+
+        misfit: why it does not fit the base in use; empty where it does.
+        """
         return [
             {"name": entry.name, **self._facts(entry.card)}
             for entry in self.workspace.library.entries()
@@ -148,10 +157,22 @@ class Api:
         with user_errors():
             return self._facts(read_card(file or ""))
 
-    def add(self, file: str, name: str = "") -> str:
-        """Check a concept file, add it to the library, and return its name there."""
+    def add(self, file: str, name: str = "", word: str = "") -> str:
+        """Check a concept file, add it to the library, and return its name there.
+
+        word: that calls it from now on; by default its own.
+        """
         with user_errors():
-            return self.workspace.library.add(file or "", name)
+            return self.workspace.library.add(file or "", name, word=word)
+
+    def rename(self, name: str, word: str, old: str = "") -> dict:
+        """Call a concept of the library by another word, and return its facts.
+
+        old: which of its words, where it has several.
+        """
+        with user_errors():
+            self.workspace.library.rename(name, word, old or None)
+            return {"name": name, **self._facts(self.workspace.library.get(name).card)}
 
     def download(self, name: str) -> str:
         """The file of a concept of the library."""
@@ -198,13 +219,26 @@ class Api:
             self.workspace.switch_base(describe_base(source, self.workspace.local).source)
         return self.workspace.pipeline.base
 
-    def _facts(self, card: Card) -> dict[str, str]:
-        return {**card.facts(), "misfit": self.workspace.pipeline.mismatch(card)}
+    def _facts(self, card: Card) -> dict[str, Any]:
+        misfit = self.workspace.pipeline.mismatch(card)
+        return {**card.data(), "fits": not misfit, "misfit": misfit}
 
 
 def _by_seed(path: Path) -> str:
     """A copy of a picture of the history, named by its seed."""
     return servable_copy(path, f"{int(path.stem.rpartition('-')[2]):010d}.png")
+
+
+def _names(concepts: Any) -> list[str]:
+    """Names of concepts; ValueError for anything but a list of them."""
+    if not isinstance(concepts, list) or not all(isinstance(name, str) for name in concepts):
+        raise ValueError('Concepts must be a list of names: ["rex", "max"].')
+    return concepts
+
+
+def _status(run: Run | None) -> dict[str, Any]:
+    """A training's id and status."""
+    return {"id": run.folder.name, **run.status()} if run else {"id": "", "state": "none"}
 
 
 def _window(request: gr.Request | None) -> str:

@@ -34,10 +34,11 @@ def build_api(workspace: Workspace, jobs: GenerationJobs) -> None:
             gr.Textbox(default, max_length=MAX_TEXT)
             for default in (None, "", QUALITIES[0], COMPARE_PROMPT)
         )
-        value, answer, text_answer = gr.JSON(), gr.JSON(), gr.Textbox()
-        photos, file = gr.File(file_count="multiple"), gr.File()
-        pictures = gr.Gallery(format="png")
-        grid = gr.Image(type="filepath", format="png")
+        value, text_answer = gr.JSON(), gr.Textbox(label="text")
+        answer, entries = gr.JSON(label="facts"), gr.JSON(label="concepts")
+        photos, file = gr.File(file_count="multiple"), gr.File(label="file")
+        pictures = gr.Gallery(format="png", label="pictures")
+        grid = gr.Image(type="filepath", format="png", label="picture")
         num = gr.Number(1, precision=0, minimum=1, maximum=MAX_PICTURES)
         seed = gr.Number(0, precision=0, minimum=-1, maximum=MAX_SEED)
         steps = gr.Number(None, precision=0, minimum=1, maximum=MAX_STEPS)
@@ -54,9 +55,10 @@ def build_api(workspace: Workspace, jobs: GenerationJobs) -> None:
         (api.training, [], answer, {}),
         (api.stop_training, [], answer, {}),
         (api.resume_training, [], answer, {}),
-        (api.library, [], answer, {}),
+        (api.library, [], entries, {}),
         (api.inspect, [file], answer, {}),
-        (api.add, [file, optional_text], text_answer, {}),
+        (api.add, [file, optional_text, optional_text], text_answer, {}),
+        (api.rename, [text, text, optional_text], answer, {}),
         (api.download, [text], file, {}),
         (api.lora, [text], file, ONE_AT_A_TIME),
         (api.delete, [text], text_answer, {}),

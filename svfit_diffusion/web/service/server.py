@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import gradio as gr
@@ -57,7 +60,8 @@ def run_app(
             ) from error
         print(f"Open {url} in a browser; Ctrl-C ends it.", flush=True)
         try:
-            page.block_thread()
+            with ended_by_sigterm():
+                page.block_thread()
         finally:
             page.close(verbose=False)
             if run := workspace.runs.active():
@@ -65,6 +69,23 @@ def run_app(
                 print(
                     "The training that is running stops too; what it learned is kept.", flush=True
                 )
+
+
+@contextlib.contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does, so that nothing is left behind."""
+
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def check_access(host: str, auth: str | None) -> tuple[str, str] | None:

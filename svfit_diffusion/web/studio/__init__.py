@@ -12,8 +12,9 @@ from ..._lazy import lazy_names
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
-        "bases": ["describe_base"],
+        "bases": ["SUGGESTED", "describe_base"],
         "cards": ["Card", "read_card"],
+        "foreign_files": ["EMBEDDING", "kind_of"],
         "generation_jobs": [
             "COMPARE_PROMPT",
             "Gallery",

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+import torch
 from safetensors import SafetensorError, safe_open
 
 from ...concept import printable
@@ -21,6 +24,24 @@ from ...toybox import path as toybox_path
 WEIGHT_FOLDERS = (
     *("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3", "vae"),
     "safety_checker",
+)
+SUGGESTED = {  # what a button says: a Hub id
+    "Toybox": TOYBOX,
+    "Stable Diffusion 1.5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "SDXL": "stabilityai/stable-diffusion-xl-base-1.0",
+    "FLUX.1": "black-forest-labs/FLUX.1-dev",
+}
+TITLES = {  # of families, for people
+    "sd": "Stable Diffusion 1 or 2",
+    "sdxl": "Stable Diffusion XL",
+    "sd3": "Stable Diffusion 3",
+    "flux": "FLUX.1",
+    "flux2-klein": "FLUX.2 klein",
+    "flux2": "FLUX.2",
+    "z-image": "Z-Image",
+}
+HUB_ADDRESS = re.compile(
+    r"^(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([^/?#]+/[^/?#]+).*$"
 )
 FAMILY_OF_PIPELINE = {kind: family.name for family in FAMILIES for kind in family.pipelines}
 
@@ -38,11 +59,21 @@ class BaseInfo:
     def sentence(self) -> str:
         """All of this in one sentence."""
         fetch = f"{size_text(self.download)} to download" if self.download else "no download"
-        memory = self.parameters * (4 if pick_device() == "cpu" else 2)
+        needed = self.parameters * (4 if pick_device() == "cpu" else 2)
+        title, free = TITLES.get(self.family, self.family), free_memory()
+        enough = "" if needed < free else " That is more than there is."
         return (
-            f"{printable(base_name(self.source), 100)}: family {self.family}, {fetch}, about "
-            f"{size_text(memory)} of memory, licence: {printable(self.licence, 100)}."
+            f"{printable(base_name(self.source), 100)}: {title}, {fetch}, about "
+            f"{size_text(needed)} of memory for its weights, of which {size_text(free)} are free "
+            f"here.{enough} Licence: {printable(self.licence, 100)}."
         )
+
+
+def free_memory() -> int:
+    """Bytes that are free where pictures are generated: on the GPU, or here."""
+    if pick_device() == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    return psutil.virtual_memory().available
 
 
 def describe_base(source: str, local: bool = True) -> BaseInfo:
@@ -50,20 +81,29 @@ def describe_base(source: str, local: bool = True) -> BaseInfo:
 
     local: whether paths on this machine are allowed.
     """
-    source = source.strip()
-    if source == TOYBOX:
+    source = source.strip().strip("'\"")
+    if found := HUB_ADDRESS.match(source):
+        source = found[1]
+    if source.lower() == TOYBOX:
         return _folder(TOYBOX, toybox_path(), "MIT")
-    path = Path(source)
+    path = Path(source).expanduser()
     if local and source and path.is_dir():
-        return _folder(source, path, "as its author states")
+        return _folder(str(path), path, "as its author states")
     if local and source and path.is_file():
-        return _file(source, path)
+        return _file(str(path), path)
     if source.count("/") == 1 and not source.startswith((".", "/", "~")):
         return _hub(source)
-    raise ValueError(
-        f"{printable(source, 100)!r} is not a base: expected 'toybox', a Hub id such as owner/name"
-        f"{', a diffusers folder or a .safetensors file' if local else ''}."
-    )
+    raise ValueError(_no_base(source, local))
+
+
+def _no_base(source: str, local: bool) -> str:
+    """Why a text names no base."""
+    shown = f"“{printable(source, 200)}”"
+    looks_like_path = source.startswith((".", "/", "~")) or "\\" in source or ":" in source
+    if local and looks_like_path:
+        return f"There is no file or folder {shown} on this machine; check the path."
+    places = ", a diffusers folder or a .safetensors file" if local else ""
+    return f"{shown} is not a base: expected toybox, a Hub id such as owner/name{places}."
 
 
 def _folder(source: str, path: Path, licence: str) -> BaseInfo:
@@ -136,9 +176,9 @@ def _hub_error(source: str, error: Exception) -> str:
     from huggingface_hub.errors import RepositoryNotFoundError
 
     if isinstance(error, RepositoryNotFoundError):
-        return f"The Hub has no public model {printable(source, 100)!r}; check the spelling."
+        return f"The Hub has no public model “{printable(source, 100)}”; check the spelling."
     return (
-        f"The Hub could not be asked about {printable(source, 100)!r}; check the connection, or "
+        f"The Hub could not be asked about “{printable(source, 100)}”; check the connection, or "
         "choose a base that is on this machine."
     )
 
@@ -159,5 +199,5 @@ def _files_to_download(sizes: dict[str, int]) -> dict[str, int]:
 def _family(kind: str) -> str:
     if kind not in FAMILY_OF_PIPELINE:
         known = ", ".join(FAMILY_OF_PIPELINE)
-        raise ValueError(f"This base is a {printable(str(kind), 60)!r}; supported are: {known}.")
+        raise ValueError(f"This base is a {printable(str(kind), 60)}; supported are: {known}.")
     return FAMILY_OF_PIPELINE[kind]

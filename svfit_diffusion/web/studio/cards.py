@@ -6,6 +6,7 @@ import functools
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ...concept import Concept, printable, read_concept, to_bytes
 from ...pipeline import adapter_name
@@ -45,6 +46,29 @@ class Card:
             "created": concept.created or "not stated",
         }
         return {key: printable(value, 4 * MAX_LABEL) for key, value in facts.items() if value}
+
+    def data(self) -> dict[str, Any]:
+        """What the file contains, as values that JSON holds."""
+        concept = self.concept
+        calls = concept.all_triggers()
+        return {
+            "trigger": self.trigger,
+            "words": [printable(call.word, MAX_LABEL) for call in calls],
+            "class_words": [printable(call.class_word, MAX_LABEL) for call in calls],
+            "learned": concept.learned,
+            "base": self.base,
+            "family": printable(concept.family, MAX_LABEL),
+            "bytes": self.size,
+            "values": concept.values,
+            "rank": printable(concept.rank, MAX_LABEL),
+            "training": {
+                printable(key, MAX_LABEL): printable(v, MAX_LABEL) if isinstance(v, str) else v
+                for key, v in sorted(concept.training.items())
+            },
+            "license": printable(concept.license, MAX_LABEL),
+            "created": printable(concept.created, MAX_LABEL),
+            "sha256": self.digest,
+        }
 
 
 def read_card(path: str | Path) -> Card:

@@ -42,23 +42,27 @@ class Familiarity:
 
 @torch.no_grad()
 def familiarity(pipe: Any, photos: Sequence[Image.Image]) -> Familiarity:
-    """Of a base without concepts, with photos of any size."""
+    """Of a base without concepts, by photos of any size. saved: 0 where the VAE loses too much."""
+    looked_at = [_reconstruct(pipe, photo) for photo in photos[:MAX_PHOTOS]]
+    lost = sum(lost for _, lost in looked_at) / len(looked_at)
+    if lost > MAX_LOST:
+        return Familiarity(lost, 0.0)
     texts = _encode(pipe, [PLAIN, *(f"{PLAIN} {phrase}" for phrase in PHRASES)])
-    found = [_look_at(pipe, texts, photo) for photo in photos[:MAX_PHOTOS]]
-    lost, saved = (sum(values) / len(found) for values in zip(*found, strict=True))
-    return Familiarity(lost, saved)
+    saved = [
+        sum(_saved(pipe, texts, latents, time) for time in TIMES).max() / len(TIMES)
+        for latents, _ in looked_at
+    ]
+    return Familiarity(lost, float(sum(saved) / len(saved)))
 
 
-def _look_at(pipe: Any, texts: dict[str, Tensor], photo: Image.Image) -> tuple[float, float]:
-    """What the VAE loses of one photo, and what the best phrase saves."""
+def _reconstruct(pipe: Any, photo: Image.Image) -> tuple[Tensor, float]:
+    """A photo's latents [1, c, h, w], and the share of its variance that the VAE loses."""
     family, vae = recognise(pipe), pipe.vae
     side = family.size(pipe)
     pixels = to_tensor(crop(photo.convert("RGB"), side))[None].to(vae.device, vae.dtype)
     latents, _ = family.encode_images(vae, pixels)
     decoded = vae.decode(family.unscale_latents(pipe, latents, side, side), return_dict=False)[0]
-    lost = float((pixels - decoded).square().mean() / (pixels.var() + 1e-3))
-    saved = sum(_saved(pipe, texts, latents, time) for time in TIMES) / len(TIMES)
-    return lost, float(saved.max())
+    return latents, float((pixels - decoded).square().mean() / (pixels.var() + 1e-3))
 
 
 def _saved(pipe: Any, texts: dict[str, Tensor], latents: Tensor, time: float) -> Tensor:

@@ -30,6 +30,11 @@ class Picture:
     parameters: Parameters | None
 
     @property
+    def base(self) -> str:
+        """The name of its base; "" where that is not known."""
+        return self.parameters.base if self.parameters else ""
+
+    @property
     def caption(self) -> str:
         """Its prompt and seed."""
         if self.parameters is None:

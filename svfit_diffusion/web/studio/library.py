@@ -103,12 +103,21 @@ class Library:
         stamps = [f"{path.name} {_changed(path)}" for path in sorted(self.concepts.iterdir())]
         return str(hash("\n".join(stamps)))
 
-    def add(self, path: str | Path, name: str = "", preview: Image.Image | None = None) -> str:
+    def add(
+        self,
+        path: str | Path,
+        name: str = "",
+        preview: Image.Image | None = None,
+        word: str = "",
+    ) -> str:
         """Copy a concept file into the library and return its name; a duplicate is not added.
 
-        name: by default the file's. ValueError where it is not a usable concept file.
+        name: by default the file's. word: to call it by, by default its own. ValueError where it is
+        not a usable concept file, or cannot be called so.
         """
         card = read_card(path)
+        renamed = word and word != card.concept.token
+        data = to_bytes(rename(card.concept, word)) if renamed else None
         with self._lock:
             entries = self.entries()
             for entry in entries:
@@ -120,11 +129,9 @@ class Library:
             fresh = self.concepts.parent / f".new-{secrets.token_hex(4)}"
             try:
                 fresh.mkdir()
-                with open(path, "rb") as file:
-                    replace_file(fresh / f"{name}.safetensors", file.read(MAX_FILE_BYTES))
-                read_card(
-                    fresh / f"{name}.safetensors"
-                )  # the file may have changed since it was checked
+                file = fresh / f"{name}.safetensors"
+                replace_file(file, data or _read_bytes(path))
+                read_card(file)  # it may have changed since it was checked
                 if preview:
                     _write_preview(fresh, preview)
                 os.replace(fresh, self.concepts / name)
@@ -159,19 +166,22 @@ class Library:
             for old in sorted(self.bin.iterdir())[:-MAX_DELETED]:
                 shutil.rmtree(old, ignore_errors=True)
 
-    def undo(self) -> str:
-        """Restore the concept that was deleted last, and return its name."""
+    def deleted(self) -> list[str]:
+        """What is in the bin, the latest first: "<time>-<name>" each."""
+        return sorted((path.name for path in self.bin.iterdir()), reverse=True)
+
+    def undo(self, which: str | None = None) -> str:
+        """Restore a deleted concept, by default the latest, and return its name."""
         with self._lock:
-            deleted = sorted(self.bin.iterdir())
-            if not deleted:
-                raise ValueError("There is no deleted concept to restore.")
-            old_name = deleted[-1].name.partition("-")[2]
+            deleted = self.deleted()
+            if not deleted or which not in (None, *deleted):
+                raise ValueError("There is no such deleted concept to restore.")
+            folder = self.bin / (which or deleted[0])
+            old_name = folder.name.partition("-")[2]
             name = self._unused_name(old_name)
             if name != old_name:  # its name was taken meanwhile
-                os.replace(
-                    deleted[-1] / f"{old_name}.safetensors", deleted[-1] / f"{name}.safetensors"
-                )
-            os.replace(deleted[-1], self.concepts / name)
+                os.replace(folder / f"{old_name}.safetensors", folder / f"{name}.safetensors")
+            os.replace(folder, self.concepts / name)
         return name
 
     def _entry(self, name: str) -> Entry:
@@ -185,6 +195,11 @@ class Library:
             number += 1
             found = f"{name}_{number}"
         return found
+
+
+def _read_bytes(path: str | Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(MAX_FILE_BYTES)
 
 
 def _write_preview(folder: Path, image: Image.Image) -> None:

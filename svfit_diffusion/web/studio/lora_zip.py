@@ -1,13 +1,15 @@
-"""A concept for other programs: LoRA, sidecar files and embedding in one ZIP."""
+"""A concept for other programs: LoRA, sidecar files, embedding and a read-me in one ZIP."""
 
 from __future__ import annotations
 
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 
+from .library import Entry
 from .temporary_files import new_file
 from .workspace import Workspace
 
@@ -27,4 +29,24 @@ def make_lora_zip(workspace: Workspace, name: str) -> str:
         with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
             for file in exported.files:
                 archive.write(file, file.name)
+            embeddings = [file.name for file in exported.files[1:] if file.suffix == ".safetensors"]
+            archive.writestr("README.txt", read_me(entry, exported.words, embeddings))
     return str(target)
+
+
+def read_me(entry: Entry, words: str, embeddings: Sequence[str]) -> str:
+    """How the files of a ZIP are used. words: that call the subject there."""
+    lines = [
+        f"{entry.name}: a LoRA for {entry.card.base}, and for no other base.",
+        "",
+        "ComfyUI: put the LoRA into models/loras and load it with a LoraLoader node.",
+        "AUTOMATIC1111, Forge: put it, with the .json and the .png, into models/Lora.",
+        "InvokeAI: add it in the model manager.",
+    ]
+    if embeddings:
+        lines += [
+            f"The embedding {', '.join(embeddings)} is the word: put it into models/embeddings",
+            "(ComfyUI, where the prompt says embedding:NAME) or embeddings (the others).",
+        ]
+    lines += ["", f"Write into the prompt: {words.strip() or entry.card.trigger}", ""]
+    return "\n".join(lines)

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from PIL import Image
 
@@ -33,8 +32,10 @@ from ...pipeline import (
     warn_unread_prompt,
 )
 from ...sharing import Exported, export_lora
+from .bases import free_memory
 from .cards import MAX_LABEL, Card
 from .familiarity import Familiarity, familiarity
+from .foreign_files import convert_lora
 
 PREVIEW_TIME_SHARE = 0.2  # of a picture's time may go into previews of it
 
@@ -124,8 +125,7 @@ class SharedPipeline:
         """
         weights = getattr(self.pipe, self.family.denoiser).parameters()
         needed = sum(p.numel() * p.element_size() for p in weights)
-        cuda = self.device == "cuda"
-        free = torch.cuda.mem_get_info()[0] if cuda else psutil.virtual_memory().available
+        free = free_memory()
         return free > needed, free, needed
 
     def export(self, card: Card, path: Path, preview: Image.Image | None) -> Exported:
@@ -134,6 +134,12 @@ class SharedPipeline:
         with self._lock:
             self._activate({})  # the base is recognised by its weights without concepts
             return export_lora(card.concept, self.pipe, path, preview=preview)
+
+    def convert_lora(self, path: str) -> tuple[Path, str]:
+        """A concept file made of a LoRA of the base in use, and a sentence on what it keeps."""
+        with self._lock:
+            self._activate({})
+            return convert_lora(path, self.pipe)
 
     def prompt_length(self, prompt: str) -> PromptLength | None:
         """How long a prompt is for the base in use; None while it is busy, since this never waits.
