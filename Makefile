@@ -1,4 +1,4 @@
-# make demo | make check | make test | make test-slow | make test-browser | make faults | make bench:
+# make demo | check | test | test-slow | test-browser | screenshots | faults | bench:
 # each makes .venv first, if it is not there. CONTRIBUTING.md says what they cost.
 PYTHON ?= python3
 VENV := .venv
@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 LOCKED := $(PIP) install --require-hashes --no-deps -r requirements
 SOURCES := pyproject.toml constraints.txt requirements/demo.txt
 
-.PHONY: demo check test test-slow test-browser faults bench lint clean
+.PHONY: demo check test test-slow test-browser screenshots faults bench lint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/svfit demo
@@ -23,7 +23,12 @@ test-slow: $(VENV)/.test
 
 test-browser: $(VENV)/.test
 	$(LOCKED)/browser.txt
+	npm ci --prefix tests/end_to_end/axe
 	$(BIN)/python -m pytest -m slow tests/end_to_end/test_browser.py
+
+screenshots: $(VENV)/.test
+	$(LOCKED)/browser.txt
+	$(BIN)/python docs/screenshots.py --train --docs
 
 faults: $(VENV)/.test
 	$(BIN)/python tests/faults/run.py --green $(FAULTS)

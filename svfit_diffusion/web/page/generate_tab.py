@@ -58,12 +58,14 @@ def build_generate(
     """Lay out the tab and connect it. names: concepts that are in use from the start."""
     actions = GenerateActions(workspace, jobs)
     with gr.Row():
-        with gr.Column(scale=5, min_width=320):
-            prompt = _prompt(workspace)
-            go, stop = go_and_stop("Generate")
-            panel = build_concepts(workspace, version, prompt, names)
-            num, new_seed, seed = _number_and_seed()
-            settings, negative, file = _settings(workspace)
+        with gr.Column(scale=5, min_width=320, elem_classes="form-column"):
+            with gr.Column():
+                prompt = _prompt(workspace)
+                panel = build_concepts(workspace, version, prompt, names)
+                go, stop = go_and_stop("Generate")
+            with gr.Column(elem_classes="later"):
+                num, new_seed, seed = _number_and_seed()
+                settings, negative, file = _settings(workspace)
         with gr.Column(scale=6, min_width=320, elem_classes="output-column"):
             live, gallery = gr.HTML(elem_id="live"), _pictures()
             details = _details()

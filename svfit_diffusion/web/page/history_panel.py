@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,19 @@ class HistoryActions:
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
 
-    def show(self, seen: str) -> tuple[Any, str]:
-        """The newest pictures, unless this version of the folder is shown already."""
+    def show(self, seen: str) -> tuple[Any, Any, Any]:
+        """The newest pictures, unless this version of the folder is shown already.
+
+        Values of: strip, seen, panel.
+        """
         now = self.workspace.history.version()
         if now == seen:
-            return gr.skip(), gr.skip()
-        pictures = self.workspace.history.last()
-        return [(servable_copy(picture.path), picture.caption) for picture in pictures], now
+            return gr.skip(), gr.skip(), gr.skip()
+        shown = []
+        for picture in self.workspace.history.last():
+            with contextlib.suppress(FileNotFoundError):  # deleted just now
+                shown.append((servable_copy(picture.path), picture.caption))
+        return shown, now, gr.update(visible=bool(shown))
 
     def select(self, gallery: list | None, event: gr.SelectData) -> tuple[str, str, Any]:
         """The name and the parameters of the picture that was clicked."""
@@ -53,7 +60,7 @@ def build_history(
 ) -> HistoryActions:
     """Lay out the strip. name, text, details: of the picture that was clicked, for its buttons."""
     actions, seen = HistoryActions(workspace), hidden_textbox()
-    with gr.Accordion("Pictures made before", open=True, elem_id="history-panel"):
+    with gr.Accordion("Pictures made before", visible=False, elem_id="history-panel") as panel:
         strip = gr.Gallery(
             label=f"The last {SHOWN} pictures",
             show_label=False,
@@ -72,5 +79,5 @@ def build_history(
         archive = gr.File(visible=False, interactive=False, show_label=False)
     strip.select(actions.select, strip, [name, text, details], **QUEUED)
     pack.click(actions.archive, None, archive, **QUEUED)
-    gr.Timer(2).tick(actions.show, seen, [strip, seen], **UNQUEUED)
+    gr.Timer(2).tick(actions.show, seen, [strip, seen, panel], **UNQUEUED)
     return actions

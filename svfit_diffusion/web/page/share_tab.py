@@ -46,7 +46,7 @@ def build_share(workspace: Workspace, jobs: GenerationJobs, version: gr.Textbox)
                 elem_id="previewed",
             )
         with gr.Column(scale=6, min_width=320):
-            gr.Markdown("### My library")
+            gr.Markdown("## My library")
             _library(actions, version)
             _bin(actions, version)
     inspected = [facts, preview, add, word, picture, shown, usable]

@@ -19,8 +19,13 @@
     }
   });
 
+  // An empty gallery has a name, so it needs a role.
+  const mend = () =>
+    document.querySelectorAll("div.empty[aria-label]").forEach((place) => (place.role = "img"));
+
   // The browser's tab shows how far a training is.
   setInterval(() => {
+    mend();
     const percent = document.querySelector(".training-strip")?.dataset.percent;
     const title = percent ? `${percent} % · SVFit` : "SVFit";
     if (document.title !== title) document.title = title;
