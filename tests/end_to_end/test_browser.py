@@ -63,7 +63,7 @@ def page(browser, request):
     """A window; errors in the page's JavaScript fail the test."""
     width = getattr(request, "param", 1_280)
     page = browser.new_page(viewport={"width": width, "height": 900})
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(120_000)
     errors = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     yield page

@@ -1,8 +1,12 @@
 """web.studio.photos: what the model sees of uploaded photos, and which files are refused."""
 
-from PIL import Image
+from importlib.resources import files
+
+from PIL import Image, ImageFilter
 
 from svfit_diffusion.data.reading import read_folder
+from svfit_diffusion.training.subject import sample_folder
+from svfit_diffusion.web.studio.photo_marks import PhotoMarks
 from svfit_diffusion.web.studio.photos import inspect_photos, save_photos
 
 
@@ -16,7 +20,12 @@ def test_photos_are_shown_as_the_model_sees_them_and_bad_files_are_named(tmp_pat
     (tmp_path / "notes.jpg").write_text("no picture")
     paths = [str(tmp_path / name) for name in ("turned.jpg", "notes.jpg", "square.png")]
     found = inspect_photos(paths, 32)
-    assert [caption for _, caption in found.crops] == ["1 top", "1 middle", "1 bottom", "2"]
+    assert [caption for _, caption in found.crops] == [
+        "1 top",
+        "1 middle",
+        "1 bottom",
+        "2 black or empty",
+    ]
     top, bottom = found.crops[0][0].getpixel((16, 16)), found.crops[2][0].getpixel((16, 16))
     assert top[0] > 200 > top[2] and bottom[2] > 200 > bottom[0]
     assert len(found.refused) == 1 and "notes.jpg" in found.refused[0]
@@ -42,7 +51,7 @@ def test_captions_go_with_their_photos_wherever_they_were_uploaded_to(tmp_path):
             path.write_text(content, "utf-8")
     paths = sorted(str(path) for path in tmp_path.glob("*/*"))
     found = inspect_photos(paths, 32)
-    assert found.crops[-1][1] == "2 a photo of sks dog at night"
+    assert found.crops[-1][1] == "2 black or empty a photo of sks dog at night"
     assert found.refused == ["alone.txt is no photo's caption; name it like its photo."]
     assert save_photos(paths, tmp_path / "kept") == 2
     photos, skipped = read_folder(tmp_path / "kept")
@@ -56,3 +65,16 @@ def test_captions_go_with_their_photos_wherever_they_were_uploaded_to(tmp_path):
     assert save_photos(paths, tmp_path / "again") == 2, (
         "a caption that cannot be read costs no photo"
     )
+
+
+def test_photos_that_are_better_left_out_are_marked():
+    with Image.open(str(files("gradio") / "media_assets" / "images" / "lion.jpg")) as opened:
+        lion = opened.convert("RGB")
+    sample = [Image.open(path).convert("RGB") for path in sorted(sample_folder().glob("*.png"))]
+    marks = PhotoMarks(128)
+    assert [marks.mark(photo) for photo in (lion, *sample)] == [""] * 6
+    blur = ImageFilter.GaussianBlur(max(lion.size) * 0.01)
+    assert PhotoMarks(128).mark(lion.filter(blur)) == "blurred"
+    assert marks.mark(lion.resize((lion.width // 2, lion.height // 2))) == "same as photo 1"
+    assert marks.mark(Image.new("RGB", (512, 512), "black")) == "black or empty"
+    assert marks.mark(lion.resize((60, 40))) == "tiny, 60 x 40 px"

@@ -61,6 +61,8 @@ class TrainActions:
         text = f"{count} photo{'' if count == 1 else 's'} as the model will see them."
         if 0 < count < 4:
             text += " Five to ten, from several sides, give a better likeness."
+        if marked := [f"{i} ({mark})" for i, mark in enumerate(found.marks, 1) if mark]:
+            text += f" Better left out: {', '.join(marked)}."
         if found.refused:
             text += f" {len(found.refused)} skipped: {' '.join(found.refused)}"
         return render.pictures(found.crops), render.note(text if paths else "")

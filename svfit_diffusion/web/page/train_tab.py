@@ -56,17 +56,13 @@ def build_train(actions: TrainActions, version: gr.Textbox) -> TrainTab:
         with gr.Column(scale=6, min_width=320, elem_classes="output-column"):
             tab, (stop, resume) = _view(go)
     center = advanced[-3]
-    photos.change(actions.check_photos, photos, known, show_progress_on=known, **CHECKING)
     sample.click(actions.sample, None, [photos, subject], **QUEUED)
-    for event in (photos.change, center.change):
-        event(
-            actions.show_photos,
-            [photos, center],
-            [crops, message],
-            api_visibility="private",
-            show_progress_on=message,
-            concurrency_limit=2,
-        )
+    looking = {"api_visibility": "private", "show_progress_on": message, "concurrency_limit": 2}
+    views = [actions.show_photos, [photos, center], [crops, message]]
+    center.change(*views, **looking)
+    photos.change(*views, **looking).then(  # what the model sees is shown first: it is quick
+        actions.check_photos, photos, known, show_progress_on=known, **CHECKING
+    )
     name, preset = advanced[:2]
     words = [subject, token, name, preset]
     for event in (*(field.change for field in words), version.change):

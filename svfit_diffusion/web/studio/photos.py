@@ -21,6 +21,7 @@ from ...data import (
 )
 from ...generation import save_png
 from .limits import MAX_PHOTOS
+from .photo_marks import PhotoMarks
 
 PHOTO_SUFFIXES = [
     *(".jpg", ".jpeg", ".png", ".webp", ".avif", ".heic", ".heif", ".gif", ".bmp", ".tif", ".tiff"),
@@ -33,17 +34,18 @@ MAX_SIDE = 2_048  # px, the shorter side of a saved photo
 class PhotoCheck:
     """usable: photos that can be used. crops: what the model sees of them, with a caption each.
 
-    refused: a sentence for each file that cannot be used.
+    refused: a sentence for each file that cannot be used. marks: a word or two on each usable one.
     """
 
     usable: list[str] = field(default_factory=list)
     crops: list[tuple[Image.Image, str]] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
+    marks: list[str] = field(default_factory=list)
 
 
 def inspect_photos(paths: Sequence[str] | None, size: int, center: bool = False) -> PhotoCheck:
     """Read each file upright and crop it as a training does, to squares of `size` pixels."""
-    found = PhotoCheck()
+    found, marks = PhotoCheck(), PhotoMarks(size)
     photos, captions, found.refused = _separate_captions(paths or [])
     for path in photos:
         try:
@@ -52,7 +54,8 @@ def inspect_photos(paths: Sequence[str] | None, size: int, center: bool = False)
             found.refused.append(printable(str(error)))
             continue
         found.usable.append(str(path))
-        number = f"{len(found.usable)}"
+        found.marks.append(marks.mark(image))
+        number = f"{len(found.usable)} {found.marks[-1]}".strip()
         one_crop = max(image.size) <= LONG * min(image.size)
         if one_crop or center:
             caption = printable(captions.texts.get(path, ""), MAX_CAPTION)
