@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,12 +29,17 @@ CLICK_GENERATE = "() => { setTimeout(() => svfitPress(), 300); return [true]; }"
 
 @dataclass
 class GenerateTab:
-    """The components that other parts of the page use. fields: all of the form but concepts."""
+    """What other parts of the page use. fields: all of the form but concepts.
+
+    fill: a function of a picture's parameters, whose values are those of `filled`.
+    """
 
     prompt: gr.Textbox
     concepts: ConceptsPanel
     settings: list[gr.Slider]
     fields: list[Any]
+    fill: Callable
+    filled: list[Any]
 
 
 @dataclass
@@ -85,7 +90,8 @@ def build_generate(
         lambda: True, None, new_seed, js=CLICK_GENERATE, **QUEUED
     )
     details.delete.click(history.delete, details.name, shown, **QUEUED)
-    return GenerateTab(prompt, panel, settings, [prompt, negative, num, new_seed, seed, *settings])
+    fields = [prompt, negative, num, new_seed, seed, *settings]
+    return GenerateTab(prompt, panel, settings, fields, actions.fill, form)
 
 
 def _prompt(workspace: Workspace) -> gr.Textbox:

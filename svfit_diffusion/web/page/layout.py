@@ -38,7 +38,7 @@ def build_page(
         with gr.Tab("Generate", id="generate"):
             generate = build_generate(workspace, jobs, version, names)
         with gr.Tab("Compare", id="compare"):
-            build_compare(workspace, jobs, version)
+            cell, use_cell = build_compare(workspace, jobs, version)
         with gr.Tab("Share", id="share"):
             build_share(workspace, jobs, version)
     with above_tabs:
@@ -48,6 +48,9 @@ def build_page(
     page.load(actions.show, train.view[0], train.view, **UNQUEUED)
     gr.Timer(1).tick(actions.strip, None, strip, **UNQUEUED)
     _connect_use(workspace, train, generate, tabs)
+    use_cell.click(generate.fill, cell, generate.filled, **QUEUED).then(
+        lambda: gr.update(selected="generate"), None, tabs, **UNQUEUED
+    )
 
 
 def _follow_workspace(

@@ -49,5 +49,6 @@ __getattr__, __dir__, __all__ = lazy_names(
         "verdict": ["in_words"],
         "words": ["class_word", "unused_word"],
         "workspace": ["Workspace"],
+        "xy_grid": ["AXES", "Axis", "Grid", "parse_axis", "strengths"],
     },
 )

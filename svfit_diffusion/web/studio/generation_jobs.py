@@ -17,10 +17,9 @@ from .cards import Card
 from .limits import MAX_ACTIVE_CONCEPTS, MAX_PROMPT, MAX_SEED, MAX_STRENGTH
 from .shared_pipeline import Job, Remark, Step, Stopped
 from .workspace import Workspace
+from .xy_grid import Grid, strengths
 
 COMPARE_PROMPT = "a photo of {} on the beach"  # {}: a concept's trigger
-COMPARE_ONE = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)  # strengths of a single concept
-COMPARE_SEVERAL = (0.5, 1.0, 1.5)  # strengths of each of several concepts
 MIN_CELL = 192  # px, a comparison's pictures
 DURING_TRAINING = "; a training is running too, so both take longer"
 
@@ -104,28 +103,45 @@ class GenerationJobs:
     ) -> Iterator[tuple[Image.Image | None, Progress]]:
         """A labelled grid, at the end: one concept over its strengths, or several side by side.
 
-        "{}" in the prompt stands for each concept's trigger.
+        "{}" in the prompt stands for each concept's words.
         """
+        plan = strengths(self.cards(names), prompt, seed, options)
+        check_prompts(prompt, options.get("negative_prompt", ""))
+        for cells, sheet, progress in self.grid(window, plan):
+            if sheet is not None or cells is None:
+                yield sheet, progress
+
+    def cards(self, names: Sequence[str]) -> list[Card]:
+        """One to MAX_ACTIVE_CONCEPTS concepts of the library; ValueError for others."""
         cards = [self.select({name: 1.0})[0][0] for name in names]
         if not 1 <= len(cards) <= MAX_ACTIVE_CONCEPTS:
             raise ValueError(
                 f"Choose one concept to vary, or 2 to {MAX_ACTIVE_CONCEPTS} to compare."
             )
-        check_prompts(prompt, options.get("negative_prompt", ""))
-        one = len(cards) == 1
-        cells = [(card, s) for s in (COMPARE_ONE if one else COMPARE_SEVERAL) for card in cards]
-        images, remarks = [], {}  # remarks: as keys, each once in their order
-        for number, (card, strength) in enumerate(cells):
-            job = Job([(card, strength)], prompt.replace("{}", card.trigger), 1, seed, options)
+        return cards
+
+    def grid(
+        self, window: str, plan: Grid
+    ) -> Iterator[tuple[Gallery | None, Image.Image | None, Progress]]:
+        """The cells so far, None where none is new; the labelled grid, at the end; the progress."""
+        cells, gallery, images, remarks = plan.cells(), [], [], {}  # remarks: each once, in order
+        for number, (job, caption) in enumerate(cells):
             for finished, progress in self._run(window, job, number, len(cells)):
-                if finished is not None:
-                    images.append(finished[0])
                 remarks |= dict.fromkeys(progress.remarks)
-                yield None, replace(progress, remarks=tuple(remarks))
+                shown = replace(progress, remarks=tuple(remarks))
+                if finished is None:
+                    yield None, None, shown
+                    continue
+                images.append(finished[0])
+                gallery = [*gallery, (self.workspace.history.add(*finished), caption)]
+                yield gallery, None, shown
             if len(images) == number:  # stopped
                 break
         if images:
-            yield _labelled_grid(images, cells, len(cards)), Progress(remarks=tuple(remarks))
+            captions = [caption for _, caption in cells[: len(images)]]
+            columns = len(plan.columns.values)
+            sheet = _labelled_grid(images, captions, columns if plan.rows else min(4, columns))
+            yield gallery, sheet, Progress(remarks=tuple(remarks))
 
     def _run(
         self, window: str, job: Job, before: int = 0, of: int | None = None
@@ -186,14 +202,9 @@ class GenerationJobs:
 
 
 def _labelled_grid(
-    images: Sequence[Image.Image], cells: Sequence[tuple[Card, float]], concepts: int
+    images: Sequence[Image.Image], captions: Sequence[str], columns: int
 ) -> Image.Image:
-    """Pictures with what they show, a row of four for one concept, else a column a concept."""
+    """Pictures with what they show."""
     side = max(max(image.size) for image in images)
     cell = -(-MIN_CELL // side) * side  # an integer factor keeps small pictures sharp
-    captions = [
-        f"strength {strength:g}" if concepts == 1 else f"{card.trigger} at {strength:g}"
-        for card, strength in cells[: len(images)]
-    ]
-    columns = min(4, len(images)) if concepts == 1 else concepts
-    return grid(images, columns, captions, cell)
+    return grid(images, min(columns, len(images)), captions, cell)
