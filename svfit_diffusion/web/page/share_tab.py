@@ -104,7 +104,12 @@ def _concept(actions: ShareActions, entry: Entry, version: gr.Textbox) -> None:
         lora = gr.File(visible=False, interactive=False, show_label=False)
         if entry.card.concept.learned and len(entry.card.concept.all_triggers()) == 1:
             with gr.Accordion(f"Call {name} by another word", open=False):
-                word = gr.Textbox(entry.card.concept.token, label=f"Word of {name}", max_length=60)
+                word = gr.Textbox(
+                    entry.card.concept.token,
+                    label=f"Word of {name}",
+                    max_length=60,
+                    interactive=True,
+                )
                 rename = gr.Button(f"Rename {name}", size="sm")
             rename.click(functools.partial(actions.rename, name), word, version, **QUEUED)
     export.click(
