@@ -33,6 +33,7 @@ __getattr__, __dir__, __all__ = lazy_names(
             "rms_singular_value",
             "set_deltas",
             "tie_deltas",
+            "tuner_layers",
         ],
     },
 )
