@@ -25,7 +25,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         ],
         "basis": ["Basis", "parse_rank", "resolve_rank"],
         "cache": ["fingerprint", "load_bases"],
-        "factoring": ["memory"],
+        "factoring": ["Memory", "basis_bytes", "factoring_memory"],
         "layer": ["SVFitLinear"],
         "published": ["find_source", "loaded_weight"],
         "strength": ["Strengths"],

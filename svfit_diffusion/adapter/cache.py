@@ -54,9 +54,10 @@ def load_bases(
     source = find_source(model, ranks, dtype, folder)
     if source.coarse:
         warnings.warn(
-            f"the basis is taken from {type(model).__name__} as loaded in bfloat16, because its "
-            f"{dtype} files were not found; concepts then differ slightly from those trained on "
-            "the files. Load the base from its folder to be exact.",
+            f"the basis is taken from {type(model).__name__} as it was loaded, because its {dtype} "
+            "files were not found, and what was loaded is rounded; concepts then differ from those "
+            "trained on the files. Load the base from its folder in bfloat16 or float32 to be "
+            "exact.",
             stacklevel=2,
         )
     found = {}
@@ -179,10 +180,10 @@ def _write(
 ) -> None:
     """Add bases to an entry, in the place of those of a lower rank."""
     tensors, energies = {}, {}
-    with contextlib.suppress(OSError, SafetensorError, KeyError, TypeError, ValueError):
-        with safe_open(path, framework="pt") as file:
-            energies = _energies(file)
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    damaged = OSError, SafetensorError, KeyError, TypeError, ValueError  # or missing
+    with contextlib.suppress(*damaged), safe_open(path, framework="pt") as file:
+        energies = _energies(file)
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     for name, basis in made.items():
         key = keys[name]
         if isinstance(rules[name], str) and rules[name] != "full":

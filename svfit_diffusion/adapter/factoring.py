@@ -80,7 +80,7 @@ def default_limit() -> int:
     return int(SHARE * psutil.virtual_memory().available)
 
 
-def memory(
+def factoring_memory(
     sizes: Iterable[tuple[tuple[int, int], Rank]],
     limit: int | None = None,
     cores: int | None = None,

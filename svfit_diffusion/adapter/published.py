@@ -22,6 +22,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from .placement import is_gguf
+
 SAMPLES, SAMPLE_BYTES = 64, 4096  # of a file, to identify it
 ROWS, COLUMNS = 4, 16  # of a weight, to compare what was loaded with a file
 ROUND_TRIP = 2.0**-8, 2.0**-25  # relative and absolute rounding of bfloat16 and float16
@@ -44,11 +46,13 @@ class Source:
 
     @property
     def coarse(self) -> bool:
-        """Whether the weights are only there as a cast that lost what the files hold."""
-        if self.files or self.dtype in (None, torch.bfloat16):
+        """Whether the weights are only there in a precision that cannot hold the published one."""
+        if self.files or self.dtype is None:
             return False
-        first = loaded_weight(self.model.get_submodule(self.names[0]))
-        return first.dtype == torch.bfloat16
+        first, _ = _innermost(self.model.get_submodule(self.names[0]))
+        exact = (self.dtype, torch.float32, torch.float64)
+        rounded = _quantization(first) is not None or is_gguf(first)
+        return rounded or first.weight.dtype not in exact
 
     def entries(self) -> Iterator[tuple[str, dict[str, str]]]:
         """The weights by where they lie: an identity, and module name -> key, unique there.
@@ -112,6 +116,10 @@ def loaded_weight(module: nn.Module) -> Tensor:
     module, kept = _innermost(module)
     if kept is not None:
         return kept.detach()  # a fused concept is no part of the base
+    if is_gguf(module):
+        from diffusers.quantizers.gguf.utils import dequantize_gguf_tensor
+
+        return dequantize_gguf_tensor(module.weight).detach()
     backend = _quantization(module)
     return module.weight.detach() if backend is None else backend.get_base_weight(module).detach()
 
@@ -191,13 +199,17 @@ def _were_loaded(model: nn.Module, files: Mapping[str, tuple[Path, str]]) -> boo
     Not compared are weights that are in no state to be: quantised, elsewhere, or with an adapter of
     another kind merged into them.
     """
+    loaded, stored = [], []
     for path in sorted({path for path, _ in files.values()}):
         with opened(path) as file:
             for name, (held_in, key) in files.items():
-                loaded = _comparable(model.get_submodule(name)) if held_in == path else None
-                if loaded is not None and not _agree(_sample(loaded), file.get_tensor(key)):
-                    return False
-    return True
+                weight = _comparable(model.get_submodule(name)) if held_in == path else None
+                if weight is not None:
+                    loaded.append(_sample(weight))
+                    stored.append(_sample(file.get_tensor(key)))
+    if [sample.shape for sample in loaded] != [sample.shape for sample in stored]:
+        return False
+    return not loaded or _agree(loaded, stored)
 
 
 def _comparable(module: nn.Module) -> Tensor | None:
@@ -221,16 +233,15 @@ def _sample(weight: Tensor) -> Tensor:
     return weight[rows // 2 :: rows, columns // 2 :: columns]
 
 
-def _agree(loaded: Tensor, weight: Tensor) -> bool:
-    """Whether a sample of a loaded weight is that of a file's weight, perhaps rounded."""
-    kind = torch.finfo(loaded.dtype)
-    relative = max(ROUND_TRIP[0], kind.eps / 2)
-    absolute = max(ROUND_TRIP[1], kind.smallest_normal * kind.eps / 2)
-    stored = _sample(weight)
-    if loaded.shape != stored.shape:
-        return False
-    difference = (loaded.cpu().double() - stored.double()).abs()
-    return bool((difference <= relative * stored.double().abs() + absolute).all())
+def _agree(loaded: list[Tensor], stored: list[Tensor]) -> bool:
+    """Whether samples of loaded weights are those of files, perhaps rounded."""
+    kinds = [torch.finfo(dtype) for dtype in {sample.dtype for sample in loaded}]
+    relative = max(ROUND_TRIP[0], *(kind.eps / 2 for kind in kinds))
+    absolute = max(ROUND_TRIP[1], *(kind.smallest_normal * kind.eps / 2 for kind in kinds))
+    ours, theirs = (
+        torch.cat([s.flatten().cpu() for s in side]).double() for side in (loaded, stored)
+    )
+    return bool(((ours - theirs).abs() <= relative * theirs.abs() + absolute).all())
 
 
 def _identify(path: Path) -> str:

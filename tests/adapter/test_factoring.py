@@ -10,7 +10,13 @@ import torch
 
 from svfit_diffusion.adapter import factoring
 from svfit_diffusion.adapter.basis import factorize
-from svfit_diffusion.adapter.factoring import Job, basis_bytes, factorize_all, memory, working_bytes
+from svfit_diffusion.adapter.factoring import (
+    Job,
+    basis_bytes,
+    factoring_memory,
+    factorize_all,
+    working_bytes,
+)
 
 
 def weight(out, in_, seed=0, decay=1.0):
@@ -107,10 +113,10 @@ def test_what_is_said_of_a_base():
     sizes = [((3000, 1000), 16)] * 3
     one, held = working_bytes(*sizes[0]), 3 * 4 * 16 * 4000
     assert one == pytest.approx((8 * 3 + 4 * 8) * 1e6, rel=0.1)  # float64, and the Gram matrix
-    assert memory(sizes, limit=2 * one, cores=8) == (held + 2 * one, 2, held + one)
-    assert memory(sizes, limit=10 * one, cores=8) == (held + 3 * one, 3, held + one)
-    assert memory(sizes, limit=10 * one, cores=1) == (held + one, 1, held + one)
-    assert memory(sizes, limit=0, cores=8) == (held + one, 1, held + one)
+    assert factoring_memory(sizes, limit=2 * one, cores=8) == (held + 2 * one, 2, held + one)
+    assert factoring_memory(sizes, limit=10 * one, cores=8) == (held + 3 * one, 3, held + one)
+    assert factoring_memory(sizes, limit=10 * one, cores=1) == (held + one, 1, held + one)
+    assert factoring_memory(sizes, limit=0, cores=8) == (held + one, 1, held + one)
     many = [((10, 10), 10)] * 1000
-    assert memory(many, cores=1).most >= 2 * 1000 * 4 * 10 * 20
-    assert np.isfinite(memory(sizes).most)
+    assert factoring_memory(many, cores=1).most >= 2 * 1000 * 4 * 10 * 20
+    assert np.isfinite(factoring_memory(sizes).most)
