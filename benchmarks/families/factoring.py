@@ -45,7 +45,7 @@ def weight(shape: tuple[int, int], seed: int) -> torch.Tensor:
     found = torch.empty(shape, dtype=torch.bfloat16)
     scale = 0.2 * torch.arange(1, INNER + 1).rsqrt()
     right = torch.randn(INNER, shape[1], generator=random)
-    for rows in found.split(1024):  # a part at a time, not to need more memory than a file does
+    for rows in found.split(64):  # a part at a time, not to need more memory than a file does
         left = torch.randn(len(rows), INNER, generator=random) * scale
         rows.copy_(left @ right + 0.1 * torch.randn(rows.shape, generator=random))
     return found

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from PIL.Image import Image
 
 from ..concept import free_path
+from ..data import together
 from ..generation import generate, grid, save_png
 from ..settings import TrainConfig
 from .adapted_base import AdaptedBase
@@ -40,12 +41,24 @@ class Previews:
             pipe.scheduler = scheduler
 
     def validate(self, step: int) -> None:
-        """Generate the validation prompt and keep a grid of it, by the main process."""
-        if not self.accelerator.is_main_process:
-            return
-        config = self.config
+        """Generate the validation prompt, which all processes share, and keep a grid of it."""
+        config, accelerator = self.config, self.accelerator
         seeds = range(config.seed, config.seed + config.num_validation_images)
-        images = self.sample(config.validation_prompt, seeds)
+        ours = seeds[accelerator.process_index :: accelerator.num_processes]
+
+        def sample() -> dict[int, Image]:
+            return dict(zip(ours, self.sample(config.validation_prompt, ours), strict=True))
+
+        made = {
+            seed: image for part in together(accelerator, sample) for seed, image in part.items()
+        }
+        if accelerator.is_main_process:
+            self._keep(step, [made[seed] for seed in seeds])
+
+    def _keep(self, step: int, images: list[Image]) -> None:
+        """Store a grid of pictures of consecutive seeds, and log them."""
+        config = self.config
+        seeds = range(config.seed, config.seed + len(images))
         folder = Path(config.output_dir) / "validation"
         folder.mkdir(parents=True, exist_ok=True)
         path = free_path(folder / f"{step:06d}.png")
