@@ -2,9 +2,9 @@
 
 Random weights of the true shapes, with spectra that fall, are made when a worker reads them; none
 is ever on the disk. By default two of each shape are factored, the largest side by side as far as
-memory allows; --all takes every projection of the base.
+memory allows.
 
-    python -m benchmarks.families.factoring [--base "FLUX.2 dev"] [--rank 16] [--all]
+    python -m benchmarks.families.factoring [--base "FLUX.2 dev"] [--rank 16] [--each 2]
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from svfit_diffusion.adapter.factoring import Job, factoring_memory, factorize_a
 from svfit_diffusion.generation import size_text
 from svfit_diffusion.pipeline.concept_size import skeleton
 
-EACH = 2  # weights of one shape
 INNER = 64  # directions that stand out of the noise
 
 
@@ -61,12 +60,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base", choices=BASES, default="FLUX.2 dev")
     parser.add_argument("--rank", type=int, default=16)
-    parser.add_argument("--all", action="store_true", help="every projection of the base")
+    parser.add_argument("--each", type=int, default=2, help="projections of one shape, at most")
     given = parser.parse_args()
     every = shapes(given.base)
     taken = [
         shape for shape, count in Counter(every).items()
-        for _ in range(count if given.all else min(count, EACH))
+        for _ in range(min(count, given.each))
     ]  # fmt: skip
     jobs = [
         Job(functools.partial(weight, shape, seed), shape, given.rank)

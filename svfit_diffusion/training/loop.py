@@ -134,7 +134,7 @@ class Training:
         subject = self.subject
         if self.config.offload:
             texts = (*subject.captions(), *candidate_captions(subject))
-            self.prompts.fill_cache(texts, self.accelerator.device)
+            self.prompts.fill_cache(texts)
             self.base.move_idle(torch.device("cpu"))
         if subject.unnamed:
             known = known_backgrounds(self.found, subject)

@@ -30,14 +30,12 @@ class Previews:
     def sample(self, prompt: str, seeds: Iterable[int], steps: int | None = None) -> list[Image]:
         """A picture of the prompt for each seed. steps: of denoising; default: the base's."""
         pipe, given = self.base.pipe, {"steps": steps, "width": self.size, "height": self.size}
-        scheduler, idle = pipe.scheduler, pipe.vae.device
+        scheduler = pipe.scheduler
         pipe.scheduler = copy.deepcopy(scheduler)  # sampling sets its timesteps
         try:
-            self.base.move_idle(getattr(pipe, self.base.family.denoiser).device)
-            with self.accelerator.autocast():
+            with self.base.one_at_a_time(self.config.offload), self.accelerator.autocast():
                 return [next(generate(pipe, prompt, 1, seed, **given))[0] for seed in seeds]
         finally:
-            self.base.move_idle(idle)
             pipe.scheduler = scheduler
 
     def validate(self, step: int) -> None:
