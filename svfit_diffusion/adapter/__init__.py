@@ -37,6 +37,7 @@ __getattr__, __dir__, __all__ = lazy_names(
             "rms_singular_value",
             "set_deltas",
             "tie_deltas",
+            "tuner_layers",
         ],
     },
 )

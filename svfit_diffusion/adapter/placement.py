@@ -17,6 +17,11 @@ class Deltas(nn.ParameterDict):
 
     __call__ = nn.Module.__call__  # a ParameterDict refuses to be called
 
+    def __getitem__(self, key: str) -> Tensor:
+        """The delta; twice as quick as by attribute, since every step of every layer asks."""
+        found = self._parameters.get(key)
+        return super().__getitem__(key) if found is None else found
+
     def forward(self, key: str) -> Tensor:
         """The delta, as a tensor of its own: a hook may move the parameter's data away again."""
         return self[key].view_as(self[key])
