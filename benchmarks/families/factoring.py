@@ -25,8 +25,8 @@ import torch
 from benchmarks.families.table import BASES, write
 from svfit_diffusion.adapter import layout
 from svfit_diffusion.adapter.factoring import Job, factoring_memory, factorize_all, working_bytes
+from svfit_diffusion.families import skeleton
 from svfit_diffusion.generation import size_text
-from svfit_diffusion.pipeline.concept_size import skeleton
 
 INNER = 64  # directions that stand out of the noise
 

@@ -60,6 +60,14 @@ def load_bases(
             "exact.",
             stacklevel=2,
         )
+    return bases_of(source, ranks)
+
+
+def bases_of(source: Source, ranks: Mapping[str, Rank]) -> dict[str, Basis]:
+    """The bases of weights of a source, from the cache or newly factored.
+
+    ranks: name -> rank rule.
+    """
     found = {}
     for identity, keys in source.entries():
         rules = {name: parse_rank(ranks[name]) for name in keys}
@@ -89,7 +97,7 @@ def _bases_of(
     held = _read(path, keys, rules)
     if len(held) == len(rules):
         return held
-    with _sole_writer(path, type(source.model).__name__) as may_write:
+    with _sole_writer(path, source.kind) as may_write:
         held |= _read(path, keys, rules)  # two processes that want one base factor it once
         missing = {name: rule for name, rule in rules.items() if name not in held}
         made = _factor(source, missing) if missing else {}
@@ -128,11 +136,10 @@ def _not_cached(path: Path, error: OSError) -> None:
 
 
 def _factor(source: Source, rules: Mapping[str, Rank]) -> dict[str, Basis]:
-    model, jobs = source.model, []
+    jobs = []
     for name, rule in rules.items():
-        module, label = model.get_submodule(name), f"{name} of {type(model).__name__}"
-        shape = module.out_features, module.in_features
-        jobs.append(Job(functools.partial(source.weight, name), shape, rule, label))
+        label, read = f"{name} of {source.kind}", functools.partial(source.weight, name)
+        jobs.append(Job(read, source.shape(name), rule, label))
     return dict(zip(rules, factorize_all(jobs), strict=True))
 
 

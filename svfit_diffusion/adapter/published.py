@@ -65,6 +65,16 @@ class Source:
             keys = {name: key for name, (held_in, key) in self.files.items() if held_in == path}
             yield identity_of("file", str(self.dtype), _identify(path)), keys
 
+    @property
+    def kind(self) -> str:
+        """What they are weights of, for people to read."""
+        return type(self.model).__name__
+
+    def shape(self, name: str) -> tuple[int, int]:
+        """[out, in] of a module's weight."""
+        module = self.model.get_submodule(name)
+        return module.out_features, module.in_features
+
     def weight(self, name: str) -> Tensor:
         """Weight [out, in] of a module at the published precision."""
         if self.files:
