@@ -14,17 +14,17 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from peft import inject_adapter_in_model
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from ..settings import ATTENTION
 from .basis import Rank
 from .config import PROJECTIONS, SVFitConfig
 from .layer import SVFitLinear
-from .tuner import TRAINABLE, layers
+from .tuner import TRAINABLE, layers, tuner_layers
 
-# FLUX.2's single-stream blocks: q, k, v and the MLP's input in one Linear, and their output. Not in
-# PROJECTIONS: other attention has a ModuleList called to_out.
+# FLUX.2's single-stream blocks: q, k, v and the MLP's input in one Linear, and their output. They
+# are edited whole, not their rows of q, k and v alone: so an export is a LoRA of that Linear, as
+# others train it. Not in PROJECTIONS: other attention has a ModuleList called to_out.
 NAMES = (*PROJECTIONS, "to_qkv_mlp_proj", "to_out")
 TEXT_VALUES = ("v_proj", "out_proj", "o_proj", "value")  # transformers' values and outputs
 
@@ -146,10 +146,15 @@ def unpatch_attention(model: nn.Module, adapter_name: str) -> None:
 
     With the last adapter, the model's own parameters are as trainable as they were before it.
     """
-    held = [(n, m) for n, m in model.named_modules() if isinstance(m, SVFitLinear)]
-    for name, layer in held:
+    left = False
+    for name, layer in tuner_layers(model).items():
+        if not isinstance(layer, SVFitLinear):
+            left = True
+            continue
         layer.drop(adapter_name)
-        if not layer.svfit_delta:
+        if layer.svfit_delta:
+            left = True
+        else:
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, layer.base_layer)
     configs = getattr(model, "peft_config", {})
@@ -157,8 +162,7 @@ def unpatch_attention(model: nn.Module, adapter_name: str) -> None:
     if not configs and hasattr(model, "peft_config"):
         del model.peft_config
         model._hf_peft_config_loaded = False
-    if not any(isinstance(module, BaseTunerLayer) for module in model.modules()):
-        trainable = model.__dict__.pop(TRAINABLE, ())
+    if not left and (trainable := model.__dict__.pop(TRAINABLE, ())):
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(parameter.requires_grad or name in trainable)
 

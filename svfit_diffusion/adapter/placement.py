@@ -17,6 +17,11 @@ class Deltas(nn.ParameterDict):
 
     __call__ = nn.Module.__call__  # a ParameterDict refuses to be called
 
+    def __getitem__(self, key: str) -> Tensor:
+        """The delta; twice as quick as by attribute, since every step of every layer asks."""
+        found = self._parameters.get(key)
+        return super().__getitem__(key) if found is None else found
+
     def forward(self, key: str) -> Tensor:
         """The delta, as a tensor of its own: a hook may move the parameter's data away again."""
         return self[key].view_as(self[key])
@@ -43,6 +48,11 @@ def hooked(module: nn.Module) -> bool:
 def fetch(container: Deltas | Bases, key: str) -> Tensor:
     """A container's tensor, on the device where its layer is at work."""
     return container(key) if hooked(container) else container[key]
+
+
+def is_gguf(linear: nn.Module) -> bool:
+    """Whether a Linear's weight is stored as GGUF does, in blocks of few bits."""
+    return hasattr(linear.weight, "quant_type")  # peft has no backend for it
 
 
 def compute_dtype(linear: nn.Module) -> torch.dtype:

@@ -9,9 +9,10 @@ import torch
 
 from .. import toybox
 from .base import Family
-from .hub import hub_options, unreached
+from .hub import hub_options, reachable, unreached
 from .quantization import quantization
 from .registry import family_named, family_of_original
+from .single_file import configuration, tokenizers
 
 TOYBOX = "toybox"
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
@@ -37,7 +38,7 @@ def load_base(
         )
     if base == TOYBOX:
         return toybox.load(dtype or torch.float16)
-    _refuse_pickles(Path(base))
+    refuse_pickles(Path(base))
     from diffusers import DiffusionPipeline
     from diffusers.loaders.single_file_utils import SingleFileComponentError
 
@@ -53,7 +54,34 @@ def load_base(
             base, dtype=dtype, use_safetensors=True, **({} if checked else _UNCHECKED), **options
         )
     except (OSError, ValueError, RuntimeError, SingleFileComponentError) as error:
-        raise _not_loaded(base, error) from error
+        raise not_loaded(base, error) from error
+
+
+def configuration_of(base: str) -> Path:
+    """The folder of a base's configurations: of a checkpoint file, of what ships with the package;
+    of a Hub id, what is downloaded. Raises ValueError where there is none.
+    """
+    if Path(base).is_file():
+        refuse_pickles(Path(base))
+        if folder := configuration(original_kind(Path(base))):
+            return folder
+        raise ValueError(
+            f"{Path(base).name} is a checkpoint of a kind whose configuration does not ship with "
+            "this package; pass a diffusers folder or a Hub id of the same base."
+        )
+    if base == TOYBOX or Path(base).is_dir():
+        return base_folder(base, ())
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        patterns = ["model_index.json", "*/config.json"]
+        return Path(snapshot_download(base, allow_patterns=patterns, **hub_options(base)))
+    except (OSError, HfHubHTTPError, HFValidationError):
+        raise ValueError(
+            f"{base!r} is no diffusers folder, and its configuration could not be downloaded; pass "
+            "'toybox', a folder with model_index.json, or a Hub id."
+        ) from None
 
 
 def family_of(base: str) -> Family:
@@ -63,7 +91,7 @@ def family_of(base: str) -> Family:
             return family_named("StableDiffusionPipeline")
         return _family(base, **hub_options(base))
     except (OSError, ValueError) as error:
-        raise _not_loaded(base, error) from error
+        raise not_loaded(base, error) from error
 
 
 def _family(base: str, **options: Any) -> Family:
@@ -80,9 +108,15 @@ def _family(base: str, **options: Any) -> Family:
         raise ValueError(f"{path.name} is not a safetensors file: {error}") from None
 
 
-def _not_loaded(base: str, error: Exception) -> ValueError:
+def not_loaded(base: str, error: Exception) -> ValueError:
+    """Why a base could not be loaded, and what to pass, in one sentence."""
     reason = str(error).strip().partition("\n")[0].rstrip(".")
-    if hub_options(base):
+    if Path(base).is_file() and isinstance(error, OSError) and not reachable():
+        reason = (
+            "a checkpoint of this kind lacks configuration and tokenizers, which come from the "
+            "Hub, and that cannot be reached"
+        )
+    elif hub_options(base):
         reason = unreached(base)
     return ValueError(
         f"the base {base!r} could not be loaded ({reason}); pass 'toybox', a diffusers folder, "
@@ -90,7 +124,7 @@ def _not_loaded(base: str, error: Exception) -> ValueError:
     )
 
 
-def _refuse_pickles(path: Path) -> None:
+def refuse_pickles(path: Path) -> None:
     """Raise ValueError for a file, or a folder's component, in a format that can run code."""
     if path.is_file() and path.suffix != ".safetensors":
         raise ValueError(
@@ -114,8 +148,10 @@ def _from_file(path: Path, family: Family, **options: Any) -> Any:
     """The pipeline of a checkpoint file."""
     import diffusers
 
-    kind = getattr(diffusers, family.pipelines[0])
-    more = _UNCHECKED if family.name == "sd" else {}
+    kind, original = getattr(diffusers, family.pipelines[0]), original_kind(path)
+    more: dict[str, Any] = dict(_UNCHECKED) if family.name == "sd" else {}
+    if "config" not in options and (folder := configuration(original)):
+        more |= {"config": str(folder), **tokenizers(original)}
     return kind.from_single_file(str(path), **more, **options)
 
 
@@ -131,8 +167,10 @@ def original_kind(path: Path) -> str:
     )
 
 
-def base_folder(base: str, parts: tuple[str, ...]) -> Path:
-    """The diffusers folder of a base; for a Hub id, the named components are downloaded."""
+def base_folder(base: str, parts: tuple[str, ...], more: tuple[str, ...] = ()) -> Path:
+    """The diffusers folder of a base; for a Hub id, the weights of the named components and the
+    files that match the patterns `more` are downloaded.
+    """
     if base == TOYBOX:
         return toybox.path()
     if Path(base).is_dir():
@@ -141,7 +179,7 @@ def base_folder(base: str, parts: tuple[str, ...]) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        patterns = [f"{part}/*.safetensors" for part in parts]
+        patterns = [*(f"{part}/*.safetensors" for part in parts), *more]
         return Path(snapshot_download(base, allow_patterns=patterns, **hub_options(base)))
     except (OSError, HfHubHTTPError, HFValidationError) as error:
         raise ValueError(

@@ -49,9 +49,11 @@ class Attached:
 
 def _reaches(model: nn.Module, name: str, layer: SVFitLinear) -> bool:
     """Whether a layer stands at its place in a model, perhaps inside layers of other methods."""
-    found = model.get_submodule(name)
-    while found is not layer and hasattr(found, "base_layer"):
-        found = found.base_layer
+    found: nn.Module | None = model
+    for key in name.split("."):
+        found = found._modules.get(key) if found is not None else None
+    while found is not None and found is not layer:
+        found = found._modules.get("base_layer")
     return found is layer
 
 

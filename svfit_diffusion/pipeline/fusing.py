@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..adapter import Strengths
+from ..adapter import Strengths, tuner_layers
 from ..families import recognise
-from .activity import tuner_layers
 from .locking import one_at_a_time
 from .offloading import at_rest
 
@@ -42,5 +41,5 @@ def unfuse_concepts(pipe: Any) -> None:
 def adapter_layers(pipe: Any) -> list[Strengths]:
     """All layers of a pipeline that hold something of a concept."""
     models = recognise(pipe).components(pipe).values()
-    held = (layer for model in models for layer in tuner_layers(model))
+    held = (layer for model in models for layer in tuner_layers(model).values())
     return [layer for layer in held if isinstance(layer, Strengths)]

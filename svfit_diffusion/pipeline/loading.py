@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..adapter import unpatch_attention
+from ..adapter import tuner_layers, unpatch_attention
 from ..concept import Concept, locate, read_concept
 from ..families import Family, recognise
 from . import trigger
-from .activity import others_active, set_active, set_strengths, tuner_layers
+from .activity import others_active, set_active, set_strengths
 from .attached import CONCEPTS, Attached, Loaded, attach, check_whole, detach, loaded_concepts
 from .fusing import unfuse_concepts
 from .locking import one_at_a_time
@@ -69,7 +69,7 @@ def load_concept(
             entry = Attached(concept, triggers, token, basis_from, table, [], None)
             _remember(pipe, family, name, entry, plan)
             for part, model in family.components(pipe).items():
-                layers = tuner_layers(model)
+                layers = tuner_layers(model).values()
                 set_active(layers, [*active[part], *([name] if strength else [])])
                 set_strengths(layers, {name: strength})
         except BaseException:
@@ -112,7 +112,7 @@ def set_concepts(pipe: Any, strengths: Mapping[str, float]) -> None:
         unfuse_concepts(pipe)
     for part, model in recognise(pipe).components(pipe).items():
         on = [name for name, entry in held.items() if wanted.get(name) and part in entry.parts]
-        layers = tuner_layers(model)
+        layers = tuner_layers(model).values()
         set_active(layers, [*others_active(layers, held), *on])
         set_strengths(layers, {name: wanted[name] for name in on})
 
@@ -200,7 +200,7 @@ def _activity(pipe: Any, family: Family, held: Mapping[str, Loaded]) -> dict[str
     found = {}
     for part, model in family.components(pipe).items():
         on = [name for name, entry in held.items() if entry.strengths.get(part)]
-        found[part] = [*others_active(tuner_layers(model), held), *on]
+        found[part] = [*others_active(tuner_layers(model).values(), held), *on]
     return found
 
 
@@ -208,10 +208,11 @@ def _take_off(pipe: Any, family: Family, name: str, active: Mapping[str, list[st
     """Remove all of a concept that is there; what else was active stays so."""
     tokenizers = {part: getattr(pipe, reader, None) for reader, part in family.encoders}
     for part, model in family.components(pipe).items():
-        unpatch_attention(model, name)
         if part in tokenizers:
             trigger.forget(tokenizers[part], model, name)
+        unpatch_attention(model, name)
         detach(model, name)
-        set_active(tuner_layers(model), [other for other in active[part] if other != name])
+        layers = tuner_layers(model).values()
+        set_active(layers, [other for other in active[part] if other != name])
         if CONCEPTS not in model.__dict__:
             uninstall_methods(model)

@@ -15,7 +15,8 @@ from typing import Any
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from .activity import active_names, set_active, tuner_layers
+from ..adapter import tuner_layers
+from .activity import active_names, set_active
 from .attached import CONCEPTS
 from .word import with_words
 
@@ -48,9 +49,9 @@ def fuse_qkv_projections(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
 def add_adapter(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """As the model's own; the concepts that are in use stay so."""
     held = model.__dict__.get(CONCEPTS, {})
-    ours = [name for name in active_names(tuner_layers(model)) if name in held]
+    ours = [name for name in active_names(tuner_layers(model).values()) if name in held]
     added = type(model).add_adapter(model, *args, **kwargs)
-    layers = tuner_layers(model)
+    layers = tuner_layers(model).values()
     set_active(layers, [*active_names(layers), *ours])
     return added
 

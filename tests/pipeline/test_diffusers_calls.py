@@ -44,8 +44,19 @@ def test_set_adapters_weighs_deltas_and_word(two):
     pipe.set_adapters("rex", 0.5)
     set_concepts(fresh, {"rex": 0.5})
     assert torch.equal(picture(pipe), picture(fresh)) and strength(pipe) == 0.5
+    held, table = loaded_concepts(pipe)["rex"].concept, pipe.text_encoder.get_input_embeddings()
+    dog = table.weight[pipe.tokenizer("dog").input_ids[1:-1]].mean(0)
+    row = dog + 0.5 * (torch.from_numpy(held.trigger_rows).float().flatten() - dog)
+    assert torch.allclose(read_as(pipe, "sks"), row, atol=1e-6)
     pipe.set_adapters(["rex"], [{"unet": 0.3, "text_encoder": 0.6}])
     assert loaded_concepts(pipe)["rex"].strengths == {"unet": 0.3, "text_encoder": 0.6}
+
+
+def read_as(pipe, word):
+    """The embedding [width] by which a text encoder reads a word, its place taken off."""
+    embeddings = next(m for m in pipe.text_encoder.modules() if hasattr(m, "position_embedding"))
+    ids = torch.tensor(pipe.tokenizer(word).input_ids)[None]
+    return embeddings(ids)[0, 1] - embeddings.position_embedding.weight[1]
 
 
 def test_disable_and_enable(two):

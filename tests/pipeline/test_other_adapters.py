@@ -139,6 +139,23 @@ def test_an_adapter_added_for_training_leaves_the_concept_on(pipe, base_folder):
     assert len(get_peft_model_state_dict(pipe.unet, adapter_name="mine")) == 2 * 16
 
 
+def test_the_last_concept_removed_leaves_the_parameters_as_trainable_as_they_were(pipe):
+    pipe.unet.conv_in.requires_grad_(False)
+    before = {part: trainable(pipe, part) for part in ("unet", "text_encoder")}
+    assert before["unet"] and before["text_encoder"]
+    load_concept(pipe, make_concept(pipe), name="rex")  # has deltas and a row in the text encoder
+    assert not trainable(pipe, "text_encoder")
+    load_concept(pipe, make_concept(pipe, seed=2, token="zwx"), name="two")
+    remove_concept(pipe, "rex")
+    assert not trainable(pipe, "unet")
+    remove_concept(pipe, "two")
+    assert {part: trainable(pipe, part) for part in before} == before
+
+
+def trainable(pipe, part: str) -> list[str]:
+    return [name for name, p in getattr(pipe, part).named_parameters() if p.requires_grad]
+
+
 def test_two_loras_and_two_concepts_in_turn(pipe, base_folder, lora):
     one, two = make_concept(pipe, seed=1), make_concept(pipe, seed=2, token="zwx")
     load_concept(pipe, one, name="rex", strength=0.5)

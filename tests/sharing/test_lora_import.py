@@ -10,16 +10,18 @@ from helpers.tiny_pipelines import load, make_concept, make_pipeline, make_xl_pi
 from safetensors.torch import load_file, save_file
 
 from svfit_diffusion.adapter.attention import layout
+from svfit_diffusion.pipeline.fusing import fuse_concepts
 from svfit_diffusion.pipeline.loading import load_concept
 from svfit_diffusion.sharing.lora import KINDS
 from svfit_diffusion.sharing.lora_export import export_lora
-from svfit_diffusion.sharing.lora_import import import_lora, read_lora
+from svfit_diffusion.sharing.lora_file import read_edits
+from svfit_diffusion.sharing.lora_import import import_lora
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_exported_concept_comes_back(pipe, base_folder, tmp_path, kind):
     concept = make_concept(pipe, trigger=False)
-    export_lora(concept, pipe, tmp_path / "rex.safetensors", kind)
+    export_lora(concept, pipe, tmp_path / "rex.safetensors", kind, "float32")
     made = import_lora(tmp_path / "rex.safetensors", load(base_folder), rank=4)
     assert np.array_equal(made.concept.deltas, concept.deltas)
     assert made.concept.fingerprints == concept.fingerprints
@@ -54,7 +56,7 @@ def test_a_foreign_lora_is_met_by_least_squares(pipe, tmp_path):
 def test_sdxl_in_the_trainers_own_numbering(tmp_path):
     pipe = make_xl_pipeline().to(torch.float16).to(torch.float32)
     concept = make_concept(pipe, targets=XL, trigger=False)
-    export_lora(concept, pipe, tmp_path / "a.safetensors", "kohya")
+    export_lora(concept, pipe, tmp_path / "a.safetensors", "kohya", "float32")
     tensors = load_file(tmp_path / "a.safetensors")
     # two blocks of one layer: input 1 (0.resnet), 2 (down), 3 (1.resnet+attention); output 0, 1
     names = (
@@ -81,8 +83,8 @@ def test_diffusers_own_alphas_count(pipe, tmp_path):
     first = next(iter(sorted(tensors))).removeprefix("unet.").removesuffix(".lora_A.weight")
     settings = {"unet.lora_alpha": 2, "unet.r": 4, "unet.alpha_pattern": {first: 8}}
     save_file(tensors, tmp_path / "b.safetensors", {"lora_adapter_metadata": json.dumps(settings)})
-    pairs, _ = read_lora(tmp_path / "b.safetensors")
-    scales = {name: scale for name, (_, _, scale) in pairs.items()}
+    edits, _ = read_edits(tmp_path / "b.safetensors")
+    scales = {name: edit.scale for name, edit in edits.items()}
     assert scales.pop(f"unet.{first}") == 2 and set(scales.values()) == {0.5}
 
 
@@ -95,7 +97,7 @@ def bad_files(pipe):
         "half": ({k: v for k, v in made.items() if k != up}, None, "lacks one of its two"),
         "loha": (made | {f"{TO_Q}.hada_w1_a": torch.ones(2)}, None, "LoHa, LoKr and DoRA"),
         "nan": (made | {up: torch.full_like(made[up], float("nan"))}, None, "NaN or infinity"),
-        "integers": (made | {up: made[up].int()}, None, "not of type F16 or BF16 or F32"),
+        "integers": (made | {up: made[up].int()}, None, "holds integers, not float"),
         "alpha": (made | {alpha: torch.ones(2)}, None, "do not match"),
         "another base": (wide, None, "LoRA for another base"),
         "zero": ({k: 0 * v for k, v in made.items()}, None, "nothing can be kept"),
@@ -134,3 +136,30 @@ def test_a_lora_on_another_base_of_the_same_shape_is_projected_onto_its_own_basi
     export_lora(make_concept(pipe, trigger=False), pipe, tmp_path / "a.safetensors")
     made = import_lora(tmp_path / "a.safetensors", make_pipeline(seed=5), rank=4)
     assert made.share < 0.05
+
+
+def test_svdiffs_shifts_of_attention_fit_exactly(pipe, base_folder, tmp_path):
+    """Against the dense weights that svdiff-pytorch computes: U relu(diag(s + shift)) V^T."""
+    g, shifts, want = torch.Generator().manual_seed(0), {}, {}
+    plan = layout({"unet": pipe.unet}, {"unet": "both"})
+    for projection in plan:
+        weight = pipe.unet.get_submodule(projection.local).weight.detach().double()
+        u, s, vt = torch.linalg.svd(weight, full_matrices=False)
+        shift = 0.1 * torch.randn(len(s), generator=g)
+        shift[-1] = -1.0  # below what a singular value can be
+        shifts[f"{projection.local}.delta"] = shift
+        want[projection.local] = u @ torch.diag((s + shift).clamp_min(0)) @ vt
+    shifts["conv_in.delta"] = torch.ones(4)
+    save_file(shifts, tmp_path / "spectral_shifts.safetensors")
+    made = import_lora(tmp_path / "spectral_shifts.safetensors", pipe, "full", "sks dog")
+    assert (made.used, made.others) == (len(plan), 1) and made.concept.trigger == "sks dog"
+    assert made.concept.training["imported"] == "SVDiff"
+    fresh = load(base_folder)
+    load_concept(fresh, made.concept, name="rex")
+    fuse_concepts(fresh)
+    for name, weight in want.items():
+        got = fresh.unet.get_submodule(name).weight.double()
+        assert (got - weight).abs().max() < 2e-3 * weight.abs().max(), name  # the file is float16
+    save_file({k: v[:2] for k, v in shifts.items()}, tmp_path / "short.safetensors")
+    with pytest.raises(ValueError, match="has 2 shifts, but this base's weight takes"):
+        import_lora(tmp_path / "short.safetensors", pipe, "full")

@@ -52,8 +52,8 @@ def test_a_word_that_is_taken_gets_another_one_on_import(workspace, files):
 
 
 def test_the_read_me_names_base_files_and_words(workspace):
-    text = read_me(workspace.library.get("rex"), "rex-sks dog", ["rex-sks.safetensors"])
-    for part in ("LoRA for tiny", "models/loras", "rex-sks.safetensors is the word", "rex-sks dog"):
+    text = read_me(workspace.library.get("rex"), {"ComfyUI": "embedding:rex-sks dog"})
+    for part in ("LoRA for tiny", "models/loras", "ComfyUI: embedding:rex-sks dog"):
         assert part in text
 
 

@@ -9,7 +9,7 @@ from helpers.tiny_pipelines import load, make_concept
 from PIL import Image
 
 from svfit_diffusion.concept.file import write_concept
-from svfit_diffusion.web.page import render
+from svfit_diffusion.web.page import render, run_panel
 from svfit_diffusion.web.studio.cards import read_card
 from svfit_diffusion.web.studio.library import MAX_DELETED, Library, slug
 
@@ -98,7 +98,7 @@ def test_a_strangers_words_are_text_in_html(concept, tmp_path):
     for made in (
         render.concept(entry, "<i>why</i>"),
         render.facts(entry.card, "<i>why</i>"),
-        render.run({"state": "failed", "message": "<i>why</i>"}),
+        run_panel.run({"state": "failed", "message": "<i>why</i>"}),
         render.note("<i>why</i>"),
     ):
         assert not any(bad in made for bad in ("<script", "<img src=y", "<i>why", '"onload'))

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from svfit_diffusion import web
-from svfit_diffusion.web.page import render
+from svfit_diffusion.web.page import render, run_panel
 from svfit_diffusion.web.page.assets import CSS, SHORTCUTS, render_template
 from svfit_diffusion.web.studio.generation_jobs import Progress
 
@@ -75,11 +75,11 @@ def test_a_live_view_has_a_bar_only_where_the_total_is_known():
 
 def test_a_loss_curve_lies_within_its_picture():
     status = {"losses": [[1, 0.5], [2, 0.4], [4, 0.3]], "held_out": [[0, 0.6], [4, 0.2]]}
-    html = render.run(status | {"state": "training", "step": 4, "steps": 8})
+    html = run_panel.run(status | {"state": "training", "step": 4, "steps": 8})
     assert 'class="steps" points="0.0,33.0 68.6,60.0 205.7,87.0"' in html, "room for eight steps"
     assert 'class="held_out" points="0.0,6.0 205.7,114.0"' in html and html.count("<circle") == 2
     assert "(0.600 to 0.200)" in html
-    assert "<svg" not in render.run({"state": "training", "losses": [[1, 0.5]]})
+    assert "<svg" not in run_panel.run({"state": "training", "losses": [[1, 0.5]]})
 
 
 def test_assets_are_package_data():
@@ -108,6 +108,6 @@ def test_no_name_that_a_room_offers_is_hidden_by_a_file(room):
 def test_what_will_be_trained_is_shown_until_the_training_ends():
     summary = {"class word": "stuffed animal", "photos": "5 used"}
     for state in ("preparing", "training"):
-        html = render.run({"state": state, "summary": summary})
+        html = run_panel.run({"state": state, "summary": summary})
         assert "<th>class word</th><td>stuffed animal</td>" in html
-    assert "stuffed animal" not in render.run({"state": "done", "summary": summary})
+    assert "stuffed animal" not in run_panel.run({"state": "done", "summary": summary})

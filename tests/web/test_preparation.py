@@ -7,7 +7,7 @@ import types
 import pytest
 from filelock import FileLock
 
-from svfit_diffusion.web.page import render
+from svfit_diffusion.web.page import run_panel
 from svfit_diffusion.web.page.train_actions import TrainActions
 from svfit_diffusion.web.studio.runs import Preparation, Runs
 from svfit_diffusion.web.studio.workspace import Workspace
@@ -52,7 +52,7 @@ def test_the_page_counts_the_seconds_of_the_preparation(runs):
 
 def test_a_preparation_without_a_precedent_has_no_bar():
     status = {"state": "preparing", "summary": {"steps": "100"}}
-    first = render.run(status, preparation=Preparation(5, None))
+    first = run_panel.run(status, preparation=Preparation(5, None))
     assert "for 5 s<" in first and "bar" not in first and "What is trained" in first
-    late = render.run(status, preparation=Preparation(100, 50))
+    late = run_panel.run(status, preparation=Preparation(100, 50))
     assert "width:99.0%" in late and "left" not in late

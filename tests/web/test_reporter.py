@@ -4,7 +4,7 @@ import types
 
 import pytest
 
-from svfit_diffusion.web.page import render
+from svfit_diffusion.web.page import run_panel
 from svfit_diffusion.web.studio import reporter
 from svfit_diffusion.web.studio.reporter import PREVIEW_TIME_SHARE, Reporter
 from svfit_diffusion.web.studio.runs import Run
@@ -43,12 +43,12 @@ def test_the_time_left_is_that_of_the_last_steps(clock, tmp_path):
     report, training = Reporter(run, 100, 0), Training(clock)
     training.steps(report, [900])  # the preparation counts as no step
     assert run._read_status()["left"] is None
-    shown = render.run(run._read_status() | {"state": "training"})
+    shown = run_panel.run(run._read_status() | {"state": "training"})
     assert "step 1 of 100" in shown and " left" not in shown
     training.steps(report, [2, 2, 60, 2, 2, 2])  # another program took the processor for a while
     left = 2 * (100 - 7) / (1 - PREVIEW_TIME_SHARE)
     assert run._read_status()["left"] == pytest.approx(left)
-    assert "4 min left" in render.run(run._read_status() | {"state": "training"})
+    assert "4 min left" in run_panel.run(run._read_status() | {"state": "training"})
     training.steps(report, [10] * 20)
     assert run._read_status()["left"] == pytest.approx(10 * (100 - 27) / (1 - PREVIEW_TIME_SHARE))
 
@@ -68,4 +68,4 @@ def test_a_length_that_is_automatic_has_no_time_left(clock, tmp_path):
     run = Run(tmp_path)
     Training(clock).steps(Reporter(run, None, 0), [900, 1, 1])
     assert run._read_status()["left"] is None
-    assert "ends by itself" in render.run(run._read_status() | {"state": "training"})
+    assert "ends by itself" in run_panel.run(run._read_status() | {"state": "training"})

@@ -11,7 +11,7 @@ from gradio_client.exceptions import AppError
 
 from svfit_diffusion.concept.file import read_concept
 from svfit_diffusion.training.subject import sample_folder
-from svfit_diffusion.web.page import render
+from svfit_diffusion.web.page import run_panel
 from svfit_diffusion.web.page.train_actions import TrainActions
 from svfit_diffusion.web.service import server
 from svfit_diffusion.web.service.assembly import build_app
@@ -97,11 +97,11 @@ def test_a_training_on_toybox_outlives_its_page_and_fills_the_library(home):
 
 def test_it_says_what_it_saw_behind_the_subject():
     seen = {"state": "training", "backgrounds": ["on the grass", "", "on the grass", "at night"]}
-    shown = render.run(seen | {"remarks": ["One <b>.", "Two."]})
+    shown = run_panel.run(seen | {"remarks": ["One <b>.", "Two."]})
     assert "behind it: on the grass, at night." in shown
     assert "One &lt;b&gt;.</p>" in shown and "Two.</p>" in shown
     for nothing in ({}, {"backgrounds": []}, {"backgrounds": ["", ""]}):
-        assert "behind it" not in render.run({"state": "training"} | nothing)
+        assert "behind it" not in run_panel.run({"state": "training"} | nothing)
 
 
 def test_stop_keeps_the_best_so_far_and_a_killed_one_says_so(base_folder, home):

@@ -8,7 +8,7 @@ from PIL import Image, ImageOps
 from svfit_diffusion.data.reading import read_folder
 from svfit_diffusion.toybox import load
 from svfit_diffusion.training.subject import sample_folder
-from svfit_diffusion.web.page import render
+from svfit_diffusion.web.page import run_panel
 from svfit_diffusion.web.studio import verdict
 from svfit_diffusion.web.studio.familiarity import familiarity
 
@@ -38,15 +38,15 @@ def test_likeness_goes_from_the_base_to_the_photos_themselves(photos):
 def test_a_failed_training_is_not_called_learned():
     status = {"state": "done", "likeness": 0.02, "step": 1}
     status["advice"] = verdict.advice(0.02, 5, 100, unknown=True)
-    html = render.run(status)
+    html = run_panel.run(status)
     assert "Not learned: hardly like your photos" in html and ">Learned" not in html
     assert "Toybox cannot draw real photos" in html and "1 step " in html and "1 steps" not in html
-    good = render.run({"state": "done", "likeness": 0.8})
+    good = run_panel.run({"state": "done", "likeness": 0.8})
     assert "Learned: clearly like your photos" in good and "80 % like your photos" in good
     assert not verdict.advice(0.8, 5, 100, unknown=False)
-    blobs = render.run({"state": "done", "likeness": 0.18, "unknown": True})
+    blobs = run_panel.run({"state": "done", "likeness": 0.18, "unknown": True})
     assert "hardly like your photos" in blobs, "the right colours are not the subject"
-    silent = render.run({"state": "done", "unmeasured": "One photo cannot be compared."})
+    silent = run_panel.run({"state": "done", "unmeasured": "One photo cannot be compared."})
     assert "Learned" not in silent and "One photo cannot be compared." in silent
 
 

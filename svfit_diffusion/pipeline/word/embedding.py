@@ -47,9 +47,11 @@ def rows_of(encoder: nn.Module) -> TriggerRows | None:
     """The rows of a text encoder, None where it has been taught no word, or they were unloaded."""
     if not hasattr(type(encoder), "get_input_embeddings"):
         return None  # a denoiser, of many modules
-    holders = (m for m in encoder.modules() if TABLE in m._modules)
-    found = next((m._modules.get(PLACE) for m in holders), None)
-    return found if isinstance(found, TriggerRows) else None
+    for module in encoder.modules():
+        if TABLE in module._modules:
+            found = module._modules.get(PLACE)
+            return found if isinstance(found, TriggerRows) else None
+    return None
 
 
 def install_rows(encoder: nn.Module) -> TriggerRows:

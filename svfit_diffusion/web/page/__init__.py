@@ -1,7 +1,9 @@
 """What is seen: tabs, their events, HTML, CSS and JavaScript.
 
 layout.py puts the tabs together; <tab>_tab.py lays one out and <tab>_actions.py has what its events
-do, with events.py's options. render.py makes HTML of templates/, theme.py and static/ its look.
+do, with events.py's options. concepts_panel.py, history_panel.py and run_panel.py are parts of
+tabs; form_memory.py keeps the form in the browser. render.py makes HTML of templates/, theme.py and
+static/ its look.
 """
 
 from ..._lazy import lazy_names

@@ -23,7 +23,7 @@ from ..studio import (
     servable_copy,
     start_training,
 )
-from . import render
+from . import render, run_panel
 from .events import user_errors, warn
 
 ADVANCED = (
@@ -141,10 +141,10 @@ class TrainActions:
                 "Nothing was trained yet",
                 "Drop five to ten photos of one thing, say what it is, and press Train.",
             )
-        taught = render.Taught(
+        taught = run_panel.Taught(
             run.trigger, base_name(run.base), run.photos(), run.previews(), run.scenes()
         )
-        return render.run(status, taught, self._preparation(run, status), run.stop_requested())
+        return run_panel.run(status, taught, self._preparation(run, status), run.stop_requested())
 
     def _preparation(self, run: Run, status: dict[str, Any]) -> Preparation | None:
         return self.workspace.runs.preparation(run) if status.get("state") == "preparing" else None
@@ -155,10 +155,10 @@ class TrainActions:
         if run is None:
             return ""
         status = run.status()
-        done = render.percent(status, self._preparation(run, status))
-        state = "Stopping" if run.stop_requested() else render.run_title(status)
+        done = run_panel.percent(status, self._preparation(run, status))
+        state = "Stopping" if run.stop_requested() else run_panel.run_title(status)
         share = "" if done is None else f" {done:.0f} %"
-        return render.strip(f"{state}: “{run.trigger}”{share}", done)
+        return run_panel.strip(f"{state}: “{run.trigger}”{share}", done)
 
     def _entry(self, name: str | None) -> Entry | None:
         try:

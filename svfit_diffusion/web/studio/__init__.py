@@ -3,7 +3,9 @@
 workspace.py holds what all tabs share: shared_pipeline.py (the one pipeline), library.py (the
 user's concepts, cards.py: their files) and runs.py (trainings, each in a process of worker.py,
 which reporter.py reports from). new_training.py and generation_jobs.py do what a user asks for,
-within limits.py. photos.py, words.py and presets.py read a user's input, bases.py describes bases,
+within limits.py; xy_grid.py plans grids, history.py keeps what is generated. photos.py
+(photo_marks.py), words.py, hints.py and presets.py read a user's input, bases.py describes bases,
+familiarity.py says what a base knows, verdict.py what was learned. foreign_files.py converts,
 lora_zip.py exports, temporary_files.py holds what the browser downloads and uploads.
 """
 

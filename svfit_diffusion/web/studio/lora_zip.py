@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from PIL import Image
@@ -29,24 +29,22 @@ def make_lora_zip(workspace: Workspace, name: str) -> str:
         with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
             for file in exported.files:
                 archive.write(file, file.name)
-            embeddings = [file.name for file in exported.files[1:] if file.suffix == ".safetensors"]
-            archive.writestr("README.txt", read_me(entry, exported.words, embeddings))
+            archive.writestr("README.txt", read_me(entry, exported.calls))
     return str(target)
 
 
-def read_me(entry: Entry, words: str, embeddings: Sequence[str]) -> str:
-    """How the files of a ZIP are used. words: that call the subject there."""
+def read_me(entry: Entry, calls: Mapping[str, str]) -> str:
+    """How the files of a ZIP are used. calls: program -> what to do and to write there."""
     lines = [
         f"{entry.name}: a LoRA for {entry.card.base}, and for no other base.",
         "",
         "ComfyUI: put the LoRA into models/loras and load it with a LoraLoader node.",
         "AUTOMATIC1111, Forge: put it, with the .json and the .png, into models/Lora.",
         "InvokeAI: add it in the model manager.",
+        "An embedding, if there is one, is the word: into models/embeddings or embeddings.",
+        "",
+        "What to write into the prompt:",
+        *(f"{program}: {call}" for program, call in calls.items()),
+        "",
     ]
-    if embeddings:
-        lines += [
-            f"The embedding {', '.join(embeddings)} is the word: put it into models/embeddings",
-            "(ComfyUI, where the prompt says embedding:NAME) or embeddings (the others).",
-        ]
-    lines += ["", f"Write into the prompt: {words.strip() or entry.card.trigger}", ""]
     return "\n".join(lines)
