@@ -197,8 +197,9 @@ def test_on_a_phone_files_of_others_two_concepts_reuse_and_stop(page, url, tmp_p
     prompt = page.locator("#prompt textarea").input_value()
     assert "sks toy" in prompt and "and second" in prompt
     press_main_button(page)
-    page.wait_for_function("document.querySelectorAll('#pictures img').length >= 2")
-    page.locator("button.go:visible").wait_for()
+    page.locator("button.go:visible").wait_for(state="detached")
+    page.locator("button.go:visible").wait_for(timeout=TIMEOUT)
+    assert page.locator("#pictures img").count() == 2, page.locator("body").inner_text()[-500:]
     box = page.locator("#pictures img").first.bounding_box()
     assert box["y"] < 900, "the pictures are near the button"
     page.locator("#history img").first.wait_for()
