@@ -139,7 +139,7 @@ class SharedPipeline:
 
         stop: ends it after the current step. Closing this generator stops it too.
         """
-        active = unique_names([(card, strength) for card, strength in job.concepts if strength])
+        active = unique_names(job.concepts)
         events: queue.Queue[Any] = queue.Queue()
         thread = threading.Thread(target=self._generate, args=(job, active, stop, events.put))
         thread.start()
@@ -225,8 +225,7 @@ def unique_names(concepts: Sequence[tuple[Card, float]]) -> dict[str, tuple[Card
             if word := trigger_clash(card.concept.all_triggers(), known.concept.all_triggers()):
                 token = printable(word, MAX_LABEL)
                 raise ValueError(
-                    f"{other} and {card.name} are both called by {token!r}; "
-                    "remove one of them, or set its strength to 0."
+                    f"{other} and {card.name} are both called by {token!r}; leave one of them out."
                 )
         names = (f"{card.name}_{i}" for i in itertools.count(2))
         name = card.name
