@@ -31,12 +31,13 @@ from .length import auto_length
 from .objective import Denoiser, Objective
 from .preparing import prepare
 from .previews import Previews
-from .result import Trained, make_concept, rounded_parameters, upload
+from .result import Trained, as_written, make_concept, rounded_parameters, upload
 from .resuming import Identity, find_checkpoint, known_backgrounds, resume, save_checkpoint
 from .runtime import (
     deterministic_attention,
     make_accelerator,
     make_optimizer,
+    own_accelerate_state,
     own_random_numbers,
     restore,
 )
@@ -62,14 +63,15 @@ def train(
     `final_parameters`, by name, if others than the last are to be written). on_summary: called,
     once the base is loaded, with what will be done: a name and a sentence for each decision.
     """
-    accelerator = make_accelerator(config)
-    main = accelerator.is_main_process
-    lock = folder_lock(config.output_dir) if main else contextlib.nullcontext()
-    with lock, own_random_numbers(accelerator.device), deterministic_attention():
-        accelerator.wait_for_everyone()
-        training = Training(config, accelerator, progress, on_summary)
-        training.report = report
-        trained = training.run()
+    with own_accelerate_state():
+        accelerator = make_accelerator(config)
+        main = accelerator.is_main_process
+        lock = folder_lock(config.output_dir) if main else contextlib.nullcontext()
+        with lock, own_random_numbers(accelerator.device), deterministic_attention():
+            accelerator.wait_for_everyone()
+            training = Training(config, accelerator, progress, on_summary)
+            training.report = report
+            trained = training.run()
     if config.push_to_hub and main:
         trained = replace(trained, address=upload(config, trained.path))
     return trained
@@ -78,8 +80,9 @@ def train(
 class Training:
     """One training: what it is made of, its loop, and what it reports and saves on the way.
 
-    step: how many are done. stopped: why it is to end early. final_parameters: written instead of
-    the last ones, where they are set.
+    step: how many are done. skipped: whether the last one was, since its gradients overflowed; it
+    is made again, with the loss scaled by less. stopped: why it is to end early. final_parameters:
+    written instead of the last ones, where they are set.
     """
 
     report: Report | None = None
@@ -93,6 +96,7 @@ class Training:
     ) -> None:
         self.progress = progress and accelerator.is_main_process
         self.step, self.stopped, self.exit_status = 0, None, 0
+        self.skipped = False
         self.final_parameters: dict[str, Tensor] | None = None
 
         plan = prepare(config, accelerator)
@@ -163,6 +167,8 @@ class Training:
                 if not math.isfinite(loss):
                     self._give_up()
                     break
+                if self.skipped:
+                    continue
                 self.step += 1
                 bar.update()
                 bar.set_postfix(loss=f"{loss:.4f}")
@@ -182,8 +188,10 @@ class Training:
             if not self.guard.clip_gradients():
                 return math.nan
             self.optimizer.step()
-            self.base.tie_deltas()
-            self.schedule.step()
+            self.skipped = self.optimizer.step_was_skipped
+            if not self.skipped:
+                self.base.tie_deltas()
+                self.schedule.step()
         self.optimizer.zero_grad()
         return loss
 
@@ -215,8 +223,13 @@ class Training:
 
     def _measure_length(self) -> None:
         """Measure the loss that decides how long to train."""
-        loss = self.length.measure(self.model, self.step)
+        with self.as_written():
+            loss = self.length.measure(self.model, self.step)
         self.accelerator.log({"validation_loss": loss}, step=self.step)
+
+    def as_written(self) -> contextlib.AbstractContextManager[None]:
+        """For a while, the parameters as the file will hold them."""
+        return as_written(self.base, self.config.delta_bits)
 
     def _asked_to_stop(self) -> bool:
         """Whether this or another process is to stop; all of them stop together."""

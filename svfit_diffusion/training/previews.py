@@ -1,8 +1,12 @@
-"""Pictures of a base while it is trained: the validation prompt, and what the app shows."""
+"""Pictures of a base while it is trained: the validation prompt, and what the app shows.
+
+They are made of the values that the file will hold, and decoded in the VAE's own precision.
+"""
 
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,9 +16,12 @@ from accelerate import Accelerator
 from PIL.Image import Image
 
 from ..concept import free_path
-from ..generation import generate, grid, save_png
+from ..generation import NoPicture, check_picture, generate, grid, own_precision, save_png
 from ..settings import TrainConfig
 from .adapted_base import AdaptedBase
+from .result import as_written
+
+log = logging.getLogger(__name__)
 
 
 class Previews:
@@ -26,18 +33,34 @@ class Previews:
         self.config, self.accelerator, self.base, self.size = config, accelerator, base, size
 
     @torch.no_grad()
-    def sample(self, prompt: str, seeds: Iterable[int], steps: int | None = None) -> list[Image]:
-        """A picture of the prompt for each seed. steps: of denoising; default: the base's."""
+    def sample(
+        self, prompt: str, seeds: Iterable[int], steps: int | None = None
+    ) -> dict[int, Image]:
+        """Seed -> picture of the prompt, without those that are none, of which it warns.
+
+        steps: of denoising; default: the base's.
+        """
         pipe, given = self.base.pipe, {"steps": steps, "width": self.size, "height": self.size}
         scheduler, idle = pipe.scheduler, pipe.vae.device
         pipe.scheduler = copy.deepcopy(scheduler)  # sampling sets its timesteps
         try:
             self.base.move_idle(getattr(pipe, self.base.family.denoiser).device)
-            with self.accelerator.autocast():
-                return [next(generate(pipe, prompt, 1, seed, **given))[0] for seed in seeds]
+            with as_written(self.base, self.config.delta_bits), own_precision(pipe.vae):
+                made = {seed: self._picture(prompt, seed, given) for seed in seeds}
+            return {seed: image for seed, image in made.items() if image is not None}
         finally:
             self.base.move_idle(idle)
             pipe.scheduler = scheduler
+
+    def _picture(self, prompt: str, seed: int, given: dict[str, int | None]) -> Image | None:
+        """One picture; None, with a warning, for what is none."""
+        try:
+            image = next(generate(self.base.pipe, prompt, 1, seed, **given))[0]
+            check_picture(image)
+        except NoPicture as error:
+            log.warning("seed %d: %s", seed, error)
+            return None
+        return image
 
     def validate(self, step: int) -> None:
         """Generate the validation prompt and keep a grid of it, by the main process."""
@@ -45,11 +68,14 @@ class Previews:
             return
         config = self.config
         seeds = range(config.seed, config.seed + config.num_validation_images)
-        images = self.sample(config.validation_prompt, seeds)
+        made = self.sample(config.validation_prompt, seeds)
+        if not made:
+            return
+        images = list(made.values())
         folder = Path(config.output_dir) / "validation"
         folder.mkdir(parents=True, exist_ok=True)
         path = free_path(folder / f"{step:06d}.png")
-        save_png(grid(images, captions=[f"seed {s}" for s in seeds]), path)
+        save_png(grid(images, captions=[f"seed {s}" for s in made]), path)
         stack = np.stack([np.asarray(image) for image in images])
         for tracker in self.accelerator.trackers:
             if tracker.name == "tensorboard":
