@@ -239,3 +239,18 @@ def test_the_apps_best_state_is_judged_as_it_will_be_written(config, tmp_path):
     reporter._measure(training)
     for values in (seen[0], reporter.best[1]):
         assert all(np.array_equal(values[name], wanted[name]) for name in wanted)
+
+
+def test_the_summary_says_where_a_precision_comes_from(config, monkeypatch):
+    from svfit_diffusion.training.summary import _precision
+
+    def said(chosen, given=None, quantize=None):
+        asked = replace(config, mixed_precision=given, quantize=quantize)
+        return _precision(replace(asked, mixed_precision=chosen), asked)
+
+    monkeypatch.delenv(PRECISION, raising=False)
+    assert said("bf16") == "bf16 (as the base was published)"
+    assert (said("no"), said("fp16", "fp16")) == ("float32", "fp16")
+    assert said("bf16", quantize="int8") == "bf16, int8 weights"
+    monkeypatch.setenv(PRECISION, "no")
+    assert said("no") == "float32 (as the launcher says)"
