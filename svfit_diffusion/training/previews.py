@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from PIL.Image import Image
 
 from ..concept import free_path
+from ..data import together
 from ..generation import NoPicture, check_picture, generate, grid, own_precision, save_png
 from ..settings import TrainConfig
 from .adapted_base import AdaptedBase
@@ -41,15 +42,17 @@ class Previews:
         steps: of denoising; default: the base's.
         """
         pipe, given = self.base.pipe, {"steps": steps, "width": self.size, "height": self.size}
-        scheduler, idle = pipe.scheduler, pipe.vae.device
+        scheduler = pipe.scheduler
         pipe.scheduler = copy.deepcopy(scheduler)  # sampling sets its timesteps
         try:
-            self.base.move_idle(getattr(pipe, self.base.family.denoiser).device)
-            with as_written(self.base, self.config.delta_bits), own_precision(pipe.vae):
+            with (
+                as_written(self.base, self.config.delta_bits),
+                self.base.one_at_a_time(self.config.offload),
+                own_precision(pipe.vae),
+            ):
                 made = {seed: self._picture(prompt, seed, given) for seed in seeds}
             return {seed: image for seed, image in made.items() if image is not None}
         finally:
-            self.base.move_idle(idle)
             pipe.scheduler = scheduler
 
     def _picture(self, prompt: str, seed: int, given: dict[str, int | None]) -> Image | None:
@@ -63,15 +66,18 @@ class Previews:
         return image
 
     def validate(self, step: int) -> None:
-        """Generate the validation prompt and keep a grid of it, by the main process."""
-        if not self.accelerator.is_main_process:
-            return
-        config = self.config
+        """Generate the validation prompt, which all processes share, and keep a grid of it."""
+        config, accelerator = self.config, self.accelerator
         seeds = range(config.seed, config.seed + config.num_validation_images)
-        made = self.sample(config.validation_prompt, seeds)
-        if not made:
-            return
-        images = list(made.values())
+        ours = seeds[accelerator.process_index :: accelerator.num_processes]
+        parts = together(accelerator, lambda: self.sample(config.validation_prompt, ours))
+        made = {seed: image for part in parts for seed, image in part.items()}
+        if accelerator.is_main_process and made:
+            self._keep(step, dict(sorted(made.items())))
+
+    def _keep(self, step: int, made: dict[int, Image]) -> None:
+        """Store a grid of pictures, each by its seed, and log them."""
+        config, images = self.config, list(made.values())
         folder = Path(config.output_dir) / "validation"
         folder.mkdir(parents=True, exist_ok=True)
         path = free_path(folder / f"{step:06d}.png")
