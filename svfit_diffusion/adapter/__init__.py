@@ -3,9 +3,10 @@
     W' = W + U_r diag(delta) V_r^T
 
 basis.py computes the canonical U_r, s_r and V_r (by truncated_svd.py) and cache.py keeps them on
-disk; layer.py is the Linear with deltas (strength.py: how strongly each adapter acts; merging.py:
-into the weight and out again; placement.py: where its tensors lie), config.py and tuner.py make it
-a method of peft, and attention.py puts it around the attention projections of a model.
+disk, also those of weights that another program holds (held.py). layer.py is the Linear with deltas
+(strength.py: how strongly each adapter acts; merging.py: into the weight and out again;
+placement.py: where its tensors lie), config.py and tuner.py make it a method of peft, and
+attention.py puts it around the attention projections of a model.
 """
 
 from .._lazy import lazy_names
@@ -22,7 +23,8 @@ __getattr__, __dir__, __all__ = lazy_names(
             "values_and_outputs",
         ],
         "basis": ["Basis", "parse_rank", "resolve_rank"],
-        "cache": ["find_source", "fingerprint", "load_bases", "loaded_weight"],
+        "cache": ["bases_of", "find_source", "fingerprint", "load_bases", "loaded_weight"],
+        "held": ["held_weights"],
         "layer": ["SVFitLinear"],
         "strength": ["Strengths"],
         "tuner": [

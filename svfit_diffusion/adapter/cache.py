@@ -55,6 +55,14 @@ def load_bases(
             "the files. Load the base from its folder to be exact.",
             stacklevel=2,
         )
+    return bases_of(source, ranks)
+
+
+def bases_of(source: Source, ranks: Mapping[str, Rank]) -> dict[str, Basis]:
+    """The bases of named weights of a source, from the cache or newly factored.
+
+    ranks: name -> rank rule.
+    """
     rules = {name: parse_rank(rank) for name, rank in ranks.items()}
     path = _entry("basis", ".safetensors", source.identity, sorted(rules.items()))
     if (bases := _read(path, rules)) is not None:
