@@ -116,12 +116,17 @@ def _true_words(pipe, part: str) -> None:
     from transformers import CLIPTokenizer
 
     words = Path(os.environ["COMFYUI"]) / "comfy" / "sd1_tokenizer"
-    tokenizer = CLIPTokenizer.from_pretrained(words)
+    tokenizer = CLIPTokenizer.from_pretrained(words, model_max_length=77)
     old = getattr(pipe, part)
     config = old.config
     config.vocab_size, config.max_position_embeddings, config.num_hidden_layers = 49408, 77, 3
     config.bos_token_id, config.eos_token_id, config.pad_token_id = 49406, 49407, 49407
-    setattr(pipe, part, type(old)(config).eval())
+    config.projection_dim = config.hidden_size
+    tokenizer.pad_token = "!" if part == "text_encoder_2" else tokenizer.pad_token
+    fresh = type(old)(config).eval()
+    if part == "text_encoder" and hasattr(fresh, "text_projection"):
+        torch.nn.init.eye_(fresh.text_projection.weight)  # ComfyUI does not apply SD3's
+    setattr(pipe, part, fresh)
     setattr(pipe, part.replace("text_encoder", "tokenizer"), tokenizer)
 
 
@@ -202,7 +207,7 @@ def clip_of(name: str, pipe, dtype: torch.dtype = torch.float32):
     for part, encoder in ENCODERS[name].items():
         config = getattr(pipe, part).config
         keys = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers")
-        extra = {"projection_dim": config.projection_dim, "hidden_act": config.hidden_act}
+        extra = {"hidden_act": config.hidden_act}
         options[f"{encoder}_model_config"] = {k: getattr(config, k) for k in keys} | extra
     clip = comfy.sd.CLIP(ClipTarget(*kinds[name]), model_options=options)
     for weight in clip.cond_stage_model.parameters():  # ComfyUI leaves its memory as it was

@@ -1,7 +1,7 @@
-"""A pytest plugin, loaded before anything imports torchvision (`-p helpers.torchvision_operators`).
+"""A pytest plugin that is loaded before anything imports torchvision.
 
-torchvision's package from PyPI is built for CUDA, and cannot be imported beside a torch for the CPU,
-since its operators are not there. Nothing here calls them; stand-ins of their names suffice.
+PyPI's torchvision is built for CUDA, and cannot be imported beside a torch for the CPU, since its
+operators are not there. Nothing here calls them; stand-ins of their names suffice.
 """
 
 import contextlib
