@@ -74,8 +74,8 @@ ENCODERS = {
 }
 
 
-def start(checkout: Path) -> None:
-    """Make ComfyUI importable, on the CPU."""
+def start(checkout: Path, folder: Path) -> None:
+    """Make ComfyUI importable, on the CPU and in float32, with its models and outputs in a folder."""
     if str(checkout) in sys.path:
         return
     sys.path.insert(0, str(checkout))
@@ -83,7 +83,8 @@ def start(checkout: Path) -> None:
         sys.modules.pop(name, None)
     from comfy.cli_args import args
 
-    args.cpu = True
+    args.cpu = args.force_fp32 = args.fp32_text_enc = True
+    args.base_directory = str(folder)
 
 
 def node():

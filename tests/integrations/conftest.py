@@ -17,10 +17,10 @@ def checkout(variable: str, part: str) -> Path:
 
 
 @pytest.fixture(scope="session")
-def comfyui():
-    """ComfyUI, importable in this process."""
+def comfyui(tmp_path_factory):
+    """ComfyUI, importable in this process, with a folder of its own."""
     from helpers import comfyui
 
     path = checkout("COMFYUI", "comfy")
-    comfyui.start(path)
+    comfyui.start(path, tmp_path_factory.mktemp("comfyui"))
     return path
