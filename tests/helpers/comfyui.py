@@ -75,7 +75,7 @@ ENCODERS = {
 
 
 def start(checkout: Path, folder: Path) -> None:
-    """Make ComfyUI importable, on the CPU and in float32, with its models and outputs in a folder."""
+    """Make ComfyUI importable, in float32 on the CPU, with models and outputs in a folder."""
     if str(checkout) in sys.path:
         return
     sys.path.insert(0, str(checkout))

@@ -1,17 +1,14 @@
 """The node in ComfyUI's own code: edits, words and refusals, against diffusers with the concept."""
 
-import asyncio
-import json
-import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-
 from helpers import comfyui as tiny
 from helpers.tiny_families import all_targets
 from helpers.tiny_pipelines import make_concept
+
 from svfit_diffusion import fuse_concepts, load_concept
 from svfit_diffusion.families import recognise
 from svfit_diffusion.pipeline import with_self_check
