@@ -43,19 +43,22 @@ def _add_export(commands: Any) -> None:
         "--to",
         required=True,
         choices=("kohya", "diffusers"),
-        help="kohya: ComfyUI, AUTOMATIC1111, Forge, InvokeAI",
+        help="kohya: ComfyUI, AUTOMATIC1111, Forge, InvokeAI; diffusers: for SD, SDXL no other",
     )
     export.add_argument(
         "--base", default="toybox", type=expanded, help="base of the concept (default: toybox)"
     )
     export.add_argument(
-        "--dtype", default="float32", choices=("float32", "float16", "bfloat16"), help="of the file"
+        "--dtype", choices=("float32", "float16", "bfloat16"), help="of the file (default: float16)"
     )
     export.add_argument("--strength", type=float, default=1.0, help="put into it (default: 1)")
     export.add_argument("--fuse", action="store_true", help="write the whole base, concept merged")
+    export.add_argument(
+        "--bundle", action="store_true", help="learned word in the LoRA: AUTOMATIC1111, Forge"
+    )
     add_overwrite(export)
     export.add_argument(
-        "--preview", type=expanded, help="a picture to show; default: one is generated; or 'none'"
+        "--preview", type=expanded, help="a picture to show; 'draw' generates one (default: none)"
     )
     export.add_argument(
         "--output", type=expanded, help="file, or folder with --fuse (default: by FILE's name)"
@@ -95,19 +98,32 @@ def _export(given: argparse.Namespace) -> int:
     concept = read_concept(locate(given.file))
     quiet_libraries()
     path = _export_path(given, concept)
-    from ..families import load_base
+    from ..families import load_base, outline_base
     from ..sharing import export_lora, export_pipeline
 
-    pipe = load_base(given.base)
     if given.fuse:
-        made = export_pipeline(concept, pipe, path, given.dtype, given.strength)
+        pipe = load_base(given.base)
+        made = export_pipeline(concept, pipe, path, given.dtype or "float32", given.strength)
     else:
-        image = _preview(given, pipe, concept)
-        made = export_lora(concept, pipe, path, given.to, given.dtype, given.strength, image)
-    for file in made.files:
+        image = _preview(given, concept)
+        made = export_lora(
+            concept,
+            outline_base(given.base),
+            path,
+            given.to,
+            given.dtype or "float16",
+            given.strength,
+            image,
+            given.bundle,
+            lambda size: print(f"{shown(path)}: {size:,} bytes"),
+        )
+    for file in made.files[0 if given.fuse else 1 :]:
         print(shown(file))
-    if made.words.strip():
-        print(f"call it by: {shown(made.words)}")
+    print("call it by")
+    for program, call in made.calls.items():
+        print(f"  in {program}: {shown(call)}")
+    if given.to == "diffusers" and not given.fuse and concept.family in ("sd", "sdxl"):
+        print("ComfyUI, AUTOMATIC1111 and Forge do not read this form; for them, pass --to kohya.")
     return 0
 
 
@@ -129,32 +145,33 @@ def _export_path(given: argparse.Namespace, concept: Any) -> Path:
     return output_path(given.output, f"{stem}-{given.to}.safetensors", given.overwrite, taken)
 
 
-def _preview(given: argparse.Namespace, pipe: Any, concept: Any) -> Any:
+def _preview(given: argparse.Namespace, concept: Any) -> Any:
     """The picture to show: a file's, a generated one, or none."""
-    if given.preview == "none":
+    if given.preview in (None, "none"):
         return None
-    if given.preview:
+    if given.preview != "draw":
         from PIL import Image
 
         return Image.open(given.preview).convert("RGB")
+    from ..families import load_base
     from ..generation import generate, is_withheld
-    from ..pipeline import load_concept, remove_concept
+    from ..pipeline import load_concept
 
-    name = load_concept(pipe, concept, given.strength)
+    pipe = load_base(given.base)
+    load_concept(pipe, concept, given.strength)
     image, _ = next(generate(pipe, f"a photo of {concept.trigger}"))
-    remove_concept(pipe, name)
     return None if is_withheld(image) else image
 
 
 def _import(given: argparse.Namespace) -> int:
     quiet_libraries()
     from ..concept import write_concept
-    from ..families import load_base
+    from ..families import outline_base
     from ..sharing import import_lora
 
     default = f"{Path(given.file).stem}-svfit.safetensors"
     path = output_path(given.output, default, given.overwrite)
-    made = import_lora(given.file, load_base(given.base), given.rank, given.trigger)
+    made = import_lora(given.file, outline_base(given.base), given.rank, given.trigger)
     path = write_concept(made.concept, path)
     print(
         f"{shown(path)}: {path.stat().st_size:,} bytes hold {made.share:.1%} of the LoRA's energy "

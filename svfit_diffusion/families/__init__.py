@@ -4,7 +4,8 @@ A family is one small class with the interface in base.py, recognised from the p
 inherits the loss from diffusion.py (sd.py) or flow.py (sd3.py, flux.py, flux2.py, zimage.py). To
 add one: its class here, a line in registry.py, and a tiny pipeline in
 tests/helpers/tiny_families.py. loading.py loads a base: Toybox, a diffusers folder, a single
-checkpoint file, or a Hub id (hub.py); quantization.py loads it in fewer bits.
+checkpoint file, or a Hub id (hub.py); quantization.py loads it in fewer bits, outline.py nearly
+without weights.
 """
 
 from .._lazy import lazy_names
@@ -22,6 +23,7 @@ __getattr__, __dir__, __all__ = lazy_names(
             "load_base",
             "original_kind",
         ],
+        "outline": ["outline_base"],
         "registry": ["FAMILIES", "family_named", "family_of_original", "recognise"],
         "sd": ["StableDiffusion"],
     },

@@ -37,7 +37,7 @@ def load_base(
         )
     if base == TOYBOX:
         return toybox.load(dtype or torch.float16)
-    _refuse_pickles(Path(base))
+    refuse_pickles(Path(base))
     from diffusers import DiffusionPipeline
     from diffusers.loaders.single_file_utils import SingleFileComponentError
 
@@ -53,7 +53,7 @@ def load_base(
             base, dtype=dtype, use_safetensors=True, **({} if checked else _UNCHECKED), **options
         )
     except (OSError, ValueError, RuntimeError, SingleFileComponentError) as error:
-        raise _not_loaded(base, error) from error
+        raise not_loaded(base, error) from error
 
 
 def family_of(base: str) -> Family:
@@ -63,7 +63,7 @@ def family_of(base: str) -> Family:
             return family_named("StableDiffusionPipeline")
         return _family(base, **hub_options(base))
     except (OSError, ValueError) as error:
-        raise _not_loaded(base, error) from error
+        raise not_loaded(base, error) from error
 
 
 def _family(base: str, **options: Any) -> Family:
@@ -80,7 +80,8 @@ def _family(base: str, **options: Any) -> Family:
         raise ValueError(f"{path.name} is not a safetensors file: {error}") from None
 
 
-def _not_loaded(base: str, error: Exception) -> ValueError:
+def not_loaded(base: str, error: Exception) -> ValueError:
+    """Why a base could not be loaded, and what to pass, in one sentence."""
     reason = str(error).strip().partition("\n")[0].rstrip(".")
     if hub_options(base):
         reason = unreached(base)
@@ -90,7 +91,7 @@ def _not_loaded(base: str, error: Exception) -> ValueError:
     )
 
 
-def _refuse_pickles(path: Path) -> None:
+def refuse_pickles(path: Path) -> None:
     """Raise ValueError for a file, or a folder's component, in a format that can run code."""
     if path.is_file() and path.suffix != ".safetensors":
         raise ValueError(
@@ -131,8 +132,10 @@ def original_kind(path: Path) -> str:
     )
 
 
-def base_folder(base: str, parts: tuple[str, ...]) -> Path:
-    """The diffusers folder of a base; for a Hub id, the named components are downloaded."""
+def base_folder(base: str, parts: tuple[str, ...], more: tuple[str, ...] = ()) -> Path:
+    """The diffusers folder of a base; for a Hub id, the weights of the named components and the
+    files that match the patterns `more` are downloaded.
+    """
     if base == TOYBOX:
         return toybox.path()
     if Path(base).is_dir():
@@ -141,7 +144,7 @@ def base_folder(base: str, parts: tuple[str, ...]) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        patterns = [f"{part}/*.safetensors" for part in parts]
+        patterns = [*(f"{part}/*.safetensors" for part in parts), *more]
         return Path(snapshot_download(base, allow_patterns=patterns, **hub_options(base)))
     except (OSError, HfHubHTTPError, HFValidationError) as error:
         raise ValueError(

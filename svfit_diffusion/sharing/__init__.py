@@ -1,8 +1,9 @@
 """Concepts for others: LoRA export and import, combining, fused bases, publishing.
 
-lora_export.py writes a concept as a LoRA file or merged into its base, with the formats of lora.py;
-lora_import.py projects a LoRA onto the basis of its base; combining.py makes one concept of
-several; publishing.py uploads a concept to the Hugging Face Hub.
+lora_export.py writes a concept as a LoRA file: its tensors are made in lora.py, their names are in
+lora_names.py, what the file says of itself in lora_card.py; fused_export.py writes the base with
+the concept merged; lora_import.py projects a LoRA onto the basis of its base; combining.py makes
+one concept of several; publishing.py uploads a concept to the Hugging Face Hub.
 """
 
 from .._lazy import lazy_names
@@ -11,7 +12,9 @@ __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
         "combining": ["combine"],
-        "lora_export": ["Exported", "export_lora", "export_pipeline", "lora_files", "plain_name"],
+        "fused_export": ["export_pipeline"],
+        "lora_card": ["Exported"],
+        "lora_export": ["export_lora", "lora_files", "plain_name"],
         "lora_import": ["import_lora"],
         "publishing": ["push_to_hub"],
     },

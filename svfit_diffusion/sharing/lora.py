@@ -1,38 +1,26 @@
-"""A concept is exactly a LoRA: `U_r diag(delta) V_r^T` = up @ down with down = V_r^T [r, in] and
-up = U_r diag(delta) [out, r]. This module makes the tensors, under the names of other programs.
+"""A concept is exactly a LoRA: `U_r diag(delta) V_r^T` = up @ down.
 
-kohya:     lora_unet_down_blocks_1_..._attn1_to_q.lora_down.weight, .lora_up.weight, .alpha
-diffusers: unet.down_blocks.1...attn1.to_q.lora_A.weight, .lora_B.weight
+    down = diag(sqrt|delta|) V_r^T   [r, in]       up = U_r diag(sign(delta) sqrt|delta|)   [out, r]
+
+Half of each value stands in either matrix, so that half precision keeps small ones. Directions with
+a delta of zero are left out, and a fused weight (lora_names.py) gets its projections side by side:
+their ranks add, each up to its own rows.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..adapter import Basis, Projection
 from ..concept import Concept
+from .lora_names import Place, diffusers_places, kohya_places
 
 KINDS = ("kohya", "diffusers")
-PREFIXES = {
-    "sd": {"unet": "lora_unet", "text_encoder": "lora_te"},
-    "sdxl": {
-        "unet": "lora_unet",
-        "text_encoder": "lora_te1",
-        "text_encoder_2": "lora_te2",
-    },
-}
-
-
-def kohya_name(name: str, family: str) -> str:
-    """A canonical projection name, such as unet.mid_block...to_out.0, in kohya's form."""
-    part, _, path = name.partition(".")
-    return f"{PREFIXES[family][part]}_{path.replace('.', '_')}"
 
 
 def lora_tensors(
@@ -40,84 +28,78 @@ def lora_tensors(
     plan: list[Projection],
     bases: Iterable[Basis],
     kind: str,
+    models: Mapping[str, nn.Module],
     strength: float = 1.0,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype = torch.float16,
 ) -> dict[str, Tensor]:
     """The LoRA of a concept, by the names of the file format.
 
-    All projections of a component get its largest rank, padded with zeros, because readers
-    mishandle several ranks in one model. alpha is the rank, so the scale is 1. Raises ValueError
+    kohya: each module has the rank that it needs, and all have the same alpha, the smallest of
+    these ranks, for readers that mistake an alpha of each module's own (diffusers' does); `up` is
+    scaled by rank / alpha. diffusers: all modules of a component get its largest rank, padded with
+    zeros, since older readers mishandle several ranks, and there is no alpha. Raises ValueError
     for a family or kind without such a format.
     """
     if kind not in KINDS:
         raise ValueError(f"the format is {kind!r}, but must be one of {', '.join(KINDS)}.")
-    if kind == "kohya" and concept.family not in PREFIXES:
-        known = ", ".join(PREFIXES)
-        raise ValueError(
-            f"kohya's format can be written for the families {known}, not "
-            f"{concept.family[:60]!r}; pass --to diffusers."
-        )
-    largest, tensors = {}, {}
-    for projection, r in zip(plan, concept.ranks, strict=True):
-        largest[projection.part] = max(r, largest.get(projection.part, 0))
-    deltas = np.split(concept.deltas.astype(np.float32), np.cumsum(concept.ranks)[:-1])
-    for projection, basis, delta in zip(plan, bases, deltas, strict=True):
-        r, rank = len(delta), largest[projection.part]
-        down = torch.zeros(rank, projection.in_features)
-        up = torch.zeros(projection.out_features, rank)
-        down[:r] = basis.V.T
-        up[:, :r] = basis.U * (strength * torch.from_numpy(delta))
-        down, up = down.to(dtype), up.to(dtype)
-        if kind == "kohya":
-            name = kohya_name(projection.name, concept.family)
-            tensors[f"{name}.lora_down.weight"], tensors[f"{name}.lora_up.weight"] = down, up
-            tensors[f"{name}.alpha"] = torch.tensor(float(rank), dtype=dtype)
-        else:
-            tensors[f"{projection.name}.lora_A.weight"] = down
-            tensors[f"{projection.name}.lora_B.weight"] = up
+    kohya = kind == "kohya"
+    places = kohya_places(plan, concept.family, models) if kohya else diffusers_places(plan)
+    held: dict[str, list[tuple[Place, Tensor, Tensor]]] = {}
+    for place, factors in zip(places, _factors(concept, bases, strength), strict=True):
+        held.setdefault(place.module, []).append((place, *factors))
+    modules = {name: _side_by_side(parts) for name, parts in held.items()}
+    return _kohya(modules, dtype) if kohya else _diffusers(modules, dtype)
+
+
+def _factors(
+    concept: Concept, bases: Iterable[Basis], strength: float
+) -> Iterable[tuple[Tensor, Tensor]]:
+    """Of each projection: down [q, in] and up [out, q], of the q >= 1 deltas that are not zero."""
+    deltas = torch.from_numpy(concept.deltas.astype(np.float32)).split(list(concept.ranks))
+    for delta, basis in zip(deltas, bases, strict=True):
+        used = delta.nonzero().flatten() if delta.any() else torch.tensor([0])
+        value = strength * delta[used]
+        half = value.abs().sqrt()
+        yield half[:, None] * basis.V[:, used].T, basis.U[:, used] * (value.sign() * half)
+
+
+def _side_by_side(parts: list[tuple[Place, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """down [q, in] and up [rows, q] of a module, of its projections' own."""
+    down = torch.cat([down for _, down, _ in parts])
+    up, column = torch.zeros(parts[0][0].rows, len(down)), 0
+    for place, _, own in parts:
+        up[place.start : place.start + len(own), column : column + own.shape[1]] = own
+        column += own.shape[1]
+    return down, up
+
+
+def _kohya(modules: Mapping[str, tuple[Tensor, Tensor]], dtype: torch.dtype) -> dict[str, Tensor]:
+    tensors, alpha = {}, min(len(down) for down, _ in modules.values())
+    for name, (down, up) in modules.items():
+        tensors[f"{name}.lora_down.weight"] = down.to(dtype)
+        tensors[f"{name}.lora_up.weight"] = (up * (len(down) / alpha)).to(dtype)
+        tensors[f"{name}.alpha"] = torch.tensor(float(alpha), dtype=dtype)
     return tensors
 
 
-def known_names(plan: list[Projection], family: str, modules: Iterable[str], unet: Any) -> dict:
-    """Module name of a LoRA file -> projection of the plan, for those that the plan has.
-
-    unet: its configuration gives the numbers of SDXL's blocks in kohya's trainer
-    (input_blocks_4_1).
-    """
-    table = {}
-    for projection in plan:
-        part, _, path = projection.name.partition(".")
-        table[projection.name] = table[f"{part}.{projection.local}"] = projection
-        for prefix in {PREFIXES[family][part], *(("lora_te",) if part == "text_encoder" else ())}:
-            table[f"{prefix}_{path.replace('.', '_')}"] = projection
-    found = {name: table[name] for name in modules if name in table}
-    for name, ours in _from_sgm(modules, unet).items():
-        if ours in table:
-            found[name] = table[ours]
-    return found
-
-
-def _from_sgm(modules: Iterable[str], unet: Any) -> dict[str, str]:
-    """Kohya's names in the numbering of Stability's code -> names in diffusers' numbering."""
-    from diffusers.loaders.lora_conversion_utils import _maybe_map_sgm_blocks_to_diffusers
-
-    starts = ("lora_unet_input_blocks", "lora_unet_middle_block", "lora_unet_output_blocks")
-    keys = {f"{m}.lora_down.weight": m for m in modules if m.startswith(starts)}
-    try:
-        mapped = _maybe_map_sgm_blocks_to_diffusers(dict(keys), unet.config) if keys else {}
-    except (ValueError, IndexError, KeyError):
-        return {}  # the numbers do not match this base
-    found = {}
-    for key, module in mapped.items():
-        for theirs, ours in (("input", "down"), ("middle", "mid"), ("output", "up")):
-            key = key.replace(f"lora_unet_{theirs}_block", f"lora_unet_{ours}_block")
-        found[module] = key.removesuffix(".lora_down.weight")
-    return found
+def _diffusers(
+    modules: Mapping[str, tuple[Tensor, Tensor]], dtype: torch.dtype
+) -> dict[str, Tensor]:
+    largest: dict[str, int] = {}
+    for name, (down, _) in modules.items():
+        part = name.partition(".")[0]
+        largest[part] = max(len(down), largest.get(part, 0))
+    tensors = {}
+    for name, (down, up) in modules.items():
+        missing = largest[name.partition(".")[0]] - len(down)
+        tensors[f"{name}.lora_A.weight"] = nn.functional.pad(down, (0, 0, 0, missing)).to(dtype)
+        tensors[f"{name}.lora_B.weight"] = nn.functional.pad(up, (0, missing)).to(dtype)
+    return tensors
 
 
 def project(
     pairs: Mapping[str, tuple[Tensor, Tensor, float]],
-    known: Mapping[str, Projection],
+    known: Mapping[str, list[tuple[Projection, Place]]],
     plan: list[Projection],
     bases: Iterable[Basis],
 ) -> tuple[list[np.ndarray], float, float]:
@@ -127,12 +109,17 @@ def project(
     orthonormal basis is delta_i = u_i^T (scale * up @ down) v_i. Also returns the energies
     (squared Frobenius norms) of the deltas and of the whole LoRA.
     """
-    by_projection = {projection: pairs[module] for module, projection in known.items()}
+    by_projection = {
+        projection: (pairs[module], place)
+        for module, held in known.items()
+        for projection, place in held
+    }
     deltas, total = [], sum(energy(*pair) for pair in pairs.values())
     for projection, basis in zip(plan, bases, strict=True):
         delta = np.zeros(basis.s.numel())
         if projection in by_projection:
-            down, up, scale = by_projection[projection]
+            (down, up, scale), place = by_projection[projection]
+            up = up[place.start : place.start + projection.out_features]
             left = basis.U.double().T @ up.double()
             right = basis.V.double().T @ down.double().T
             delta = scale * (left * right).sum(1).numpy()

@@ -19,11 +19,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..adapter import layout, loaded_weight, parse_rank, resolve_rank
+from ..adapter import find_source, layout, parse_rank, resolve_rank
 from ..concept import Concept, Refused, check_tensors, printable, read_header, read_json
 from ..families import base_name, recognise
 from ..pipeline import base_fields, basis_of, with_self_check
-from .lora import PREFIXES, known_names, project
+from .lora import project
+from .lora_names import TEXT_PREFIXES, known_names
 
 MAX_FILE = 4_000_000_000  # bytes
 MAX_HEADER = 4_000_000  # bytes; trainers store their captions' tags in it
@@ -33,9 +34,14 @@ MAX_ALPHA = 1e6
 ENDS = (
     (".lora_down.weight", ".lora_up.weight"),
     (".lora_A.weight", ".lora_B.weight"),
+    (".lora_A.default.weight", ".lora_B.default.weight"),
     (".lora.down.weight", ".lora.up.weight"),
+    (".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight"),
+    ("_lora.down.weight", "_lora.up.weight"),  # of diffusers' attention processors
 )
-DTYPES = {"F16": 2, "BF16": 2, "F32": 4}  # bytes of a number
+MIDDLE = ".lora_mid.weight"  # of a convolution's LoRA: [q, q, height, width]
+IGNORED = "bundle_emb."  # embeddings that AUTOMATIC1111 reads from a LoRA
+DTYPES = {"F16": 2, "BF16": 2, "F32": 4, "I32": 4, "I64": 8}  # bytes of a number; alphas may be int
 
 
 @dataclass(frozen=True)
@@ -62,17 +68,17 @@ def import_lora(
     pairs, metadata = read_lora(Path(path))
     path = printable(str(path))
     family = recognise(pipe)
-    if family.name not in PREFIXES:
-        raise ValueError(f"LoRA import supports the families {', '.join(PREFIXES)}.")
+    if family.name not in TEXT_PREFIXES:
+        raise ValueError(f"LoRA import supports the families {', '.join(TEXT_PREFIXES)}.")
     models = family.components(pipe)
     targets = {part: "both" if part == family.denoiser else "self" for part in models}
     plan = layout(models, targets)
-    known = known_names(plan, family.name, pairs, pipe.unet)
-    parts = {projection.part for projection in known.values()}
+    known = known_names(plan, family.name, pairs, models)
+    parts = {projection.part for held in known.values() for projection, _ in held}
     targets = {part: kind for part, kind in targets.items() if part in parts}
     _check_shapes(path, pairs, known)
     plan = [projection for projection in plan if projection.part in parts]
-    ranks = _ranks(plan, models, rank)
+    ranks = _ranks(plan, models, rank, family.dtype)
     models = {part: models[part] for part in targets}
     bases = basis_of(plan, ranks, models, family, folders={})
     deltas, kept, total = project(pairs, known, plan, bases)
@@ -109,7 +115,8 @@ def read_lora(path: Path) -> tuple[dict[str, tuple[Tensor, Tensor, float]], dict
     try:
         metadata, names = _header(path)
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in names}
+            used = (name for name in names if not name.startswith(IGNORED))
+            tensors = {name: file.get_tensor(name) for name in used}
         settings = read_json(metadata.get("lora_adapter_metadata", "{}"), "lora_adapter_metadata")
     except Refused as reason:
         raise ValueError(f"{shown} is not a usable LoRA: {reason}.") from None
@@ -117,6 +124,8 @@ def read_lora(path: Path) -> tuple[dict[str, tuple[Tensor, Tensor, float]], dict
         reason = printable(str(error), 200).rstrip(".")
         raise ValueError(f"{shown} cannot be read as a safetensors file: {reason}.") from None
     for name, tensor in tensors.items():
+        if not (tensor.is_floating_point() or name.endswith(".alpha")):
+            raise ValueError(f"{shown}: {printable(name, 80)} holds integers, not float numbers.")
         if not torch.isfinite(tensor).all():
             raise ValueError(f"{shown}: {printable(name, 80)} holds NaN or infinity.")
     for key, value in settings.items():
@@ -153,8 +162,11 @@ def _pairs(path: str, tensors: dict[str, Tensor], settings: dict) -> dict:
         end, other = next(ends for ends in ENDS if name.endswith(ends[0]))
         module = name.removesuffix(end)
         down, up = tensors.pop(name), tensors.pop(module + other, None)
-        alpha = tensors.pop(f"{module}.alpha", None)
+        alpha, middle = tensors.pop(f"{module}.alpha", None), tensors.pop(module + MIDDLE, None)
         fits = up is not None and min(up.ndim, down.ndim) >= 2 and up[:1].numel() == len(down) > 0
+        if fits and middle is not None:
+            fits = middle.ndim == 4 and middle.shape[:2] == (len(down), len(down))
+            up = torch.einsum("oa,abhw->ohwb", up.flatten(1), middle).flatten(0, 2) if fits else up
         if not fits or not down.numel() or (alpha is not None and alpha.numel() != 1):
             raise ValueError(
                 f"{path}: {printable(module, 100)} lacks one of its two matrices, or they do not "
@@ -162,7 +174,7 @@ def _pairs(path: str, tensors: dict[str, Tensor], settings: dict) -> dict:
             )
         if len(down) > MAX_RANK:
             raise ValueError(f"{path} has a rank of {len(down):,}; at most {MAX_RANK:,} is read.")
-        part, _, local = module.partition(".")
+        part, _, local = module.replace("base_model.model.", "", 1).partition(".")
         stated = settings.get(f"{part}.lora_alpha")
         pattern = settings.get(f"{part}.alpha_pattern")
         if isinstance(pattern, dict) and local in pattern:
@@ -190,24 +202,28 @@ def _check_shapes(path: str, pairs: dict, known: dict) -> None:
             f"{path} has no attention projection of this base: for example, "
             f"{printable(next(iter(pairs)), 80)!r} is none. It is a LoRA for another kind of base."
         )
-    if len(set(known.values())) != len(known):
+    projections = [projection for held in known.values() for projection, _ in held]
+    if len(set(projections)) != len(projections):
         raise ValueError(f"{path} has one projection under two names.")
-    for module, projection in known.items():
+    for module, ((projection, place), *_) in known.items():
         down, up, _ = pairs[module]
-        got = (len(up), down.shape[1])
-        if got != (projection.out_features, projection.in_features):
+        got, wanted = (len(up), down.shape[1]), (place.rows, projection.in_features)
+        if got != wanted:
             raise ValueError(
                 f"{path}: {printable(module, 100)} is for a weight of {got[0]} x {got[1]}, but "
-                f"this base's is {projection.out_features} x {projection.in_features}; it is a "
-                "LoRA for another base."
+                f"this base's is {wanted[0]} x {wanted[1]}; it is a LoRA for another base."
             )
 
 
-def _ranks(plan: list, models: dict, rank: int | str) -> tuple[int, ...]:
+def _ranks(plan: list, models: dict, rank: int | str, dtype: str | None) -> tuple[int, ...]:
     """The rank of each projection. A rule by energy needs the weights, others only their shapes."""
     rule = parse_rank(rank)
     if isinstance(rule, str) and rule != "full":
-        weights = (loaded_weight(models[p.part].get_submodule(p.local)) for p in plan)
+        names: dict[str, list[str]] = {}
+        for p in plan:
+            names.setdefault(p.part, []).append(p.local)
+        sources = {part: find_source(models[part], held, dtype) for part, held in names.items()}
+        weights = (sources[p.part].weight(p.local) for p in plan)
         return tuple(resolve_rank(weight.float(), rule) for weight in weights)
     sizes = (min(p.out_features, p.in_features) for p in plan)
     return tuple(size if rule == "full" else min(rule, size) for size in sizes)

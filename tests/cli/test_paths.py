@@ -119,7 +119,7 @@ def test_names_for_other_programs_are_plain(here, base_folder, capsys):
     command = f"export --base {base_folder} --preview none --to kohya"
     assert main([*command.split(), "réx (1).safetensors"]) == 0
     out = capsys.readouterr().out
-    assert "rex-1-kohya.safetensors" in out and "call it by: rex-1-kohya-sks dog" in out
+    assert "rex-1-kohya.safetensors" in out and "rex-1-sks.safetensors" in out
     given = ["réx (1).safetensors", "--output", "my rex!.safetensors"]
     assert main([*command.split(), *given]) == 0
     assert Path("my rex!.safetensors").is_file() and Path("my-rex-sks.safetensors").is_file()

@@ -40,7 +40,7 @@ def test_it_is_no_preview_of_an_export(base_folder, flagging, tmp_path, capsys):
     file = write_concept(make_concept(load(base_folder)), tmp_path / "rex.safetensors")
     output = tmp_path / "out.safetensors"
     command = ["export", str(file), "--base", str(base_folder), "--to", "kohya", "--output"]
-    assert main([*command, str(output)]) == 0
+    assert main([*command, str(output), "--preview", "draw"]) == 0
     assert output.is_file() and not output.with_suffix(".png").exists()
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from helpers.loras import XL
+from helpers.tiny_families import TINY, all_targets
 from helpers.tiny_pipelines import load, make_concept, make_pipeline, make_xl_pipeline, picture
 from PIL import Image
 from safetensors import safe_open
@@ -23,8 +24,9 @@ from svfit_diffusion.generation.sampling import generate
 from svfit_diffusion.pipeline import verification
 from svfit_diffusion.pipeline.loading import load_concept
 from svfit_diffusion.pipeline.matching import with_self_check
+from svfit_diffusion.sharing.fused_export import export_pipeline
 from svfit_diffusion.sharing.lora import KINDS
-from svfit_diffusion.sharing.lora_export import export_lora, export_pipeline
+from svfit_diffusion.sharing.lora_export import export_lora
 from svfit_diffusion.training.subject import sample_folder
 
 
@@ -73,7 +75,7 @@ def test_diffusers_draws_the_concept_from_its_lora(pipe, base_folder, tmp_path, 
     concept = make_concept(pipe)
     concept = mixed_ranks(pipe, concept) if mixed else concept
     before = picture(pipe)
-    made = export_lora(concept, pipe, tmp_path / "rex.safetensors", kind)
+    made = export_lora(concept, pipe, tmp_path / "rex.safetensors", kind, "float32")
     assert torch.equal(picture(pipe), before)
     load_concept(pipe, concept)
     other = load(base_folder)
@@ -83,6 +85,8 @@ def test_diffusers_draws_the_concept_from_its_lora(pipe, base_folder, tmp_path, 
     print(f"sd {kind} mixed={mixed}: {difference:.1e}")
     assert difference < 1e-5 < gap(before, picture(pipe))
     assert made.words == "rex-sks dog"
+    if kind == "diffusers":
+        assert "token='<sks>'" in made.calls["diffusers"] and "<sks> dog" in made.calls["diffusers"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -93,7 +97,7 @@ def test_the_same_on_sdxl(xl_folder, tmp_path, kind):
     rows = np.random.default_rng(0).standard_normal(sum(width.values())) * 0.05
     shape = {part: (1, w) for part, w in width.items()}
     concept = replace(concept, trigger_rows=rows.astype(np.float16), trigger_shape=shape)
-    export_lora(concept, pipe, tmp_path / "rex.safetensors", kind)
+    export_lora(concept, pipe, tmp_path / "rex.safetensors", kind, "float32")
     before = picture(pipe)
     load_concept(pipe, concept)
     # SDXL's files say 2 for the end token, by which transformers pools at the largest id: an
@@ -180,6 +184,8 @@ def test_metadata_and_sidecars(pipe, tmp_path):
         "ss_output_name": "rex",
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": "stable-diffusion-v1/lora",
+        "modelspec.resolution": "512x512",
+        "ss_network_args": "{}",
         "modelspec.title": "rex",
         "modelspec.trigger_phrase": "rex-sks dog",
         "modelspec.hash_sha256": f"0x{held['sshs_model_hash']}",
@@ -190,6 +196,65 @@ def test_metadata_and_sidecars(pipe, tmp_path):
     assert Image.open(tmp_path / "rex.png").size == (640, 480)
     card = json.loads((tmp_path / "rex.json").read_text())
     assert card["activation text"] == "rex-sks dog" and card["sd version"] == "SD1"
+    for program, call in made.calls.items():
+        assert f"{program}: {call}" in card["notes"]
+
+
+def test_each_program_has_its_own_way_to_call_a_learned_word(pipe, tmp_path):
+    concept = make_concept(pipe)
+    made = export_lora(concept, pipe, tmp_path / "rex-kohya.safetensors")
+    assert made.files[1].name == "rex-sks.safetensors"  # the file's kind is no part of the word
+    starts = {
+        "ComfyUI": "embedding:rex-sks dog,",
+        "AUTOMATIC1111, Forge": "rex-sks dog,",
+        "InvokeAI": "<rex-sks> dog,",
+    }
+    assert set(made.calls) == set(starts)
+    assert all(made.calls[program].startswith(start) for program, start in starts.items())
+    plain = make_concept(pipe, trigger=False)
+    made = export_lora(plain, pipe, tmp_path / "a.safetensors")
+    assert made.calls == {"ComfyUI, AUTOMATIC1111, Forge, InvokeAI": "sks dog"}
+
+
+@pytest.mark.parametrize("name", ["flux", "sd3"])
+def test_where_another_encoder_reads_the_word_as_typed_comfyui_gets_two_prompts(name, tmp_path):
+    pipe = TINY[name]()
+    pipe.to(getattr(torch, recognise(pipe).dtype)).save_pretrained(tmp_path / "base")
+    pipe = load(tmp_path / "base")
+    concept = make_concept(pipe, targets=all_targets(pipe), trigger=False)
+    parts = ["text_encoder", "text_encoder_2"][: 2 if name == "sd3" else 1]
+    widths = {part: getattr(pipe, part).config.hidden_size for part in parts}
+    concept = replace(
+        concept,
+        trigger_rows=np.ones(sum(widths.values()), np.float16),
+        trigger_shape={part: (1, width) for part, width in widths.items()},
+    )
+    made = export_lora(concept, pipe, tmp_path / "rex.safetensors")
+    assert "embedding:rex-sks dog for CLIP, and sks dog for T5" in made.calls["ComfyUI"]
+    held = {key: len(rows[0]) for key, rows in load_file(tmp_path / "rex-sks.safetensors").items()}
+    assert held == dict(zip(("clip_l", "clip_g"), widths.values(), strict=False))
+    with safe_open(tmp_path / "rex.safetensors", framework="np") as file:
+        facts = file.metadata()
+    wanted = {"flux": "flux-1-dev/lora", "sd3": "stable-diffusion-3/lora"}[name]
+    assert facts["modelspec.architecture"] == wanted
+    assert facts["modelspec.resolution"] == "1024x1024"
+
+
+def test_a_bundled_word_has_the_name_that_was_learned(pipe, tmp_path):
+    """`bundle_emb.<word>.string_to_param.*` is what AUTOMATIC1111's networks.py looks for."""
+    concept = make_concept(pipe)
+    sizes = []
+    made = export_lora(
+        concept, pipe, tmp_path / "a.safetensors", bundle=True, announce=sizes.append
+    )
+    held = load_file(tmp_path / "a.safetensors")
+    rows = held["bundle_emb.sks.string_to_param.*"].flatten()
+    assert np.array_equal(rows.numpy(), concept.trigger_rows.astype(np.float32))
+    assert sizes == [(tmp_path / "a.safetensors").stat().st_size]
+    assert made.words == "sks dog"
+    assert made.calls["AUTOMATIC1111, Forge"].startswith("sks dog, the word is in")
+    with pytest.raises(ValueError, match="in kohya's format only"):
+        export_lora(concept, pipe, tmp_path / "b.safetensors", "diffusers", bundle=True)
 
 
 def test_half_precision_and_strength(pipe, base_folder, tmp_path):
