@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import svfit_diffusion
+
 ROOT = Path(__file__).parents[2]
 NODE = ROOT / "integrations" / "comfyui"
 TOOLS = {"examples.py", "pack.py"}  # of this repository, not published
@@ -85,6 +87,7 @@ def test_the_node_imports_names_that_rooms_list(file):
     """And no library but ComfyUI's own, and those that its requirements name."""
     text = tomllib.loads((NODE / "pyproject.toml").read_text())
     named = {line.split(">=")[0] for line in text["project"]["dependencies"]}
+    assert text["project"]["version"] == svfit_diffusion.__version__
     assert named == {
         line.split(">=")[0] for line in (NODE / "requirements.txt").read_text().split()
     }
