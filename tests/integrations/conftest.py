@@ -24,3 +24,9 @@ def comfyui(tmp_path_factory):
     path = checkout("COMFYUI", "comfy")
     comfyui.start(path, tmp_path_factory.mktemp("comfyui"))
     return path
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A cache of bases of the test's own."""
+    monkeypatch.setenv("SVFIT_CACHE", str(tmp_path / "bases"))

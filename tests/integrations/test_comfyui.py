@@ -13,14 +13,8 @@ from svfit_diffusion import fuse_concepts, load_concept
 from svfit_diffusion.families import recognise
 from svfit_diffusion.pipeline import with_self_check
 
-pytestmark = pytest.mark.usefixtures("comfyui")
+pytestmark = pytest.mark.usefixtures("comfyui", "cache")
 FAMILIES = tuple(tiny.CONFIGS)
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """A cache of bases of the test's own."""
-    monkeypatch.setenv("SVFIT_CACHE", str(tmp_path / "bases"))
 
 
 def concept_of(pipe, seed=0, token="sks", learned=True):
