@@ -1,4 +1,4 @@
-"""Exported files in kohya's own sd-scripts: all modules are found, and what is merged is our edit."""
+"""Exported files in kohya's sd-scripts: all modules are found, and what is merged is our edit."""
 
 import dataclasses
 import sys
