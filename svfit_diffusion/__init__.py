@@ -1,4 +1,12 @@
-"""SVFit for diffusion models: a subject learned from a few photos, in a file of a few kilobytes."""
+"""SVFit for diffusion models: a subject learned from a few photos, in a file of a few kilobytes.
+
+Whoever imports it can read SVFit adapters with peft: peft learns of the method when it is imported.
+"""
+
+import sys
+from importlib import import_module
+
+from wrapt import register_post_import_hook
 
 from ._lazy import lazy_names
 
@@ -23,3 +31,11 @@ __getattr__, __dir__, __all__ = lazy_names(
     },
 )  # fmt: skip
 __all__ += ["__version__"]
+
+
+def _register_with_peft(peft: object) -> None:
+    if f"{__name__}.adapter" not in sys.modules:  # else the adapter is being imported, and does so
+        import_module(".adapter.tuner", __name__)
+
+
+register_post_import_hook(_register_with_peft, "peft")

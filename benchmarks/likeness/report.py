@@ -16,8 +16,8 @@ from benchmarks.likeness.methods import BY_NAME, METHODS, sd15_bytes
 from benchmarks.likeness.run import SEEDS
 from benchmarks.likeness.subjects import PROMPTS, photos
 from svfit_diffusion.adapter.attention import layout
+from svfit_diffusion.families import skeleton
 from svfit_diffusion.generation.pictures import grid, size_text
-from svfit_diffusion.pipeline.concept_size import skeleton
 
 RESAMPLES, LEVEL = 4000, 95
 AGAINST = "lora-4"

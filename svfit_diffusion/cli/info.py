@@ -20,7 +20,9 @@ def add_command(commands: Any) -> None:
     )
     info.add_argument("file", nargs="?", type=expanded, help="a concept's .safetensors file")
     info.add_argument(
-        "--base", type=expanded, help="'toybox', a diffusers folder or a Hub id; no weight is read"
+        "--base",
+        type=expanded,
+        help="'toybox', a diffusers folder, a checkpoint file or a Hub id; no weight is read",
     )
     info.add_argument("--rank", help=f"of --base: a number or full (default: {RANK})")
     info.add_argument("--text_encoder_rank", help="of --base: of the text encoder's value and "

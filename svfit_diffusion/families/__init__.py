@@ -5,7 +5,7 @@ inherits the loss from diffusion.py (sd.py) or flow.py (sd3.py, flux.py, flux2.p
 add one: its class here, a line in registry.py, and a tiny pipeline in
 tests/helpers/tiny_families.py. loading.py loads a base: Toybox, a diffusers folder, a single
 checkpoint file, or a Hub id (hub.py); quantization.py loads it in fewer bits, outline.py nearly
-without weights.
+without weights; single_file.py and originals/ have what a checkpoint file lacks.
 """
 
 from .._lazy import lazy_names
@@ -19,11 +19,12 @@ __getattr__, __dir__, __all__ = lazy_names(
             "TOYBOX",
             "base_folder",
             "base_name",
+            "configuration_of",
             "family_of",
             "load_base",
             "original_kind",
         ],
-        "outline": ["outline_base"],
+        "outline": ["outline_base", "skeleton"],
         "registry": ["FAMILIES", "family_named", "family_of_original", "recognise"],
         "sd": ["StableDiffusion"],
     },

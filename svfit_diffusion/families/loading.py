@@ -9,9 +9,10 @@ import torch
 
 from .. import toybox
 from .base import Family
-from .hub import hub_options, unreached
+from .hub import hub_options, reachable, unreached
 from .quantization import quantization
 from .registry import family_named, family_of_original
+from .single_file import configuration, tokenizers
 
 TOYBOX = "toybox"
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
@@ -56,6 +57,33 @@ def load_base(
         raise not_loaded(base, error) from error
 
 
+def configuration_of(base: str) -> Path:
+    """The folder of a base's configurations: of a checkpoint file, of what ships with the package;
+    of a Hub id, what is downloaded. Raises ValueError where there is none.
+    """
+    if Path(base).is_file():
+        refuse_pickles(Path(base))
+        if folder := configuration(original_kind(Path(base))):
+            return folder
+        raise ValueError(
+            f"{Path(base).name} is a checkpoint of a kind whose configuration does not ship with "
+            "this package; pass a diffusers folder or a Hub id of the same base."
+        )
+    if base == TOYBOX or Path(base).is_dir():
+        return base_folder(base, ())
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        patterns = ["model_index.json", "*/config.json"]
+        return Path(snapshot_download(base, allow_patterns=patterns, **hub_options(base)))
+    except (OSError, HfHubHTTPError, HFValidationError):
+        raise ValueError(
+            f"{base!r} is no diffusers folder, and its configuration could not be downloaded; pass "
+            "'toybox', a folder with model_index.json, or a Hub id."
+        ) from None
+
+
 def family_of(base: str) -> Family:
     """The family of a base, without loading its weights. Raises ValueError if that fails."""
     try:
@@ -83,7 +111,12 @@ def _family(base: str, **options: Any) -> Family:
 def not_loaded(base: str, error: Exception) -> ValueError:
     """Why a base could not be loaded, and what to pass, in one sentence."""
     reason = str(error).strip().partition("\n")[0].rstrip(".")
-    if hub_options(base):
+    if Path(base).is_file() and isinstance(error, OSError) and not reachable():
+        reason = (
+            "a checkpoint of this kind lacks configuration and tokenizers, which come from the "
+            "Hub, and that cannot be reached"
+        )
+    elif hub_options(base):
         reason = unreached(base)
     return ValueError(
         f"the base {base!r} could not be loaded ({reason}); pass 'toybox', a diffusers folder, "
@@ -115,8 +148,10 @@ def _from_file(path: Path, family: Family, **options: Any) -> Any:
     """The pipeline of a checkpoint file."""
     import diffusers
 
-    kind = getattr(diffusers, family.pipelines[0])
-    more = _UNCHECKED if family.name == "sd" else {}
+    kind, original = getattr(diffusers, family.pipelines[0]), original_kind(path)
+    more: dict[str, Any] = dict(_UNCHECKED) if family.name == "sd" else {}
+    if "config" not in options and (folder := configuration(original)):
+        more |= {"config": str(folder), **tokenizers(original)}
     return kind.from_single_file(str(path), **more, **options)
 
 

@@ -1,13 +1,15 @@
-"""A base without its weights: what reading and writing a concept's LoRA needs of it.
+"""A base without its weights: what sizes, and a concept's LoRA, need of it.
 
-The models that a concept may edit are there by their configurations only, on torch's meta device;
-their basis is read from their files (adapter), one weight at a time. Of the weights only the tables
-of embeddings are loaded, where a learned word starts.
+The models that a concept may edit are there by their configurations only, on torch's meta device,
+where a tensor has a shape and no values; their basis is read from their files (adapter), one
+weight at a time. Of the weights only the tables of embeddings are loaded, where learned words
+start.
 """
 
 from __future__ import annotations
 
 import importlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,37 @@ from safetensors import safe_open
 from torch import nn
 
 from .. import toybox
+from .base import Family
 from .hub import hub_options
 from .loading import TOYBOX, base_folder, load_base, not_loaded, refuse_pickles
 from .registry import family_named
 
 SMALL = ("*.json", "*/*.json", "*/*.txt", "*/*.model")  # configurations and tokenizers
 EMBEDDING = "token_embedding.weight"  # the end of its tensor's name in a CLIP encoder's file
+
+
+def skeleton(folder: Path) -> tuple[Family, dict[str, nn.Module]]:
+    """The family of a diffusers folder, and its components that a concept may edit, on meta.
+
+    Its weights may be missing. Raises ValueError where a configuration is.
+    """
+    index = _json(folder / "model_index.json")
+    family = family_named(str(index.get("_class_name")))
+    models: dict[str, nn.Module] = {}
+    for part in (family.denoiser, *(part for _, part in family.encoders)):
+        library, kind = index.get(part) or (None, None)
+        if kind is None:
+            continue
+        if library not in ("diffusers", "transformers"):
+            raise ValueError(f"{part} of this base is of {library!r}; expected diffusers' own.")
+        made = getattr(importlib.import_module(library), kind)
+        settings = _json(folder / part / "config.json")
+        with torch.device("meta"):
+            if library == "diffusers":
+                models[part] = made.from_config(settings)
+            else:
+                models[part] = made(made.config_class.from_dict(settings))
+    return family, models
 
 
 def outline_base(base: str) -> Any:
@@ -41,50 +68,39 @@ def outline_base(base: str) -> Any:
         family = family_named(str(index["_class_name"]))
         taught = tuple(model for _, model in family.encoders)
         folder = base_folder(base, (family.denoiser, *taught), SMALL)
-        models: dict[str, Any] = dict.fromkeys(index_models(index))
-        for part in (family.denoiser, *taught):
-            if part in models:
-                models[part] = _model(folder / part, *index[part])
-        for part in taught:
-            if models.get(part) is not None:
-                _load_embedding(models[part], folder / part)
+        _, models = skeleton(folder)
+        for part, model in models.items():
+            _tell_origin(model, folder / part)
+            if part in taught:
+                _load_embedding(model, folder / part)
+        absent = {part: None for part in _with_weights(index) if part not in models}
         return DiffusionPipeline.from_pretrained(
-            folder, use_safetensors=True, **models, **hub_options(base)
+            folder, use_safetensors=True, **models, **absent, **hub_options(base)
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise not_loaded(base, error) from error
 
 
-def index_models(index: dict[str, Any]) -> list[str]:
-    """The components of a pipeline's index that have weights."""
-    return [
-        part
-        for part, value in index.items()
-        if isinstance(value, list | tuple)
-        and value[0] is not None
-        and issubclass(_class(*value), nn.Module)
-    ]
+def _with_weights(index: dict[str, Any]) -> list[str]:
+    """The components of a pipeline's index that are models."""
+    found = []
+    for part, value in index.items():
+        if isinstance(value, list | tuple) and value[0] is not None:
+            kind = getattr(importlib.import_module(value[0]), value[1], object)
+            if issubclass(kind, nn.Module):
+                found.append(part)
+    return found
 
 
-def _class(library: str, name: str) -> type:
-    module = importlib.import_module(library)
-    return getattr(module, name, object)
+def _tell_origin(model: Any, folder: Path) -> None:
+    """Let a model say where its files are, as if it had been loaded from there."""
+    if hasattr(model, "register_to_config"):
+        model.register_to_config(_name_or_path=str(folder))
+    else:
+        model.config._name_or_path = model.name_or_path = str(folder)
 
 
-def _model(folder: Path, library: str, name: str) -> nn.Module:
-    """A model by its configuration, on the meta device, that knows where its files are."""
-    kind: Any = _class(library, name)
-    with torch.device("meta"):
-        if library == "transformers":
-            model = kind(kind.config_class.from_json_file(folder / "config.json"))
-            model.config._name_or_path = model.name_or_path = str(folder)
-            return model
-        model = kind.from_config(kind.load_config(folder))
-    model.register_to_config(_name_or_path=str(folder))
-    return model
-
-
-def _load_embedding(encoder: nn.Module, folder: Path) -> None:
+def _load_embedding(encoder: Any, folder: Path) -> None:
     """The table of embeddings of a text encoder, float32, from its files."""
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
@@ -93,3 +109,10 @@ def _load_embedding(encoder: nn.Module, folder: Path) -> None:
                 encoder.get_input_embeddings().weight = nn.Parameter(file.get_tensor(key).float())
                 return
     raise ValueError(f"{folder.name} holds no safetensors file with its {EMBEDDING}")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        raise ValueError(f"{path} is missing or no JSON; pass a diffusers folder.") from None

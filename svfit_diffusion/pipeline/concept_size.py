@@ -7,20 +7,13 @@ real concept file with zeros in it, with the trigger `sks dog` of one row.
 
 from __future__ import annotations
 
-import importlib
-import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
-from .. import toybox
 from ..adapter import Projection, layout, parse_rank, values_and_outputs
 from ..concept import PROBES, Concept, to_bytes
-from ..families import TOYBOX, Family, base_name, family_named, hub_options
+from ..families import Family, base_name, configuration_of, skeleton
 from ..settings import TrainConfig
 
 
@@ -43,8 +36,9 @@ class ConceptSize:
 def estimate_size(base: str, config: TrainConfig | None = None) -> ConceptSize:
     """Count a concept of a base, trained as `config` says, or as the default.
 
-    base: "toybox", a diffusers folder (its weights may be missing) or a Hub id, of which only the
-    configuration is downloaded. Raises ValueError for a rank that needs the weights' values.
+    base: "toybox", a diffusers folder (its weights may be missing), a checkpoint file, or a Hub id,
+    of which only the configuration is downloaded. Raises ValueError for a rank that needs the
+    weights' values.
     """
     config = config or TrainConfig()
     rule, text_rule = parse_rank(config.rank), parse_rank(config.text_rank)
@@ -54,8 +48,7 @@ def estimate_size(base: str, config: TrainConfig | None = None) -> ConceptSize:
                 f"rank {given} depends on the weights' values, and here only their shapes are "
                 "read; pass a number or full."
             )
-    folder = _folder(base)
-    family, models = skeleton(folder)
+    family, models = skeleton(configuration_of(base))
     targets, text = {family.denoiser: config.attention}, config.train_text_encoder
     if text:
         targets |= {part: "self" for _, part in family.encoders if part in models}
@@ -89,52 +82,6 @@ def _basis_bytes(plan: list[Projection], ranks: tuple[int, ...]) -> int:
     """U [out, r] and V [in, r] of each projection in float32."""
     sizes = zip(plan, ranks, strict=True)
     return 4 * sum(r * (p.out_features + p.in_features) for p, r in sizes)
-
-
-def skeleton(folder: Path) -> tuple[Family, dict[str, nn.Module]]:
-    """The family of a diffusers folder, and its components that a concept may edit, on meta."""
-    index = _json(folder / "model_index.json")
-    family = family_named(str(index.get("_class_name")))
-    models = {}
-    for part in (family.denoiser, *(part for _, part in family.encoders)):
-        library, kind = index.get(part) or (None, None)
-        if kind is None:
-            continue
-        if library not in ("diffusers", "transformers"):
-            raise ValueError(f"{part} of this base is of {library!r}; expected diffusers' own.")
-        made = getattr(importlib.import_module(library), kind)
-        settings = _json(folder / part / "config.json")
-        with torch.device("meta"):
-            if library == "diffusers":
-                models[part] = made.from_config(settings)
-            else:
-                models[part] = made(made.config_class.from_dict(settings))
-    return family, models
-
-
-def _folder(base: str) -> Path:
-    if base == TOYBOX:
-        return toybox.path()
-    if Path(base).is_dir():
-        return Path(base)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    try:
-        patterns = ["model_index.json", "*/config.json"]
-        return Path(snapshot_download(base, allow_patterns=patterns, **hub_options(base)))
-    except (OSError, HfHubHTTPError, HFValidationError):
-        raise ValueError(
-            f"{base!r} is no diffusers folder, and its configuration could not be downloaded; pass "
-            "'toybox', a folder with model_index.json, or a Hub id."
-        ) from None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        raise ValueError(f"{path} is missing or no JSON; pass a diffusers folder.") from None
 
 
 def _empty(

@@ -2,8 +2,9 @@
 
 lora_export.py writes a concept as a LoRA file: its tensors are made in lora.py, their names are in
 lora_names.py, what the file says of itself in lora_card.py; fused_export.py writes the base with
-the concept merged; lora_import.py projects a LoRA onto the basis of its base; combining.py makes
-one concept of several; publishing.py uploads a concept to the Hugging Face Hub.
+the concept merged; lora_import.py reads another program's file (lora_file.py) and projects its
+edits (edits.py) onto the basis of the base; combining.py makes one concept of several;
+publishing.py uploads a concept to the Hugging Face Hub.
 """
 
 from .._lazy import lazy_names

@@ -9,7 +9,6 @@ their ranks add, each up to its own rows.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -95,42 +94,3 @@ def _diffusers(
         tensors[f"{name}.lora_A.weight"] = nn.functional.pad(down, (0, 0, 0, missing)).to(dtype)
         tensors[f"{name}.lora_B.weight"] = nn.functional.pad(up, (0, missing)).to(dtype)
     return tensors
-
-
-def project(
-    pairs: Mapping[str, tuple[Tensor, Tensor, float]],
-    known: Mapping[str, list[tuple[Projection, Place]]],
-    plan: list[Projection],
-    bases: Iterable[Basis],
-) -> tuple[list[np.ndarray], float, float]:
-    """The deltas [r] of each projection that approximate a LoRA best, and their energy.
-
-    pairs: module -> (down [q, in], up [out, q], scale). The least squares solution in an
-    orthonormal basis is delta_i = u_i^T (scale * up @ down) v_i. Also returns the energies
-    (squared Frobenius norms) of the deltas and of the whole LoRA.
-    """
-    by_projection = {
-        projection: (pairs[module], place)
-        for module, held in known.items()
-        for projection, place in held
-    }
-    deltas, total = [], sum(energy(*pair) for pair in pairs.values())
-    for projection, basis in zip(plan, bases, strict=True):
-        delta = np.zeros(basis.s.numel())
-        if projection in by_projection:
-            (down, up, scale), place = by_projection[projection]
-            up = up[place.start : place.start + projection.out_features]
-            left = basis.U.double().T @ up.double()
-            right = basis.V.double().T @ down.double().T
-            delta = scale * (left * right).sum(1).numpy()
-            for start, stop, kept in basis.ties():
-                delta[start:stop] = delta[start:stop].mean() * kept
-        deltas.append(delta)
-    return deltas, float(sum(np.square(d).sum() for d in deltas)), total
-
-
-def energy(down: Tensor, up: Tensor, scale: float) -> float:
-    """|scale * up @ down|^2 without computing the product: down [q, ...], up [out, q, ...]."""
-    down, up = down.double().flatten(1), up.double().flatten(1)
-    value = scale**2 * float(((up.T @ up) * (down @ down.T)).sum())
-    return value if math.isfinite(value) else math.inf

@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 from peft import get_peft_model
+from torch import nn
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -74,6 +75,22 @@ def test_whoever_imports_the_configuration_alone_can_use_it():
         "model = nn.Sequential(nn.Linear(4, 4))\n"
         "get_peft_model(model, SVFitConfig(r=2, target_modules=['0']))\n"
         "print(type(model[0]).__name__)\n"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout.strip() == "SVFitLinear", done.stderr
+
+
+@pytest.mark.parametrize("first", ["import svfit_diffusion, peft", "import peft, svfit_diffusion"])
+def test_peft_reads_a_saved_adapter_where_the_package_is_only_imported(tmp_path, first):
+    model = get_peft_model(nn.Sequential(nn.Linear(4, 4)), SVFitConfig(r=2, target_modules=["0"]))
+    model.save_pretrained(tmp_path)
+    code = (
+        f"{first}\n"
+        "from torch import nn\n"
+        "base = nn.Sequential(nn.Linear(4, 4))\n"
+        f"model = peft.PeftModel.from_pretrained(base, {str(tmp_path)!r})\n"
+        "print(type(model.base_model.model[0]).__name__)\n"
     )
     command = [sys.executable, "-W", "ignore", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -24,7 +24,8 @@ from svfit_diffusion.pipeline.loading import (
     remove_concept,
     swap_concept,
 )
-from svfit_diffusion.sharing.lora_import import import_lora, read_lora
+from svfit_diffusion.sharing.lora_file import read_edits
+from svfit_diffusion.sharing.lora_import import import_lora
 from svfit_diffusion.web.studio.cards import read_card
 
 SECONDS, BYTES = 1.0, 50_000_000  # of one file: CPU time, memory
@@ -77,7 +78,7 @@ def sentence(error, name):
     return text
 
 
-READERS = {"concept": read_concept, "packed": read_concept, "lora": read_lora}
+READERS = {"concept": read_concept, "packed": read_concept, "lora": read_edits}
 
 
 @pytest.mark.parametrize("kind", READERS)
@@ -111,13 +112,13 @@ def test_attacks_take_little_memory(goods, tmp_path):
 import sys
 from pathlib import Path
 from svfit_diffusion.concept.file import read_concept
-from svfit_diffusion.sharing.lora_import import read_lora
+from svfit_diffusion.sharing.lora_file import read_edits
 folder = Path(sys.argv[1])
 def held(what):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(what))
 def read(path):
-    return (read_lora if path.name.startswith("lora") else read_concept)(path)
+    return (read_edits if path.name.startswith("lora") else read_concept)(path)
 for path in folder.glob("*-good"):
     read(path)
 Path("/proc/self/clear_refs").write_text("5")
@@ -273,4 +274,4 @@ def test_the_weights_of_a_lora_of_a_huge_rank_are_never_multiplied(tmp_path):
     path = tmp_path / "bomb.safetensors"
     path.write_bytes(data["a rank that fills the memory"])
     with pytest.raises(ValueError, match="a rank of 100,000; at most 1,024"):
-        read_lora(path)
+        read_edits(path)

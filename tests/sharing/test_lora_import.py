@@ -10,10 +10,12 @@ from helpers.tiny_pipelines import load, make_concept, make_pipeline, make_xl_pi
 from safetensors.torch import load_file, save_file
 
 from svfit_diffusion.adapter.attention import layout
+from svfit_diffusion.pipeline.fusing import fuse_concepts
 from svfit_diffusion.pipeline.loading import load_concept
 from svfit_diffusion.sharing.lora import KINDS
 from svfit_diffusion.sharing.lora_export import export_lora
-from svfit_diffusion.sharing.lora_import import import_lora, read_lora
+from svfit_diffusion.sharing.lora_file import read_edits
+from svfit_diffusion.sharing.lora_import import import_lora
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -81,8 +83,8 @@ def test_diffusers_own_alphas_count(pipe, tmp_path):
     first = next(iter(sorted(tensors))).removeprefix("unet.").removesuffix(".lora_A.weight")
     settings = {"unet.lora_alpha": 2, "unet.r": 4, "unet.alpha_pattern": {first: 8}}
     save_file(tensors, tmp_path / "b.safetensors", {"lora_adapter_metadata": json.dumps(settings)})
-    pairs, _ = read_lora(tmp_path / "b.safetensors")
-    scales = {name: scale for name, (_, _, scale) in pairs.items()}
+    edits, _ = read_edits(tmp_path / "b.safetensors")
+    scales = {name: edit.scale for name, edit in edits.items()}
     assert scales.pop(f"unet.{first}") == 2 and set(scales.values()) == {0.5}
 
 
@@ -134,3 +136,30 @@ def test_a_lora_on_another_base_of_the_same_shape_is_projected_onto_its_own_basi
     export_lora(make_concept(pipe, trigger=False), pipe, tmp_path / "a.safetensors")
     made = import_lora(tmp_path / "a.safetensors", make_pipeline(seed=5), rank=4)
     assert made.share < 0.05
+
+
+def test_svdiffs_shifts_of_attention_fit_exactly(pipe, base_folder, tmp_path):
+    """Against the dense weights that svdiff-pytorch computes: U relu(diag(s + shift)) V^T."""
+    g, shifts, want = torch.Generator().manual_seed(0), {}, {}
+    plan = layout({"unet": pipe.unet}, {"unet": "both"})
+    for projection in plan:
+        weight = pipe.unet.get_submodule(projection.local).weight.detach().double()
+        u, s, vt = torch.linalg.svd(weight, full_matrices=False)
+        shift = 0.1 * torch.randn(len(s), generator=g)
+        shift[-1] = -1.0  # below what a singular value can be
+        shifts[f"{projection.local}.delta"] = shift
+        want[projection.local] = u @ torch.diag((s + shift).clamp_min(0)) @ vt
+    shifts["conv_in.delta"] = torch.ones(4)
+    save_file(shifts, tmp_path / "spectral_shifts.safetensors")
+    made = import_lora(tmp_path / "spectral_shifts.safetensors", pipe, "full", "sks dog")
+    assert (made.used, made.others) == (len(plan), 1) and made.concept.trigger == "sks dog"
+    assert made.concept.training["imported"] == "SVDiff"
+    fresh = load(base_folder)
+    load_concept(fresh, made.concept, name="rex")
+    fuse_concepts(fresh)
+    for name, weight in want.items():
+        got = fresh.unet.get_submodule(name).weight.double()
+        assert (got - weight).abs().max() < 2e-3 * weight.abs().max(), name  # the file is float16
+    save_file({k: v[:2] for k, v in shifts.items()}, tmp_path / "short.safetensors")
+    with pytest.raises(ValueError, match="has 2 shifts, but this base's weight takes"):
+        import_lora(tmp_path / "short.safetensors", pipe, "full")
