@@ -2,18 +2,21 @@
 
     python integrations/comfyui/pack.py dist/comfyui-svfit
 
-The rooms are copied from this repository each time, so that there is one source of them.
+The rooms are copied from this repository each time, so that there is one source of them. What the
+package does when it is imported (its public names, telling peft of the method) is left out.
 """
 
 from __future__ import annotations
 
 import shutil
 import sys
+import tomllib
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 PACKAGE = HERE.parents[1] / "svfit_diffusion"
 ROOMS = ("adapter", "concept", "pipeline", "settings")
+TOP = '"""The rooms of svfit-diffusion that the node uses."""\n\n__version__ = "{}"\n'
 IGNORED = shutil.ignore_patterns("__pycache__", "vendor", "pack.py", "examples.py")
 
 
@@ -25,8 +28,9 @@ def pack(folder: Path) -> Path:
     inside = folder / "vendor" / PACKAGE.name
     for room in ROOMS:
         shutil.copytree(PACKAGE / room, inside / room, ignore=IGNORED)
-    for file in ("__init__.py", "_lazy.py"):
-        shutil.copy(PACKAGE / file, inside / file)
+    shutil.copy(PACKAGE / "_lazy.py", inside / "_lazy.py")
+    version = tomllib.loads((HERE / "pyproject.toml").read_text())["project"]["version"]
+    (inside / "__init__.py").write_text(TOP.format(version))
     shutil.copy(PACKAGE.parent / "LICENSE", folder / "LICENSE")
     return folder
 
