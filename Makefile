@@ -1,8 +1,11 @@
+# make test-newest tries the newest releases of the libraries, in an environment of its own.
 # make demo | make check | make test | make test-slow | make test-browser | make test-integrations |
 # make faults | make bench:
 # each makes .venv first, if it is not there. CONTRIBUTING.md says what they cost.
 PYTHON ?= python3
 VENV := .venv
+NEWEST := .venv-newest
+MOVING := accelerate diffusers gradio peft tokenizers transformers
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 LOCKED := $(PIP) install --require-hashes --no-deps -r requirements
@@ -10,7 +13,7 @@ SOURCES := pyproject.toml constraints.txt requirements/demo.txt
 
 INTEGRATIONS ?= $(BIN)/python
 
-.PHONY: demo check test test-slow test-browser test-integrations faults bench lint clean
+.PHONY: demo check test test-slow test-newest test-browser test-integrations faults bench lint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/svfit demo
@@ -23,6 +26,13 @@ test: $(VENV)/.test lint
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow
+
+test-newest:
+	$(PYTHON) -m venv --clear $(NEWEST)
+	$(NEWEST)/bin/python -m pip --quiet install -e .[test]
+	$(NEWEST)/bin/python -m pip --quiet install --upgrade $(MOVING)
+	$(NEWEST)/bin/python -m pip list
+	$(NEWEST)/bin/python -m pytest -n 2 --dist loadfile
 
 test-browser: $(VENV)/.test
 	$(LOCKED)/browser.txt
@@ -58,4 +68,4 @@ $(VENV)/.test: $(VENV)/.demo requirements/test.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(NEWEST) build dist *.egg-info

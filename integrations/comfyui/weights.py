@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import comfy.utils
@@ -63,7 +63,8 @@ def fingerprint(part: Part, dtype: str) -> str:
     key = (part.encoder, dtype, *sorted(part.addresses))
     held = _FINGERPRINTS.setdefault(part.patcher.model, {})
     if key not in held:
-        held[key] = _source(part, dtype, "", lambda name: loaded(part, name)).fingerprint()
+        every, read = part.addresses, lambda name: loaded(part, name)
+        held[key] = _source(part, every, dtype, "", read).fingerprint()
     return held[key]
 
 
@@ -82,7 +83,7 @@ def bases(part: Part, ranks: Mapping[str, int], dtype: str, known: str) -> dict[
             )
         return loaded(part, name)
 
-    return bases_of(_source(part, dtype, known, read), ranks)
+    return bases_of(_source(part, ranks, dtype, known, read), ranks)
 
 
 def cached_bases(
@@ -94,7 +95,7 @@ def cached_bases(
         raise KeyError(name)
 
     try:
-        return bases_of(_source(part, dtype, wanted, missing), ranks)
+        return bases_of(_source(part, ranks, dtype, wanted, missing), ranks)
     except KeyError:
         return None
 
@@ -141,6 +142,8 @@ def _says_how(weight: Tensor) -> bool:
     return type(weight).dequantize is not Tensor.dequantize
 
 
-def _source(part: Part, dtype: str, known: str, read: Callable[[str], Tensor]) -> Any:
-    shapes = {name: shape_of(part, name) for name in part.addresses}
+def _source(
+    part: Part, names: Iterable[str], dtype: str, known: str, read: Callable[[str], Tensor]
+) -> Any:
+    shapes = {name: shape_of(part, name) for name in names}
     return held_weights(shapes, dtype, known, read)

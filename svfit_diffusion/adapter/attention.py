@@ -22,8 +22,9 @@ from .config import PROJECTIONS, SVFitConfig
 from .layer import SVFitLinear
 from .tuner import TRAINABLE, layers, tuner_layers
 
-# FLUX.2's single-stream blocks: q, k, v and the MLP's input in one Linear, and their output. Not in
-# PROJECTIONS: other attention has a ModuleList called to_out.
+# FLUX.2's single-stream blocks: q, k, v and the MLP's input in one Linear, and their output. They
+# are edited whole, not their rows of q, k and v alone: so an export is a LoRA of that Linear, as
+# others train it. Not in PROJECTIONS: other attention has a ModuleList called to_out.
 NAMES = (*PROJECTIONS, "to_qkv_mlp_proj", "to_out")
 TEXT_VALUES = ("v_proj", "out_proj", "o_proj", "value")  # transformers' values and outputs
 

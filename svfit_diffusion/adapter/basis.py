@@ -17,15 +17,11 @@ A weight is scaled by a power of two first, which is exact: neither huge nor tin
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
 import torch
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from .truncated_svd import GAP, gram, runs, truncated_svd
@@ -51,6 +47,15 @@ class Basis:
         starts = [i for i, n in enumerate(numbers) if i == 0 or n != numbers[i - 1]]
         runs = zip(starts, [*starts[1:], len(numbers)], strict=True)
         return tuple((a, b, numbers[a] > 0) for a, b in runs if b - a > 1 or not numbers[a])
+
+    def first(self, rank: int) -> Basis:
+        """The basis of the top `rank` triples, at most all: a group that the rank cuts takes 0."""
+        if rank >= len(self.s):
+            return self
+        groups = self.groups[:rank].clone()
+        groups[groups == self.groups[rank]] = 0
+        U, V = (matrix[:, :rank].contiguous() for matrix in (self.U, self.V))
+        return Basis(U, self.s[:rank].clone(), V, groups)
 
 
 def parse_rank(rank: Rank) -> Rank:
@@ -86,7 +91,7 @@ def resolve_rank(weight: Tensor, rank: Rank) -> int:
         return most
     if isinstance(rule, int):
         return min(rule, most)
-    energies = scipy.linalg.eigvalsh(gram(_scaled(weight)[0]))[::-1].clip(min=0)
+    energies = scipy.linalg.eigvalsh(gram(_scaled(weight, "a weight")[0]))[::-1].clip(min=0)
     held = np.cumsum(energies)
     wanted = float(rule.removeprefix("energy=")) * held[-1]
     return min(int(np.searchsorted(held, wanted * (1 - 1e-12))) + 1, most)
@@ -99,12 +104,9 @@ def factorize(weight: Tensor, rank: Rank, name: str = "a weight") -> Basis:
     singular values exceed float32, or it cannot be factored to the promise.
     """
     name = f"{name} of shape {tuple(weight.shape)}"
-    if weight.ndim != 2 or not weight.numel() or not torch.isfinite(weight).all():
-        raise ValueError(
-            f"{name} is no matrix of finite numbers, so it has no singular basis; check the base "
-            "model's files."
-        )
-    (matrix, exponent), r = _scaled(weight), resolve_rank(weight, rank)
+    matrix, exponent = _scaled(weight, name)
+    del weight  # of the copies that there are, it is one
+    r = resolve_rank(torch.from_numpy(matrix), rank)
     most = min(r + 1, *matrix.shape)  # one more, to see whether the rank cuts a group
     try:
         u, s, v = truncated_svd(matrix, most)
@@ -121,15 +123,6 @@ def factorize(weight: Tensor, rank: Rank, name: str = "a weight") -> Basis:
     return Basis(*(torch.from_numpy(a) for a in parts), groups)
 
 
-def factorize_all(jobs: Iterable[tuple[Tensor, Rank] | tuple[Tensor, Rank, str]]) -> list[Basis]:
-    """factorize() of every (weight, rank, name), one matrix a thread: threaded LAPACK is slower.
-
-    The first are at work while the last are still being read.
-    """
-    with threadpool_limits(limits=1), ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        return list(pool.map(lambda job: factorize(*job), jobs))
-
-
 def _groups(s: np.ndarray, r: int) -> np.ndarray:
     """Group numbers [r] of singular values s [r or r + 1], descending; 0 where no delta can be."""
     numbers = runs(s)
@@ -139,10 +132,16 @@ def _groups(s: np.ndarray, r: int) -> np.ndarray:
     return np.where(np.isin(numbers, list(unfit)), 0, numbers)[:r].astype(np.int32)
 
 
-def _scaled(weight: Tensor) -> tuple[np.ndarray, int]:
-    """The weight in float64, times a power of two that brings its largest entry to 0.5 ... 1, and
-    the exponent that undoes it.
+def _scaled(weight: Tensor, name: str) -> tuple[np.ndarray, int]:
+    """A copy of the weight in float64, times a power of two that brings its largest entry to
+    0.5 ... 1, and the exponent that undoes it. ValueError where it is no finite matrix.
     """
-    matrix = weight.detach().to("cpu", torch.float64).numpy()
-    exponent = int(np.frexp(np.abs(matrix).max())[1])
-    return np.ldexp(matrix, -exponent), exponent
+    matrix = weight.detach().to("cpu", torch.float64, copy=True).numpy()
+    largest = max(matrix.max(), -matrix.min()) if matrix.size else np.nan
+    if matrix.ndim != 2 or not np.isfinite(largest):
+        raise ValueError(
+            f"{name} is no matrix of finite numbers, so it has no singular basis; check the base "
+            "model's files."
+        )
+    exponent = int(np.frexp(largest)[1])
+    return np.ldexp(matrix, -exponent, out=matrix), exponent

@@ -1,36 +1,40 @@
-"""Where bases come from: the base's published weight files, and a cache of bases on disk.
+"""A cache on disk of the bases of published weights (published.py).
 
-A concept is a change in the basis of the *published* weight, so weights are read from the
-checkpoint's file where there is one, not from the loaded and perhaps cast tensor, and rounded to
-the precision the base is published in. A cache entry is keyed by the identity of those files (path,
-size, time of change, header and a sample of the contents), so a warm load reads none of the model.
+An entry holds what is known of one weight file: the basis of each of its projections at the highest
+rank that was asked for, whose first columns are the basis of any lower rank. It is keyed by the
+file's identity (path, size, time of change, header and a sample of the contents), so a warm load
+reads no more of the model than that. Weights without a file have an entry for each set of them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import functools
 import json
+import logging
 import os
 import warnings
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import save_file
+from torch import nn
 
 from ..concept import atomic_write, remove_leftovers, replace_file
-from .basis import Basis, Rank, factorize_all, parse_rank
+from .basis import Basis, Rank, parse_rank
+from .factoring import Job, factorize_all
+from .published import Source, find_source, identity_of
 
-VERSION = 2
+log = logging.getLogger(__name__)
+VERSION = 3
 DEFAULT_LIMIT = 2_000_000_000  # bytes of bases kept on disk, oldest used go first
-SAMPLES, SAMPLE_BYTES = 64, 4096
+PATIENCE = 2.0  # seconds of waiting for another process, before it is said
 PARTS = ("U", "s", "V", "groups")
+ENERGIES = "energies"  # metadata: projection -> rule -> rank, which only the whole spectrum tells
 
 
 def cache_folder() -> Path:
@@ -50,35 +54,25 @@ def load_bases(
     source = find_source(model, ranks, dtype, folder)
     if source.coarse:
         warnings.warn(
-            f"the basis is taken from {type(model).__name__} as loaded in bfloat16, because its "
-            f"{dtype} files were not found; concepts then differ slightly from those trained on "
-            "the files. Load the base from its folder to be exact.",
+            f"the basis is taken from {type(model).__name__} as it was loaded, because its {dtype} "
+            "files were not found, and what was loaded is rounded; concepts then differ from those "
+            "trained on the files. Load the base from its folder in bfloat16 or float32 to be "
+            "exact.",
             stacklevel=2,
         )
     return bases_of(source, ranks)
 
 
 def bases_of(source: Source, ranks: Mapping[str, Rank]) -> dict[str, Basis]:
-    """The bases of named weights of a source, from the cache or newly factored.
+    """The bases of weights of a source, from the cache or newly factored.
 
     ranks: name -> rank rule.
     """
-    rules = {name: parse_rank(rank) for name, rank in ranks.items()}
-    path = _entry("basis", ".safetensors", source.identity, sorted(rules.items()))
-    if (bases := _read(path, rules)) is not None:
-        return bases
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):  # two processes that want one base factor it once
-            if (bases := _read(path, rules)) is None:
-                bases = _factor(source, rules)
-                _write(path, bases)
-                _evict(path.parent)
-            return bases
-    except OSError as error:
-        reason = f"{path.parent} cannot be written ({error})"
-        warnings.warn(f"bases are not cached, since {reason}.", stacklevel=2)
-        return _factor(source, rules)
+    found = {}
+    for identity, keys in source.entries():
+        rules = {name: parse_rank(ranks[name]) for name in keys}
+        found |= _bases_of(source, _entry("basis", ".safetensors", identity), keys, rules)
+    return found
 
 
 def fingerprint(
@@ -96,145 +90,116 @@ def fingerprint(
     return value
 
 
-@dataclass(frozen=True)
-class Source:
-    """The weights of some modules, readable one at a time, and what tells them from others."""
-
-    names: tuple[str, ...]
-    identity: str
-    dtype: torch.dtype | None
-    files: Mapping[str, tuple[Path, str]]  # module name -> (file, tensor name)
-    model: nn.Module
-
-    @property
-    def coarse(self) -> bool:
-        """Whether the weights are only there as a cast that lost what the files hold."""
-        if self.files or self.dtype in (None, torch.bfloat16):
-            return False
-        first = loaded_weight(self.model.get_submodule(self.names[0]))
-        return first.dtype == torch.bfloat16
-
-    def weight(self, name: str) -> Tensor:
-        """Weight [out, in] of a module at the published precision."""
-        if self.files:
-            path, key = self.files[name]
-            with safe_open(path, framework="pt") as file:
-                tensor = file.get_tensor(key)
-        else:
-            tensor = loaded_weight(self.model.get_submodule(name))
-        return tensor if self.dtype is None else tensor.to(self.dtype)
-
-    def fingerprint(self) -> str:
-        return _hash_weights((name, self.weight(name)) for name in self.names)
+def _bases_of(
+    source: Source, path: Path, keys: Mapping[str, str], rules: Mapping[str, Rank]
+) -> dict[str, Basis]:
+    """The bases of one entry: what is held, and what is missing factored and kept."""
+    held = _read(path, keys, rules)
+    if len(held) == len(rules):
+        return held
+    with _sole_writer(path, source.kind) as may_write:
+        held |= _read(path, keys, rules)  # two processes that want one base factor it once
+        missing = {name: rule for name, rule in rules.items() if name not in held}
+        made = _factor(source, missing) if missing else {}
+        if made and may_write:
+            try:
+                _write(path, keys, rules, made)
+            except OSError as error:
+                _not_cached(path, error)
+    return held | made
 
 
-def find_source(
-    model: nn.Module, names: Iterable[str], dtype: str | None, folder: str | None = None
-) -> Source:
-    """The published weights of the named modules: the model's own files, else what is loaded."""
-    names = tuple(sorted(names))
-    precision = None if dtype is None else getattr(torch, dtype)
-    origin = folder or (_origin(model) if dtype else None)
-    files = _published_files(Path(origin), names) if origin else {}
-    if folder and not files:
-        raise ValueError(
-            f"{folder} holds no safetensors files with all the projections of "
-            f"{type(model).__name__}; name the folder of a base of the same family."
-        )
-    if files:
-        identity = _hash(
-            "files", dtype, names, [_identify(p) for p in sorted({p for p, _ in files.values()})]
-        )
-        return Source(names, identity, precision, files, model)
-    source = Source(names, "", precision, {}, model)
-    return Source(names, _hash("memory", source.fingerprint()), precision, {}, model)
+@contextlib.contextmanager
+def _sole_writer(path: Path, model: str) -> Iterator[bool]:
+    """While no other process writes the entry; False where it cannot be written at all."""
+    lock = FileLock(f"{path}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=PATIENCE)
+        except Timeout:
+            log.warning("another process is computing the basis of this %s: waiting for it.", model)
+            lock.acquire()
+    except OSError as error:
+        _not_cached(path, error)
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
-def loaded_weight(module: nn.Module) -> Tensor:
-    """Weight [out, in] of a Linear (below any adapter), dequantised where it is quantised."""
-    from peft.utils import resolve_quantization_backend
-
-    while hasattr(module, "base_layer"):
-        if (kept := getattr(module, "kept_weight", None)) is not None:
-            return kept.detach()  # a fused concept is no part of the base
-        module = module.base_layer
-    backend = resolve_quantization_backend(module, get_apply_tensor_subclass=lambda: None)
-    return module.weight.detach() if backend is None else backend.get_base_weight(module).detach()
-
-
-def _origin(model: nn.Module) -> str | None:
-    """The folder that diffusers or transformers loaded the model from, if it was one."""
-    config = getattr(model, "config", None)
-    origin = getattr(config, "_name_or_path", None) or getattr(model, "name_or_path", None)
-    return origin if origin and Path(origin).is_dir() else None
-
-
-def _published_files(folder: Path, names: tuple[str, ...]) -> dict[str, tuple[Path, str]]:
-    """Module name -> (safetensors file, tensor name); empty when any of them cannot be found."""
-    held: dict[str, Path] = {}
-    for path in sorted(folder.glob("*.safetensors"), key=lambda p: (-len(p.name), p.name)):
-        with safe_open(path, framework="pt") as file:
-            held.update((key, path) for key in file.keys())  # noqa: SIM118, not a dict
-    files = {}
-    for name in names:
-        plain = name.removeprefix("text_model.")
-        keys = [f"{n}.weight" for n in (name, plain, f"text_model.{plain}")]
-        key = next((key for key in keys if key in held), None)
-        if key is None:
-            return {}
-        files[name] = (held[key], key)
-    return files
-
-
-def _identify(path: Path) -> str:
-    """What tells one file's contents from another's without reading all of it."""
-    path = path.resolve()
-    stat = path.stat()
-    digest = hashlib.sha256(f"{path}|{stat.st_size}|{stat.st_mtime_ns}".encode())
-    with path.open("rb") as file:
-        for i in range(SAMPLES):
-            file.seek(i * max(1, stat.st_size // SAMPLES))
-            digest.update(file.read(SAMPLE_BYTES))
-    return digest.hexdigest()
-
-
-def _hash_weights(weights: Iterable[tuple[str, Tensor]]) -> str:
-    digest = hashlib.sha256()
-    for name, weight in weights:
-        name = name.removeprefix("text_model.")
-        digest.update(f"{name}|{tuple(weight.shape)}|{weight.dtype}".encode())
-        digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy())
-    return digest.hexdigest()[:32]
-
-
-def _hash(*parts: object) -> str:
-    return hashlib.sha256(json.dumps([VERSION, *parts]).encode()).hexdigest()
-
-
-def _entry(kind: str, suffix: str, *key: object) -> Path:
-    return cache_folder() / f"{kind}-{_hash(*key)[:40]}{suffix}"
+def _not_cached(path: Path, error: OSError) -> None:
+    reason = f"{path.parent} cannot be written ({error})"
+    warnings.warn(f"bases are not cached, since {reason}.", stacklevel=4)
 
 
 def _factor(source: Source, rules: Mapping[str, Rank]) -> dict[str, Basis]:
-    names, model = sorted(rules), type(source.model).__name__
-    jobs = ((source.weight(n), rules[n], f"{n} of {model}") for n in names)
-    return dict(zip(names, factorize_all(jobs), strict=True))
+    jobs = []
+    for name, rule in rules.items():
+        label, read = f"{name} of {source.kind}", functools.partial(source.weight, name)
+        jobs.append(Job(read, source.shape(name), rule, label))
+    return dict(zip(rules, factorize_all(jobs), strict=True))
 
 
-def _read(path: Path, names: Iterable[str]) -> dict[str, Basis] | None:
-    """A cache entry, or None when it is missing or damaged."""
+def _entry(kind: str, suffix: str, identity: str) -> Path:
+    return cache_folder() / f"{kind}-{identity_of(VERSION, identity)[:40]}{suffix}"
+
+
+def _read(path: Path, keys: Mapping[str, str], rules: Mapping[str, Rank]) -> dict[str, Basis]:
+    """Module name -> basis, of those that an entry holds at the rank wanted, or at a higher one;
+    none where it is missing or damaged.
+    """
+    found = {}
     try:
-        tensors = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            names, energies = set(file.keys()), _energies(file)
+            for name, rule in rules.items():
+                key = keys[name]
+                if f"{key}.s" in names:
+                    basis = Basis(*(file.get_tensor(f"{key}.{part}") for part in PARTS))
+                    rank = _resolved(rule, basis, energies.get(key, {}))
+                    if rank is not None and rank <= len(basis.s):
+                        found[name] = basis.first(rank)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError):
+        return {}
+    with contextlib.suppress(OSError):  # a shared cache may be read-only
         os.utime(path)
-        return {n: Basis(*(tensors[f"{n}.{part}"] for part in PARTS)) for n in names}
-    except (OSError, SafetensorError, KeyError):
-        return None
+    return found
 
 
-def _write(path: Path, bases: Mapping[str, Basis]) -> None:
-    tensors = {f"{n}.{part}": getattr(b, part) for n, b in bases.items() for part in PARTS}
+def _energies(file: Any) -> dict[str, dict[str, int]]:
+    """Projection -> rule -> rank, of an open entry."""
+    return json.loads((file.metadata() or {}).get(ENERGIES, "{}"))
+
+
+def _resolved(rule: Rank, basis: Basis, energies: Mapping[str, int]) -> int | None:
+    """The number of values that a rule asks for; None where that is not known."""
+    most = min(len(basis.U), len(basis.V))
+    if rule == "full":
+        return most
+    return min(rule, most) if isinstance(rule, int) else energies.get(rule)
+
+
+def _write(
+    path: Path, keys: Mapping[str, str], rules: Mapping[str, Rank], made: Mapping[str, Basis]
+) -> None:
+    """Add bases to an entry, in the place of those of a lower rank."""
+    tensors, energies = {}, {}
+    damaged = OSError, SafetensorError, KeyError, TypeError, ValueError  # or missing
+    with contextlib.suppress(*damaged), safe_open(path, framework="pt") as file:
+        energies = _energies(file)
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    for name, basis in made.items():
+        key = keys[name]
+        if isinstance(rules[name], str) and rules[name] != "full":
+            energies.setdefault(key, {})[rules[name]] = len(basis.s)
+        if f"{key}.s" not in tensors or len(tensors[f"{key}.s"]) < len(basis.s):
+            tensors |= {f"{key}.{part}": getattr(basis, part) for part in PARTS}
     with atomic_write(path) as fresh:
-        save_file(tensors, fresh)
+        save_file(tensors, fresh, {ENERGIES: json.dumps(energies)})
+    _evict(path.parent)
 
 
 def _evict(folder: Path) -> None:

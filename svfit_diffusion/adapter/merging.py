@@ -16,6 +16,8 @@ import torch
 from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import Tensor
 
+from .published import is_gguf
+
 
 @dataclass
 class Merged:
@@ -152,11 +154,12 @@ class Mergeable:
         return (U * (strength * delta.to(U.device).float())) @ V.T
 
     def _check_quantization(self) -> None:
-        backend = self.quantization_backend
-        if backend is not None and not backend.supports_merge:
+        backend, gguf = self.quantization_backend, is_gguf(self.get_base_layer())
+        if gguf or (backend is not None and not backend.supports_merge):
+            kind = "GGUF" if gguf else backend.backend_name
             raise ValueError(
-                f"a {backend.backend_name} weight cannot take a merged edit; keep the concept "
-                "attached, or load the base without quantisation."
+                f"a {kind} weight cannot take a merged edit; keep the concept attached, or load "
+                "the base without quantisation."
             )
 
 

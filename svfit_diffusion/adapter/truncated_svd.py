@@ -83,6 +83,19 @@ def gram(matrix: np.ndarray) -> np.ndarray:
     return matrix.T @ matrix if in_features <= out_features else matrix @ matrix.T
 
 
+def krylov_block(r: int) -> int:
+    """The width of a Krylov block that finds r triples."""
+    return 8 * math.ceil(max(1.4 * r, 16) / 8)
+
+
+def least_rate(shape: tuple[int, int], r: int) -> float | None:
+    """E-folds a step from which block Krylov pays for r triples of a matrix of this shape; None
+    where few weights have them.
+    """
+    rate = PRICE * krylov_block(r) * max(shape) / min(shape) ** 2
+    return rate if rate <= STEEP else None
+
+
 def runs(s: np.ndarray) -> np.ndarray:
     """Group numbers [r] from 1 of values s [r], descending: neighbours within GAP share one."""
     return 1 + np.concatenate([[0], np.cumsum(s[:-1] - s[1:] > GAP * s[0])]).astype(np.int32)
@@ -105,12 +118,12 @@ def edit_error(s: np.ndarray, rho: np.ndarray, complete: bool) -> float:
 
 def _by_krylov(matrix: np.ndarray, r: int) -> Iterator[Triples]:
     """At most two tries, the second from where the first ended; none where 2. is cheaper."""
-    block = 8 * math.ceil(max(1.4 * r, 16) / 8)
-    least = PRICE * block * max(matrix.shape) / min(matrix.shape) ** 2  # e-folds a step that pay
-    if least > STEEP:
+    block, least = krylov_block(r), least_rate(matrix.shape, r)
+    if least is None:
         return
-    size = np.linalg.norm(matrix) or 1.0
-    coarse = (matrix / size).astype(np.float32)  # its squares neither overflow nor vanish
+    size = np.linalg.norm(matrix) or 1.0  # by which its squares neither overflow nor vanish
+    coarse = np.empty_like(matrix, dtype=np.float32)
+    np.divide(matrix, size, out=coarse, casting="same_kind")  # without a quotient in float64
     start = np.random.default_rng(0).standard_normal((block, matrix.shape[1]), dtype=np.float32)
     _, s, start = _sweep(coarse, start, 3)
     if s[r - 1] <= FLOOR * s[0]:
@@ -120,6 +133,7 @@ def _by_krylov(matrix: np.ndarray, r: int) -> Iterator[Triples]:
     if rate < least:
         return
     start = _sweep(coarse, start, math.ceil(7 / rate))[-1].astype(np.float64)
+    del coarse
     for _ in range(2):
         u, s, start = _sweep(matrix, start, math.ceil(6 / rate))
         if s[r - 1] <= FLOOR * s[0]:

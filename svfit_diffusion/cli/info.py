@@ -32,6 +32,11 @@ def add_command(commands: Any) -> None:
                       help="of --base: the denoiser's attention (default: both)")  # fmt: skip
     info.add_argument("--train_text_encoder", action=argparse.BooleanOptionalAction, default=True,
                       help="of --base: count its text encoders and a learned word too")  # fmt: skip
+    info.add_argument(
+        "--memory",
+        action="store_true",
+        help="of --base: say how much memory its basis takes to compute here",
+    )
     info.set_defaults(run=_info)
 
 
@@ -42,6 +47,7 @@ def _info(arguments: argparse.Namespace) -> int:
 
 
 def _base(arguments: argparse.Namespace) -> int:
+    from ..generation import size_text
     from ..pipeline import estimate_size
 
     names = ("rank", "text_encoder_rank", "attention", "train_text_encoder")
@@ -58,6 +64,12 @@ def _base(arguments: argparse.Namespace) -> int:
         "file": f"{found.bytes:,} bytes",
         "basis": f"{found.basis:,} bytes, computed once and cached",
     }
+    if arguments.memory:
+        most, at_once, alone = found.memory
+        lines["memory"] = (
+            f"{size_text(most)} at most to compute the basis on this machine as it is now, "
+            f"{at_once} of the largest weights at once; {size_text(alone)} with one at a time"
+        )
     for key, value in lines.items():
         print(f"{key:<12} {value}")
     return 0

@@ -18,7 +18,7 @@ import numpy as np
 PROBES = 8
 # Relative to the edit. Other LAPACK drivers and float32 stay below 1e-6.
 SELF_CHECK_TOLERANCE = 1e-4
-COARSE_TOLERANCE = 0.05  # the same, where only a bfloat16 cast of the weights is available
+COARSE_TOLERANCE = 0.05  # the same, where the weights have no file, and may be rounded
 
 
 def signs(name: str, side: str, length: int) -> np.ndarray:

@@ -3,7 +3,8 @@
 reading.py reads photos of every kind, captions.py their captions, and datasets.py those of a
 dataset; masks.py says where the loss counts; buckets.py keeps the photos' shapes; class_images.py
 fills a folder of the class; encoding.py sends pictures through the VAE; examples.py samples the
-batches, each random number from the seed and the sample's number alone.
+batches, each random number from the seed and the sample's number alone; processes.py shares work
+between the processes of a training.
 """
 
 from .._lazy import lazy_names
@@ -27,6 +28,7 @@ __getattr__, __dir__, __all__ = lazy_names(
             "hold_out",
             "reseed",
         ],
+        "processes": ["by_main", "together"],
         "reading": [
             "Photo",
             "Skipped",

@@ -21,6 +21,7 @@ from ..families import recognise
 from ..generation import Parameters, parameters, read_parameters, save_png
 from ..settings import TrainConfig
 from .examples import seed_of
+from .processes import by_main, together
 
 log = logging.getLogger(__name__)
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -46,23 +47,33 @@ def check_class_folder(config: TrainConfig) -> None:
 def fill_class_images(
     config: TrainConfig, accelerator: Accelerator, pipe: Any, prompt: str, size: int, progress: bool
 ) -> None:
-    """Generate class images with the base until their folder holds as many as are wanted.
+    """Generate class images with the base until their folder holds as many as are wanted; all
+    processes share the work.
 
     ValueError where it holds some of another prompt, base or size.
     """
-    folder = Path(config.class_data_dir)
     check_class_folder(config)
-    if accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-        wanted = parameters(pipe, prompt, width=size, height=size)
-        held = _pictures(folder)
-        _check_made_by(held, wanted, config.seed)
-        names = (folder / f"class-{i:05d}.png" for i in itertools.count())
-        free = (path for path in names if not path.exists())
-        todo = list(itertools.islice(free, max(0, config.num_class_images - len(held))))
+    wanted = parameters(pipe, prompt, width=size, height=size)
+    missing = by_main(accelerator, lambda: _missing(config, wanted))
+    ours = missing[accelerator.process_index :: accelerator.num_processes]
+    bar = progress and accelerator.is_main_process
+
+    def generate() -> None:
         with accelerator.autocast():  # the VAE is in float32
-            _generate(pipe, wanted, todo, config, progress)
-    accelerator.wait_for_everyone()
+            _generate(pipe, wanted, ours, config, bar)
+
+    together(accelerator, generate)
+
+
+def _missing(config: TrainConfig, wanted: Parameters) -> list[Path]:
+    """Where to store the class images that are still to be generated, in a folder that is fit."""
+    folder = Path(config.class_data_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    held = _pictures(folder)
+    _check_made_by(held, wanted, config.seed)
+    names = (folder / f"class-{i:05d}.png" for i in itertools.count())
+    free = (path for path in names if not path.exists())
+    return list(itertools.islice(free, max(0, config.num_class_images - len(held))))
 
 
 def _generate(

@@ -53,13 +53,12 @@ class Flux(Flow):
             img_ids=places.to(noisy),
             **text,
         ).sample
-        found = found.reshape(count, rows, columns, channels, 2, 2)
-        return found.permute(0, 3, 1, 4, 2, 5).reshape(noisy.shape)
+        return _unpack(found, rows, columns)
 
     def unscale_latents(self, pipe: Any, latents: Tensor, height: int, width: int) -> Tensor:
         """Patches [1, rows x columns, 4c] -> what the VAE decodes."""
-        latents = pipe._unpack_latents(latents, height, width, pipe.vae_scale_factor)
-        return super().unscale_latents(pipe, latents, height, width)
+        rows, columns = (side // (2 * pipe.vae_scale_factor) for side in (height, width))
+        return super().unscale_latents(pipe, _unpack(latents, rows, columns), height, width)
 
     def sampling(self, pipe: Any) -> Sampling:
         """The pipeline's own for dev; schnell takes four steps without guidance."""
@@ -70,3 +69,10 @@ class Flux(Flow):
         """Guidance is an input of the transformer: there is no second, negative pass."""
         no_negative("FLUX.1", negative_prompt)
         return {"guidance_scale": guidance}
+
+
+def _unpack(packed: Tensor, rows: int, columns: int) -> Tensor:
+    """Patches of 2 x 2 [n, rows x columns, 4c] -> latents [n, c, 2 rows, 2 columns]."""
+    count, _, size = packed.shape
+    patches = packed.reshape(count, rows, columns, size // 4, 2, 2)
+    return patches.permute(0, 3, 1, 4, 2, 5).reshape(count, size // 4, 2 * rows, 2 * columns)

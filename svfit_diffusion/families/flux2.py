@@ -51,7 +51,11 @@ class Flux2Klein(Flow):
         rows, columns = (side // (2 * pipe.vae_scale_factor) for side in (height, width))
         latents = latents.transpose(1, 2).reshape(len(latents), -1, rows, columns)
         mean, deviation = _statistics(pipe.vae, latents)
-        return pipe._unpatchify_latents(latents * deviation + mean)
+        patches = (latents * deviation + mean).unflatten(
+            1, (-1, 2, 2)
+        )  # as encode_images made them
+        patches = patches.permute(0, 1, 4, 2, 5, 3)
+        return patches.reshape(len(latents), -1, 2 * rows, 2 * columns)
 
     def predict(
         self, denoiser: nn.Module, noisy: Tensor, times: Tensor, text: dict, guidance: float = 1.0

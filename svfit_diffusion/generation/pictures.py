@@ -135,10 +135,12 @@ def read_parameters(path: str | Path) -> Parameters | None:
 
 
 def size_text(size: int) -> str:
-    """Bytes as people say them, 1 KB = 1,000 bytes: 812 bytes, 3.1 KB, 1.2 MB."""
+    """Bytes as people say them, 1 KB = 1,000 bytes: 812 bytes, 3.1 KB, 1.2 MB, 4.1 GB."""
     if size < 1_000:
         return "1 byte" if size == 1 else f"{size} bytes"
-    return f"{size / 1e3:.1f} KB" if size < 999_950 else f"{size / 1e6:.1f} MB"
+    if size < 999_950:
+        return f"{size / 1e3:.1f} KB"
+    return f"{size / 1e6:.1f} MB" if size < 999_950_000 else f"{size / 1e9:.1f} GB"
 
 
 def grid(

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..adapter import Projection, layout, parse_rank, values_and_outputs
+from ..adapter import (
+    Memory,
+    basis_bytes,
+    factoring_memory,
+    layout,
+    parse_rank,
+    values_and_outputs,
+)
 from ..concept import PROBES, Concept, to_bytes
 from ..families import Family, base_name, configuration_of, skeleton
 from ..settings import TrainConfig
@@ -21,7 +28,7 @@ from ..settings import TrainConfig
 class ConceptSize:
     """projections: component -> how many. values: singular values trained. trigger: numbers of the
     learned word. bytes: of the file. basis: bytes of the cached basis. weights: component ->
-    numbers in it.
+    numbers in it. memory: to compute the basis, on this machine as it is now.
     """
 
     family: str
@@ -31,6 +38,7 @@ class ConceptSize:
     bytes: int
     basis: int
     weights: dict[str, int]
+    memory: Memory
 
 
 def estimate_size(base: str, config: TrainConfig | None = None) -> ConceptSize:
@@ -62,6 +70,7 @@ def estimate_size(base: str, config: TrainConfig | None = None) -> ConceptSize:
     rules = (own.get((p.part, p.local), rule) for p in plan)
     most = (min(p.out_features, p.in_features) for p in plan)
     ranks = tuple(m if r == "full" else min(r, m) for r, m in zip(rules, most, strict=True))
+    sizes = [((p.out_features, p.in_features), r) for p, r in zip(plan, ranks, strict=True)]
     rows = {
         part: models[part].get_input_embeddings().weight.shape[1]
         for _, part in family.encoders
@@ -73,15 +82,10 @@ def estimate_size(base: str, config: TrainConfig | None = None) -> ConceptSize:
         values=sum(ranks),
         trigger=sum(rows.values()),
         bytes=len(to_bytes(_empty(base, config, family, targets, ranks, rows))),
-        basis=_basis_bytes(plan, ranks),
+        basis=sum(basis_bytes(*size) for size in sizes),
         weights={part: sum(w.numel() for w in m.parameters()) for part, m in models.items()},
+        memory=factoring_memory(sizes),
     )
-
-
-def _basis_bytes(plan: list[Projection], ranks: tuple[int, ...]) -> int:
-    """U [out, r] and V [in, r] of each projection in float32."""
-    sizes = zip(plan, ranks, strict=True)
-    return 4 * sum(r * (p.out_features + p.in_features) for p, r in sizes)
 
 
 def _empty(

@@ -117,13 +117,13 @@ def check_base(
     projections in the file's order, and the table of their self-check; ValueError where concept
     and pipeline do not belong together. table: that table, where it is known.
 
-    Weights that are only there as a bfloat16 cast have no fingerprint to compare: there the
-    self-check decides, and its error is stated in a warning.
+    Weights that do not come from the base's files may be the base's all the same, in another
+    precision or in fewer bits: there the self-check decides, and its error is stated in a warning.
     """
-    models, folders, plan, coarse = _match_base(pipe, family, concept, basis_from)
+    models, folders, plan, unknown = _match_base(pipe, family, concept, basis_from)
     if table is None:
         table = check_table(plan, basis_of(plan, concept.ranks, models, family, folders))
-    check_basis(concept, table, coarse)
+    check_basis(concept, table, unknown)
     if basis_from:
         called, got = printable(concept.trigger, SHOWN), _base_of(pipe)
         log.warning("%s is applied to %s with the basis of %s.", called, got, basis_from)
@@ -134,9 +134,9 @@ def checked_bases(
     pipe: Any, family: Family, concept: Concept
 ) -> tuple[list[Projection], list[Basis]]:
     """The projections in the file's order and the basis of each, checked as by `check_base`."""
-    models, folders, plan, coarse = _match_base(pipe, family, concept, None)
+    models, folders, plan, unknown = _match_base(pipe, family, concept, None)
     bases = list(basis_of(plan, concept.ranks, models, family, folders))
-    check_basis(concept, check_table(plan, iter(bases)), coarse)
+    check_basis(concept, check_table(plan, iter(bases)), unknown)
     return plan, bases
 
 
@@ -144,7 +144,7 @@ def _match_base(
     pipe: Any, family: Family, concept: Concept, basis_from: str | None
 ) -> tuple[dict[str, nn.Module], dict[str, str], list[Projection], list[str]]:
     """All of `check_base` but the self-check: the components to edit, the folders of their basis,
-    the projections, and the components that are only there as a bfloat16 cast.
+    the projections, and the components whose weights have no file that identifies them.
     """
     got, own = _base_of(pipe), printable(concept.base, SHOWN)
     if concept.family != family.name:
@@ -160,15 +160,15 @@ def _match_base(
             "without; load the whole pipeline."
         )
     models = {part: models[part] for part in concept.targets}
-    folders, coarse = _basis_folders(basis_from, models), []
+    folders, unknown = _basis_folders(basis_from, models), []
     for part, model in models.items():
         if concept.fingerprints[part] != _fingerprint(model, family, folders.get(part)):
             source = find_source(model, find_projections(model), family.dtype, folders.get(part))
-            if not (source.coarse and concept.check):
+            if source.files or not concept.check or _fused(model):
                 raise ValueError(_wrong_base(concept, part, model, got, basis_from))
-            coarse.append(part)
+            unknown.append(part)
     trigger.check(pipe, family.encoders, concept)  # not before: a wrong base is what is wrong
-    return models, folders, check_layout(concept, models), coarse
+    return models, folders, check_layout(concept, models), unknown
 
 
 def _base_of(pipe: Any) -> str:
@@ -180,8 +180,7 @@ def _wrong_base(
     concept: Concept, part: str, model: nn.Module, got: str, basis_from: str | None
 ) -> str:
     own = printable(concept.base, SHOWN)
-    layers = (layer for layer in model.modules() if isinstance(layer, BaseTunerLayer))
-    if fused := sorted({name for layer in layers for name in layer.merged_adapters}):
+    if fused := _fused(model):
         return (
             f"{fused[0]!r} is fused into the {part} of the pipeline {got!r}, so that its base is "
             "not recognised; call unfuse_lora, load the concept, and fuse again."
@@ -196,6 +195,12 @@ def _wrong_base(
         f"other weights; load that base, or, if {got!r} is a fine-tuned version of it, pass "
         f"basis_from={own!r}."
     )
+
+
+def _fused(model: nn.Module) -> list[str]:
+    """Names of the adapters that are fused into a model's weights."""
+    layers = (layer for layer in model.modules() if isinstance(layer, BaseTunerLayer))
+    return sorted({name for layer in layers for name in layer.merged_adapters})
 
 
 def _basis_folders(basis_from: str | None, models: Mapping[str, nn.Module]) -> dict[str, str]:

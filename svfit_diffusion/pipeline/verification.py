@@ -62,18 +62,18 @@ def measure(deltas: np.ndarray, table: np.ndarray) -> tuple[float, ...]:
     return tuple((table @ deltas.astype(np.float64)).astype(np.float32).tolist())
 
 
-def check_basis(concept: Concept, table: np.ndarray, coarse: Sequence[str] = ()) -> None:
+def check_basis(concept: Concept, table: np.ndarray, unknown: Sequence[str] = ()) -> None:
     """Raise ValueError where the basis gives another edit than the file's self-check says.
 
-    coarse: components whose weights are only there as a cast to bfloat16.
+    unknown: components whose weights are not those that the concept was trained on, to the bit.
     """
     if not concept.check:
         return
     error = self_check_deviation(measure(concept.deltas, table), concept.check, concept.deltas)
     if error <= SELF_CHECK_TOLERANCE:
         return
-    base = printable(concept.base, 60)
-    if not coarse:
+    base, parts = printable(concept.base, 60), " and the ".join(unknown)
+    if not unknown:
         raise ValueError(
             f"the file's self-check fails: in the basis found here its edit is off by {error:.1%} "
             f"though the weights are those of {base!r}; the file is damaged, or another program "
@@ -81,11 +81,14 @@ def check_basis(concept: Concept, table: np.ndarray, coarse: Sequence[str] = ())
         )
     if error > COARSE_TOLERANCE:
         raise ValueError(
-            f"the {coarse[0]} was loaded in bfloat16 without its files, and this concept of "
-            f"{base!r} would be off by {error:.1%} on it; load {base!r} from its folder or the Hub."
+            f"this concept was trained on {base!r}, but the {parts} of the pipeline has other "
+            f"weights, or rounded ones, on which it would be off by {error:.1%}; load {base!r} "
+            "from its folder or the Hub, or, if these are its weights in fewer bits or fine-tuned, "
+            f"pass basis_from={base!r}."
         )
     warnings.warn(
-        f"the {coarse[0]} was loaded in bfloat16 without its files: this concept's edit is off by "
-        f"{error:.2%}, as measured by its self-check. Load {base!r} from its folder to be exact.",
+        f"the {parts} was loaded without the files of {base!r}, in another precision, in fewer "
+        f"bits or changed: this concept's edit is off by {error:.2%}, as measured by its "
+        f"self-check. Load {base!r} from its folder, or pass basis_from={base!r}, to be exact.",
         stacklevel=4,
     )

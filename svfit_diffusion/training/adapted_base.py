@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,6 +87,22 @@ class AdaptedBase:
         texts = self.family.text_models(self.pipe).items()
         for model in (self.pipe.vae, *(model for part, model in texts if part not in trained)):
             model.to(device)
+
+    @contextlib.contextmanager
+    def one_at_a_time(self, offload: bool) -> Iterator[None]:
+        """For pictures: with `offload`, each model is on the device only while it works."""
+        if not offload:
+            yield
+            return
+        pipe, device = self.pipe, getattr(self.pipe, self.family.denoiser).device
+        pipe.enable_model_cpu_offload(device=device)
+        try:
+            yield
+        finally:
+            pipe.remove_all_hooks()
+            for model in self.family.components(pipe).values():
+                model.to(device)
+            self.move_idle(torch.device("cpu"))
 
     def add_deltas(self, config: TrainConfig, announce: bool = False) -> None:
         """Put an adapter on the attention that the configuration names."""

@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..concept import write_concept
-from ..data import reseed
+from ..data import by_main, reseed
 from ..settings import AUTO, TrainConfig
 from .advice import advice, remarks
 from .backgrounds import candidate_captions, name_backgrounds
@@ -40,7 +40,7 @@ from .runtime import (
     own_random_numbers,
     restore,
 )
-from .stopping import FiniteGuard, any_process_stops, interruptible
+from .stopping import FiniteGuard, interruptible, share_step
 from .subject import encode_subject
 from .summary import StepClock
 
@@ -63,14 +63,14 @@ def train(
     once the base is loaded, with what will be done: a name and a sentence for each decision.
     """
     accelerator = make_accelerator(config)
-    main = accelerator.is_main_process
-    lock = folder_lock(config.output_dir) if main else contextlib.nullcontext()
-    with lock, own_random_numbers(accelerator.device), deterministic_attention():
-        accelerator.wait_for_everyone()
+    with contextlib.ExitStack() as held:
+        by_main(accelerator, lambda: held.enter_context(folder_lock(config.output_dir)))
+        held.enter_context(own_random_numbers(accelerator.device))
+        held.enter_context(deterministic_attention())
         training = Training(config, accelerator, progress, on_summary)
         training.report = report
         trained = training.run()
-    if config.push_to_hub and main:
+    if config.push_to_hub and accelerator.is_main_process:
         trained = replace(trained, address=upload(config, trained.path))
     return trained
 
@@ -93,6 +93,7 @@ class Training:
     ) -> None:
         self.progress = progress and accelerator.is_main_process
         self.step, self.stopped, self.exit_status = 0, None, 0
+        self.stops_together = False
         self.final_parameters: dict[str, Tensor] | None = None
 
         plan = prepare(config, accelerator)
@@ -133,7 +134,7 @@ class Training:
         subject = self.subject
         if self.config.offload:
             texts = (*subject.captions(), *candidate_captions(subject))
-            self.prompts.fill_cache(texts, self.accelerator.device)
+            self.prompts.fill_cache(texts)
             self.base.move_idle(torch.device("cpu"))
         if subject.unnamed:
             known = known_backgrounds(self.found, subject)
@@ -168,7 +169,9 @@ class Training:
                 bar.set_postfix(loss=f"{loss:.4f}")
                 self._say(clock.step(total and total - self.step))
                 self._after_step(loss)
-        if self.stopped and self.exit_status != 1:  # after a NaN the optimizer's state is no good
+        if (
+            self._asked_to_stop() and self.exit_status != 1
+        ):  # after a NaN the optimizer's state is no good
             save_checkpoint(self)
         return self._finish(loss_before)
 
@@ -189,15 +192,20 @@ class Training:
 
     def _backward(self) -> float:
         """The gradients of all accumulated batches; returns their mean loss over all processes."""
-        accelerator, batches, total = self.accelerator, self.config.gradient_accumulation_steps, 0.0
+        accelerator, batches = self.accelerator, self.config.gradient_accumulation_steps
+        total = torch.zeros((), device=accelerator.device)
         for i in range(batches):
             reseed(self.config.seed, "step", self.step, i, accelerator.process_index)
             last = i == batches - 1
             with contextlib.nullcontext() if last else accelerator.no_sync(self.model):
                 loss = self.objective.loss(self.model, self.step * batches + i) / batches
                 accelerator.backward(loss)
-            total += accelerator.reduce(loss.detach(), "mean").item()
-        return total
+            total += loss.detach()
+        loss, stops = share_step(accelerator, total, bool(self.stopped))
+        if stops and not self.stopped:
+            self.stopped = "another process was interrupted"
+        self.stops_together = stops
+        return loss
 
     def _after_step(self, loss: float) -> None:
         """Log, measure, save and show, each when it is due."""
@@ -219,10 +227,11 @@ class Training:
         self.accelerator.log({"validation_loss": loss}, step=self.step)
 
     def _asked_to_stop(self) -> bool:
-        """Whether this or another process is to stop; all of them stop together."""
-        if any_process_stops(self.accelerator, bool(self.stopped)) and not self.stopped:
-            self.stopped = "another process was interrupted"
-        return self.stopped is not None
+        """Whether this or another process is to stop; all of them stop together, after the same
+        step, so that several of them may make one more.
+        """
+        alone = self.accelerator.num_processes == 1
+        return self.stopped is not None if alone else self.stops_together
 
     def _give_up(self) -> None:
         """Go back to the last parameters that gave a finite loss."""
@@ -246,9 +255,7 @@ class Training:
         loss_after = self.fixed_noise.error(self.model)
         processes = accelerator.num_processes
         concept = make_concept(config, self.base, self.subject, self.step, processes)
-        if accelerator.is_main_process:
-            write_concept(concept, config.concept_path)
-        accelerator.wait_for_everyone()
+        by_main(accelerator, lambda: write_concept(concept, config.concept_path))
         accelerator.end_training()
         hints = advice(config, concept.deltas, self.step, loss_before, loss_after)
         self._warn(hints)

@@ -14,7 +14,8 @@ class PromptEncoder:
     """Conditioning of prompts, with a cache of what stays the same through a training.
 
     cache: prompt -> the part of its conditioning that no step changes: all of it where no text
-    encoder is trained, else what the frozen text encoders give.
+    encoder is trained, else what the frozen text encoders give. It is in main memory: a prompt of
+    FLUX.2 takes 16 MB, and captions are tried by the hundred.
     """
 
     def __init__(self, base: AdaptedBase) -> None:
@@ -23,18 +24,18 @@ class PromptEncoder:
 
     def encode(self, prompts: list[str], device: torch.device) -> dict[str, Tensor]:
         """Conditioning of the prompts, as the family names it: each tensor [prompts, ...]."""
-        self.fill_cache(prompts, device)
+        self.fill_cache(prompts)
         found = [self.cache[prompt] for prompt in prompts]
-        constant = {key: torch.cat([text[key] for text in found]) for key in found[0]}
+        constant = {key: torch.cat([text[key] for text in found]).to(device) for key in found[0]}
         if not self.base.trains_text:
             return constant
         return self._encode_trained(prompts, constant, device)
 
-    def fill_cache(self, prompts: Iterable[str], device: torch.device) -> None:
+    def fill_cache(self, prompts: Iterable[str]) -> None:
         """Compute what no step changes, of prompts that are new."""
         for prompt in dict.fromkeys(prompts):
             if prompt not in self.cache:
-                self.cache[prompt] = self._constant_part(prompt, device)
+                self.cache[prompt] = self._constant_part(prompt)
 
     def prune_cache(self, kept: Iterable[str]) -> None:
         """Drop what is cached of any other prompt."""
@@ -42,12 +43,12 @@ class PromptEncoder:
         self.cache = {prompt: text for prompt, text in self.cache.items() if prompt in kept}
 
     @torch.no_grad()
-    def _constant_part(self, prompt: str, device: torch.device) -> dict[str, Tensor]:
+    def _constant_part(self, prompt: str) -> dict[str, Tensor]:
         base = self.base
         here = next(iter(base.family.text_models(base.pipe).values())).device
         frozen = base.family.encode_frozen(base.pipe, [prompt], here)
         text = frozen if base.trains_text else self._encode_trained([prompt], frozen, here)
-        return {key: value.to(device) for key, value in text.items()}
+        return {key: value.to("cpu") for key, value in text.items()}
 
     def _encode_trained(
         self, prompts: list[str], frozen: dict[str, Tensor], device: torch.device

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from accelerate import Accelerator
 from torch import Tensor
 
+from ..data import by_main
 from ..pipeline import concept_fields
 from ..settings import AUTO, TrainConfig
 from .adapted_base import ADAPTER, AdaptedBase
@@ -100,9 +101,10 @@ class Identity:
 
 def save_checkpoint(training: Any) -> None:
     """Write a checkpoint of the training as it is now, by its main process."""
-    training.accelerator.wait_for_everyone()
-    if not training.accelerator.is_main_process:
-        return
+    by_main(training.accelerator, lambda: _write_checkpoint(training))
+
+
+def _write_checkpoint(training: Any) -> None:
     scaler = training.accelerator.scaler
     settings = {"step": training.step, **training.identity.written()}
     settings["backgrounds"] = training.subject.backgrounds

@@ -39,10 +39,13 @@ def interruptible(training: Any) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def any_process_stops(accelerator: Accelerator, stopped: bool) -> bool:
-    """Whether any process is to stop; all of them get the same answer."""
-    flag = torch.tensor(float(stopped), device=accelerator.device)
-    return bool(accelerator.reduce(flag, "sum").item())
+def share_step(accelerator: Accelerator, loss: Tensor, stopped: bool) -> tuple[float, bool]:
+    """The mean of a step's loss [] over all processes, and whether any of them is to stop; the same
+    in all of them, in one exchange.
+    """
+    both = torch.stack([loss, loss.new_tensor(float(stopped))])
+    total, stops = accelerator.reduce(both, "sum").tolist()
+    return total / accelerator.num_processes, stops > 0
 
 
 class FiniteGuard:

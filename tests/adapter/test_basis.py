@@ -7,7 +7,7 @@ import pytest
 import scipy.linalg
 import torch
 
-from svfit_diffusion.adapter.basis import factorize, factorize_all, parse_rank, resolve_rank
+from svfit_diffusion.adapter.basis import factorize, parse_rank, resolve_rank
 
 
 def weight(out, in_, decay=1.0, seed=0):
@@ -69,12 +69,6 @@ def test_non_finite_weight_is_refused():
 def test_what_exceeds_float32_is_refused_by_name():
     with pytest.raises(ValueError, match=r"to_q of shape \(3, 3\) has a singular value of 1.0e"):
         factorize(torch.eye(3, dtype=torch.float64) * 1e39, 1, "to_q")
-
-
-def test_many_at_once_are_the_same_as_one_by_one():
-    jobs = [(weight(30, 20, seed=i), 3) for i in range(6)]
-    for basis, job in zip(factorize_all(jobs), jobs, strict=True):
-        assert torch.equal(basis.U, factorize(*job).U)
 
 
 def kind(name, out, in_):

@@ -1,17 +1,25 @@
-"""cache.py: the published file is the source, and the cache is warm, safe and bounded."""
+"""cache.py: it answers for each projection, and is warm, safe, shared and bounded."""
 
+import contextlib
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
 
 import pytest
 import torch
-from helpers.tiny_pipelines import load, make_pipeline
+from filelock import FileLock
+from helpers.tiny_pipelines import load
 
 from svfit_diffusion.adapter import cache, truncated_svd
 from svfit_diffusion.adapter.attention import find_projections
-from svfit_diffusion.adapter.cache import cache_folder, fingerprint, load_bases
+from svfit_diffusion.adapter.basis import factorize
+from svfit_diffusion.adapter.cache import cache_folder, load_bases
 
 
 def ranks(model, rank=4):
@@ -35,44 +43,58 @@ def test_warm_load_neither_factors_nor_reads_the_weights(pipe, monkeypatch):
     )
 
 
-def test_basis_is_of_the_file_whatever_was_loaded(base_folder, monkeypatch):
-    exact = load_bases(load(base_folder).unet, ranks(load(base_folder).unet), "float16")
-    coarse = load(base_folder, torch.bfloat16).unet
-    coarse.conv_in.weight.data.zero_()
-    monkeypatch.setenv("SVFIT_CACHE", os.environ["SVFIT_CACHE"] + "2")
-    again = load_bases(coarse, ranks(coarse), "float16")
-    assert all(torch.equal(exact[n].V, again[n].V) for n in exact)
+def factored(monkeypatch):
+    """A list that gets the name of each weight that is factored from here on."""
+    names, inner = [], cache.factorize_all
+
+    def factorize_all(jobs):
+        names.extend(job.name.split()[0] for job in jobs)
+        return inner(jobs)
+
+    monkeypatch.setattr(cache, "factorize_all", factorize_all)
+    return names
 
 
-def test_text_encoder_is_found_in_its_file(pipe):
-    source = cache.find_source(pipe.text_encoder, find_projections(pipe.text_encoder), "float16")
-    assert len(source.files) == len(find_projections(pipe.text_encoder)) > 0
+def same_edit(basis, weight, rank):
+    """Whether a basis gives the edit, and the ties, of one that is factored at this rank."""
+    direct, delta = factorize(weight, rank), torch.linspace(-1, 1, len(basis.s)).double()
+    for start, stop, kept in direct.ties():
+        delta[start:stop] = delta[start:stop].mean() * kept
+    mine, theirs = ((b.U.double() * delta) @ b.V.double().T for b in (basis, direct))
+    assert (mine - theirs).norm() <= 1e-6 * delta.norm()
+    return basis.ties() == direct.ties() and torch.allclose(basis.s, direct.s, rtol=1e-6)
 
 
-def test_memory_and_file_agree_on_the_fingerprint(pipe):
-    names = find_projections(pipe.unet)
-    from_file = fingerprint(pipe.unet, names, "float16")
-    pipe.unet.register_to_config(_name_or_path="")
-    assert fingerprint(pipe.unet, names, "float16") == from_file
-    assert fingerprint(make_pipeline(1).unet, names, "float16") != from_file
+def test_any_rank_that_is_held_or_a_lower_one_is_answered(pipe, monkeypatch):
+    """One projection has equal values, which a lower rank cuts as if it were factored at it."""
+    names = sorted(find_projections(pipe.unet))
+    weight = pipe.unet.get_submodule(names[0]).weight
+    values = torch.tensor([4.0, 3, 3, 2, 1])
+    weight.data = torch.zeros_like(weight)
+    weight.data[range(5), range(5)] = values
+    load_bases(pipe.unet, ranks(pipe.unet, "full"), "float16")
+    no_factoring(monkeypatch)
+    for rank in (1, 2, 3, 4, 9, "full"):
+        found = load_bases(pipe.unet, ranks(pipe.unet, rank), "float16")
+        for name in names[:4]:
+            assert same_edit(found[name], pipe.unet.get_submodule(name).weight, rank)
+    assert find_projections(pipe.unet, "self").keys() < set(names)
 
 
-def test_a_changed_file_is_another_base(base_folder, tmp_path):
-    import shutil
-
-    folder = shutil.copytree(base_folder, tmp_path / "copy")
-    pipe = load(folder)
-    names = find_projections(pipe.unet)
-    before = fingerprint(pipe.unet, names, "float16")
-    pipe.unet.mid_block.attentions[0].transformer_blocks[0].attn1.to_q.weight.data += 0.1
-    pipe.unet.half().save_pretrained(folder / "unet")
-    assert fingerprint(pipe.unet, names, "float16") != before
-
-
-def test_bfloat16_without_files_warns(pipe):
-    pipe.unet.register_to_config(_name_or_path="")
-    with pytest.warns(UserWarning, match="bfloat16"):
-        load_bases(pipe.unet.to(torch.bfloat16), ranks(pipe.unet), "float16")
+def test_only_what_is_missing_is_factored(pipe, monkeypatch):
+    """Another set of ranks, or of projections, is no other base."""
+    load_bases(pipe.unet, ranks(pipe.unet), "float16")
+    names, made = sorted(find_projections(pipe.unet)), factored(monkeypatch)
+    load_bases(pipe.unet, {names[0]: 4, names[1]: 2}, "float16")
+    assert made == []
+    load_bases(pipe.unet, ranks(pipe.unet) | {names[1]: 6}, "float16")
+    load_bases(pipe.unet, ranks(pipe.unet) | {names[1]: 5}, "float16")
+    assert made == [names[1]]
+    load_bases(pipe.unet, {names[2]: "energy=0.5"}, "float16")
+    again = load_bases(pipe.unet, {names[2]: "energy=0.5"}, "float16")
+    assert made == [names[1], names[2]]
+    assert same_edit(again[names[2]], pipe.unet.get_submodule(names[2]).weight, "energy=0.5")
+    assert len(list(cache_folder().glob("basis-*.safetensors"))) == 1
 
 
 def test_a_weight_that_cannot_be_factored_is_named(pipe, monkeypatch):
@@ -97,9 +119,9 @@ def test_a_damaged_entry_is_made_anew(pipe):
 
 
 def test_the_cache_is_bounded_and_keeps_what_was_used_last(pipe, monkeypatch):
-    load_bases(pipe.unet, ranks(pipe.unet, 2), "float16")
+    load_bases(pipe.text_encoder, ranks(pipe.text_encoder, 2), "float16")
     (first,) = cache_folder().glob("basis-*.safetensors")
-    monkeypatch.setenv("SVFIT_CACHE_LIMIT", str(int(first.stat().st_size * 1.5)))
+    monkeypatch.setenv("SVFIT_CACHE_LIMIT", str(first.stat().st_size))
     left = cache_folder() / ".basis-0.safetensors.01234567.tmp"  # by a write that was killed
     left.touch()
     for file in (first, left):
@@ -131,3 +153,74 @@ def test_two_processes_factor_once(base_folder):
     runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     made = [int(run.communicate(timeout=600)[0].split()[-1]) for run in runs]
     assert sorted(made) == [0, 1]
+
+
+@contextlib.contextmanager
+def read_only(folder):
+    """Nobody but the owner may write there, and during the block this process is not the owner."""
+    folder.chmod(0o555)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+        folder.chmod(0o755)
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="this system has no other users")
+def test_a_read_only_cache_is_used(base_folder, monkeypatch):
+    with tempfile.TemporaryDirectory() as root:  # pytest's folders are closed to others
+        Path(root).chmod(0o755)
+        shared = Path(root) / "cache"
+        shared.mkdir()
+        monkeypatch.setenv("SVFIT_CACHE", str(shared))
+        unet = load(shutil.copytree(base_folder, Path(root) / "base")).unet
+        for file in (Path(root) / "base").rglob("*.safetensors"):
+            file.chmod(0o644)
+        cold = load_bases(unet, ranks(unet), "float16")
+        with read_only(shared), monkeypatch.context() as patch:
+            with pytest.raises(OSError, match="denied"):
+                (shared / "file").touch()
+            no_factoring(patch)
+            warm = load_bases(unet, ranks(unet), "float16")
+        with read_only(shared), pytest.warns(UserWarning, match="cannot be written .*denied"):
+            more = load_bases(unet, ranks(unet, 5), "float16")
+    assert all(torch.equal(cold[n].U, warm[n].U) and len(more[n].s) == 5 for n in cold)
+
+
+def test_a_base_that_cannot_be_read_is_said_once(base_folder, tmp_path, monkeypatch, recwarn):
+    folder = shutil.copytree(base_folder, tmp_path / "base")
+    unet, tried = load(folder).unet, factored(monkeypatch)
+    weight = cache.Source.weight
+
+    def broken_off(source, name):
+        for path in (folder / "unet").glob("*.safetensors"):  # by now, its header was read
+            path.write_bytes(path.read_bytes()[:1000])
+        return weight(source, name)
+
+    monkeypatch.setattr(cache.Source, "weight", broken_off)
+    with pytest.raises(ValueError, match="of the base cannot be read .*download the base again"):
+        load_bases(unet, ranks(unet), "float16")
+    assert len(tried) == len(ranks(unet))  # once
+    assert not [w for w in recwarn if "not cached" in str(w.message)]
+    with pytest.raises(ValueError, match="of the base cannot be read"):
+        load_bases(unet, ranks(unet), "float16")
+
+
+def test_waiting_for_another_process_is_said(pipe, monkeypatch, caplog):
+    monkeypatch.setattr(cache, "PATIENCE", 0.1)
+    load_bases(pipe.unet, ranks(pipe.unet), "float16")
+    (entry,) = cache_folder().glob("basis-*.safetensors")
+    taken = threading.Event()
+
+    def other():
+        with FileLock(f"{entry}.lock"):
+            taken.set()
+            time.sleep(1)
+
+    threading.Thread(target=other).start()
+    assert taken.wait(60)
+    assert load_bases(pipe.unet, ranks(pipe.unet, 5), "float16")
+    assert "another process is computing the basis of this UNet2DConditionModel" in caplog.text

@@ -18,6 +18,8 @@ from svfit_diffusion.families import load_base, recognise
 from svfit_diffusion.pipeline.fusing import fuse_concepts
 from svfit_diffusion.pipeline.loading import load_concept, set_concepts
 from svfit_diffusion.pipeline.offloading import offload
+from svfit_diffusion.training.loop import Training
+from svfit_diffusion.training.runtime import make_accelerator
 from svfit_diffusion.web.studio.shared_pipeline import SharedPipeline
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -165,6 +167,22 @@ def test_gradient_checkpointing_and_prior(config, tmp_path):
     assert result.steps == config.max_train_steps and np.isfinite(result.loss_after)
     assert len(list((tmp_path / "class").iterdir())) == 2
     assert list((tmp_path / "rex" / "validation").glob("*.png"))
+
+
+def test_previews_of_an_offloaded_training_take_the_largest_model_alone(config):
+    """What is on the GPU at most, beside what is trained, while a validation is generated."""
+    peaks = {}
+    for away in (False, True):
+        training = Training(replace(config, offload=away), make_accelerator(config), False)
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        training.previews.sample("a photo of sks dog", [0], 1)
+        peaks[away] = torch.cuda.max_memory_allocated()
+        pipe, family = training.base.pipe, training.base.family
+        models = {**family.components(pipe), **family.text_models(pipe), "vae": pipe.vae}
+        sizes = [sum(p.nbytes for p in model.parameters()) for model in models.values()]
+        del training, pipe, models
+    assert peaks[True] <= peaks[False] - (sum(sizes) - max(sizes)) / 2
 
 
 def test_compiled(pipe):

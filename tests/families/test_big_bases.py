@@ -8,15 +8,18 @@ from dataclasses import replace
 from importlib.util import find_spec
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 from accelerate import cpu_offload
+from accelerate.hooks import CpuOffload
 from helpers.tiny_families import all_targets, save_tiny, tiny_config
 from helpers.tiny_pipelines import load, make_concept, picture
 from torch import nn
 
 from svfit_diffusion.families import family_named, load_base, recognise
 from svfit_diffusion.families import quantization as quantized
+from svfit_diffusion.families.base import FIRST, SECOND, THIRD
 from svfit_diffusion.generation.sampling import generate
 from svfit_diffusion.pipeline.loading import load_concept
 from svfit_diffusion.pipeline.offloading import offload
@@ -120,27 +123,47 @@ def _unwanted(*_, **__):
     raise AssertionError("called again")
 
 
-def test_what_is_idle_waits_in_main_memory_and_is_fetched_for_previews(
-    config, tmp_path, monkeypatch
-):
-    """VAE and untrained encoders wait in main memory; a validation fetches and returns them."""
-    training = Training(
-        replace(config, output_dir=str(tmp_path / "rex"), offload=True),
-        make_accelerator(config),
-        progress=False,
-    )
-    base, moved = training.base, []
-    models = {**base.family.text_models(base.pipe), "vae": base.pipe.vae}
-    for name, model in models.items():
-        monkeypatch.setattr(
-            model, "to", lambda device, name=name: moved.append((name, str(device)))
-        )
-    base.move_idle(torch.device("cpu"))
-    trained = {part for _, part in base.family.encoders}
-    assert {name for name, _ in moved} == set(models) - trained
-    moved.clear()
-    training.previews.sample("a photo of sks dog", [0], 1)
-    assert len(moved) == 2 * len(set(models) - trained)  # there and back
+def test_previews_have_one_model_on_the_device_at_a_time(config, tmp_path, monkeypatch):
+    """accelerate's hooks send each model away as the next one begins; afterwards none is left, what
+    is trained is the same parameters, and the picture is the one without offloading.
+    """
+    config = replace(config, output_dir=str(tmp_path / "rex"))
+    plain = Training(config, make_accelerator(config), progress=False)
+    wanted = plain.previews.sample("a photo of sks dog", [0], 1)
+    training = Training(replace(config, offload=True), make_accelerator(config), progress=False)
+    base, events = training.base, []
+    models = {**base.family.components(base.pipe), **base.family.text_models(base.pipe)}
+    models["vae"] = base.pipe.vae
+    parameters, names = dict(training.parameters), {id(m): name for name, m in models.items()}
+    comes = CpuOffload.pre_forward
+
+    def here(hook, module, *arguments, **more):
+        before = hook.prev_module_hook
+        events.append((names[id(module)], before and names[id(before.model)]))
+        return comes(hook, module, *arguments, **more)
+
+    monkeypatch.setattr(CpuOffload, "pre_forward", here)
+    made = training.previews.sample("a photo of sks dog", [0], 1)
+    assert np.array_equal(np.asarray(made[0]), np.asarray(wanted[0]))
+    sent = dict(events)  # what goes away when a model begins to work
+    readers = [encoder.model for encoder in (*base.family.encoders, FIRST, SECOND, THIRD)]
+    readers = [name for name in dict.fromkeys(readers) if name in models]
+    assert sent == dict(zip([*readers, base.family.denoiser, "vae"],
+                            [None, *readers, base.family.denoiser], strict=True))  # fmt: skip
+    assert not any(hasattr(model, "_hf_hook") for model in models.values())
+    assert all(p is parameters[name] for name, p in base.parameters().items())
+
+
+def test_captions_wait_in_main_memory(config, tmp_path):
+    """The device of a training stands here for one that only tells where something is."""
+    config = replace(config, output_dir=str(tmp_path / "rex"))
+    encoder = Training(config, make_accelerator(config), progress=False).prompts
+    encoder._encode_trained = lambda prompts, constant, device: constant
+    encoder.cache.clear()
+    found = encoder.encode(["a photo of sks dog"], torch.device("meta"))
+    assert found and all(value.is_meta for value in found.values())
+    held = [value for kept in encoder.cache.values() for value in kept.values()]
+    assert held and all(value.device.type == "cpu" for value in held)
 
 
 @pytest.mark.parametrize("name", ["sd", "flux", "z-image"])

@@ -131,7 +131,7 @@ def test_diffusers_loads_the_exported_lora(family, tmp_path):
     concept = replace(family.result.concept, trigger_rows=None, trigger_shape={})
     ours, lora = load(family.base), load(family.base)
     base = drawn(ours, "a dog")
-    export_lora(concept, ours, tmp_path / "lora.safetensors", "diffusers")
+    export_lora(concept, ours, tmp_path / "lora.safetensors", "diffusers", "float32")
     lora.load_lora_weights(tmp_path / "lora.safetensors")
     load_concept(ours, concept)
     kind = recognise(lora)

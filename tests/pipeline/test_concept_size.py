@@ -1,6 +1,7 @@
 """census.py: counted from a configuration alone, against real trainings and published sizes."""
 
 import importlib.util
+import re
 import resource
 from pathlib import Path
 
@@ -82,6 +83,11 @@ def test_the_command(bases, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "family flux2-klein" in out and "80: 80 of transformer" in out and "1,280" in out
     assert main(["info", "--base", folder, "--rank", "full", "--no-train_text_encoder"]) == 0
+    assert "memory" not in out
+    assert main(["info", "--base", folder, "--rank", "16", "--memory"]) == 0
+    found = re.search(r"memory +([\d.]+) GB at most .*; ([\d.]+) GB with", capsys.readouterr().out)
+    least = 12 * 27_648 * 3_072 / 1e9  # of the largest weight, in float64 and float32
+    assert least <= float(found[2]) <= float(found[1]) and float(found[2]) < 2 * least
     for wrong, word in (
         (["info"], "one of two"),
         (["info", "--base", folder, "--rank", "energy=0.9"], "depends on the weights"),
