@@ -28,7 +28,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "factoring": ["Memory", "basis_bytes", "factoring_memory"],
         "held": ["held_weights"],
         "layer": ["SVFitLinear"],
-        "published": ["find_source", "loaded_weight"],
+        "published": ["find_source", "loaded_weight", "remembering"],
         "strength": ["Strengths"],
         "tuner": [
             "SVFitConfig",  # not from config.py: only tuner.py registers it with peft

@@ -27,7 +27,7 @@ from torch import nn
 from ..concept import atomic_write, remove_leftovers, replace_file
 from .basis import Basis, Rank, parse_rank
 from .factoring import Job, factorize_all
-from .published import Source, find_source, identity_of
+from .published import Source, find_source, identity_of, remembered
 
 log = logging.getLogger(__name__)
 VERSION = 3
@@ -60,7 +60,8 @@ def load_bases(
             "exact.",
             stacklevel=2,
         )
-    return bases_of(source, ranks)
+    key = "bases", source.identity, tuple(sorted(ranks.items()))
+    return remembered(key, lambda: bases_of(source, ranks))
 
 
 def bases_of(source: Source, ranks: Mapping[str, Rank]) -> dict[str, Basis]:

@@ -13,10 +13,11 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,6 +26,8 @@ from torch import Tensor, nn
 SAMPLES, SAMPLE_BYTES = 64, 4096  # of a file, to identify it
 ROWS, COLUMNS = 4, 16  # of a weight, to compare what was loaded with a file
 ROUND_TRIP = 2.0**-8, 2.0**-25  # relative and absolute rounding of bfloat16 and float16
+T = TypeVar("T")
+_REMEMBERED: ContextVar[dict[Hashable, Any] | None] = ContextVar("remembered", default=None)
 SHARD = re.compile(r"-\d{5}-of-\d{5}")
 
 
@@ -102,6 +105,13 @@ def find_source(
     all of the weights.
     """
     names = tuple(sorted(names))
+    key = "source", id(model), names, dtype, folder
+    return remembered(key, lambda: _find_source(model, names, dtype, folder))
+
+
+def _find_source(
+    model: nn.Module, names: tuple[str, ...], dtype: str | None, folder: str | None
+) -> Source:
     precision = None if dtype is None else getattr(torch, dtype)
     origin = folder or (_origin(model) if dtype else None)
     found = _file_sets(Path(origin), names) if origin else iter(())
@@ -117,6 +127,26 @@ def find_source(
         return Source(names, identity, precision, files, model)
     source = Source(names, "", precision, {}, model)
     return Source(names, identity_of("memory", source.fingerprint()), precision, {}, model)
+
+
+@contextlib.contextmanager
+def remembering() -> Iterator[None]:
+    """Within it, weights are looked for and bases read once: for a time in which none changes."""
+    token = _REMEMBERED.set({} if (held := _REMEMBERED.get()) is None else held)
+    try:
+        yield
+    finally:
+        _REMEMBERED.reset(token)
+
+
+def remembered(key: Hashable, find: Callable[[], T]) -> T:
+    """What is found; within `remembering`, what was found for this key before."""
+    held = _REMEMBERED.get()
+    if held is None:
+        return find()
+    if key not in held:
+        held[key] = find()
+    return held[key]
 
 
 def loaded_weight(module: nn.Module) -> Tensor:

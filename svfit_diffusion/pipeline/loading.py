@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..adapter import tuner_layers, unpatch_attention
+from ..adapter import remembering, tuner_layers, unpatch_attention
 from ..concept import Concept, locate, read_concept
 from ..families import Family, recognise
 from . import trigger
@@ -58,7 +58,7 @@ def load_concept(
     check_names(held, name, triggers)
     alike = (e.any for e in held.values() if e.fits(concept))
     table = next((e.table for e in alike if e.basis_from == basis_from), None)
-    with at_rest(pipe):
+    with at_rest(pipe), remembering():
         unfuse_concepts(pipe)
         models, folders, plan, table = check_base(pipe, family, concept, basis_from, table)
         active = _activity(pipe, family, held)

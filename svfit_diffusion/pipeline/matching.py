@@ -121,7 +121,7 @@ def check_base(
     precision or in fewer bits: there the self-check decides, and its error is stated in a warning.
     """
     models, folders, plan, unknown = _match_base(pipe, family, concept, basis_from)
-    if table is None:
+    if table is None or unknown:  # weights without a file may have changed since
         table = check_table(plan, basis_of(plan, concept.ranks, models, family, folders))
     check_basis(concept, table, unknown)
     if basis_from:

@@ -6,11 +6,13 @@ import shutil
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from helpers.tiny_pipelines import load, make_pipeline
+from helpers.tiny_pipelines import load, make_concept, make_pipeline
 
+from svfit_diffusion.adapter import published
 from svfit_diffusion.adapter.attention import find_projections
 from svfit_diffusion.adapter.cache import fingerprint, load_bases
 from svfit_diffusion.adapter.published import find_source
+from svfit_diffusion.pipeline.loading import load_concept
 
 NAME = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
 
@@ -116,3 +118,22 @@ def test_basis_and_fingerprint_are_of_the_variant_that_was_loaded(base_folder, t
     basis = load_bases(ema, {NAME: "full"}, "float16")[NAME]
     rebuilt = (basis.U * basis.s) @ basis.V.T
     assert torch.allclose(rebuilt, other.get_submodule(NAME).weight.float(), atol=1e-5)
+
+
+def test_a_load_looks_for_the_published_weights_once(pipe, monkeypatch):
+    """Once for each model, whatever asks; and again the next time, when they may have changed."""
+    asked, own = [], published._find_source
+
+    def find(model, *arguments):
+        asked.append(type(model).__name__)
+        return own(model, *arguments)
+
+    concept = make_concept(pipe)
+    monkeypatch.setattr(published, "_find_source", find)
+    for count in (1, 2):
+        load_concept(pipe, concept, name=f"rex{count}", token=f"word{count}")
+        assert sorted(asked) == sorted(["UNet2DConditionModel", "CLIPTextModel"] * count)
+    weight = next(layer for layer in pipe.unet.modules() if hasattr(layer, "svfit_delta"))
+    weight.base_layer.weight.data.normal_()
+    with pytest.raises(ValueError, match="other weights, or rounded ones"):
+        load_concept(pipe, concept, name="three", token="word3")
