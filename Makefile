@@ -1,5 +1,6 @@
 # make test-newest tries the newest releases of the libraries, in an environment of its own.
-# make demo | make check | make test | make test-slow | make test-browser | make faults | make bench:
+# make demo | make check | make test | make test-slow | make test-browser | make test-integrations |
+# make faults | make bench:
 # each makes .venv first, if it is not there. CONTRIBUTING.md says what they cost.
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +11,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 LOCKED := $(PIP) install --require-hashes --no-deps -r requirements
 SOURCES := pyproject.toml constraints.txt requirements/demo.txt
 
-.PHONY: demo check test test-slow test-newest test-browser faults bench lint clean
+INTEGRATIONS ?= $(BIN)/python
+
+.PHONY: demo check test test-slow test-newest test-browser test-integrations faults bench lint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/svfit demo
@@ -34,6 +37,12 @@ test-newest:
 test-browser: $(VENV)/.test
 	$(LOCKED)/browser.txt
 	$(BIN)/python -m pytest -m slow tests/end_to_end/test_browser.py
+
+# Where COMFYUI, SD_SCRIPTS, FORGE, INVOKEAI name checkouts; the others' tests are skipped, and named.
+# INTEGRATIONS: a Python with this package's requirements and the programs' own.
+test-integrations: $(VENV)/.test
+	COMFYUI=$(COMFYUI) SD_SCRIPTS=$(SD_SCRIPTS) FORGE=$(FORGE) INVOKEAI=$(INVOKEAI) PYTHONPATH=.:tests \
+		$(INTEGRATIONS) -m pytest -rs -p helpers.torchvision_operators tests/integrations
 
 faults: $(VENV)/.test
 	$(BIN)/python tests/faults/run.py --green $(FAULTS)
