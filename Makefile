@@ -1,5 +1,6 @@
 # make test-newest tries the newest releases of the libraries, in an environment of its own.
-# make demo | check | test | test-slow | test-browser | screenshots | faults | bench:
+# make demo | check | test | test-slow | test-browser | test-integrations | screenshots | faults |
+# bench:
 # each makes .venv first, if it is not there. CONTRIBUTING.md says what they cost.
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +11,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 LOCKED := $(PIP) install --require-hashes --no-deps -r requirements
 SOURCES := pyproject.toml constraints.txt requirements/demo.txt
 
-.PHONY: demo check test test-slow test-newest test-browser screenshots faults bench lint clean
+INTEGRATIONS ?= $(BIN)/python
+
+.PHONY: demo check test test-slow test-newest test-browser test-integrations screenshots faults bench lint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/svfit demo
@@ -39,6 +42,12 @@ test-browser: $(VENV)/.test
 screenshots: $(VENV)/.test
 	$(LOCKED)/browser.txt
 	$(BIN)/python docs/screenshots.py --train --docs
+
+# Where COMFYUI, SD_SCRIPTS, FORGE, INVOKEAI name checkouts; the others' tests are skipped, and named.
+# INTEGRATIONS: a Python with this package's requirements and the programs' own.
+test-integrations: $(VENV)/.test
+	COMFYUI=$(COMFYUI) SD_SCRIPTS=$(SD_SCRIPTS) FORGE=$(FORGE) INVOKEAI=$(INVOKEAI) PYTHONPATH=.:tests \
+		$(INTEGRATIONS) -m pytest -rs -p helpers.torchvision_operators tests/integrations
 
 faults: $(VENV)/.test
 	$(BIN)/python tests/faults/run.py --green $(FAULTS)

@@ -25,6 +25,7 @@ ELSEWHERE = {  # where a file is tested that has no room of its name in tests/
     "constraints.txt": "tests/test_supply.py",
     "Makefile": "tests/test_supply.py",
     "requirements": "tests/test_supply.py",
+    "integrations": "tests/integrations",
     "recipes": "tests/toybox",
     "samples": "tests/end_to_end/test_samples.py",
     "train_dreambooth_svfit.py": "tests/cli",

@@ -4,10 +4,10 @@
 
 published.py finds a base's published weights; basis.py computes the canonical U_r, s_r and V_r of
 one (by truncated_svd.py), factoring.py those of many within bounds of memory, and cache.py keeps
-them on disk. layer.py is the Linear with deltas (strength.py: how strongly each adapter acts;
-merging.py: into the weight and out again; placement.py: where its tensors lie), config.py and
-tuner.py make it a method of peft, and attention.py puts it around the attention projections of a
-model.
+them on disk, also those of weights that another program holds (held.py). layer.py is the Linear
+with deltas (strength.py: how strongly each adapter acts; merging.py: into the weight and out again;
+placement.py: where its tensors lie), config.py and tuner.py make it a method of peft, and
+attention.py puts it around the attention projections of a model.
 """
 
 from .._lazy import lazy_names
@@ -24,8 +24,9 @@ __getattr__, __dir__, __all__ = lazy_names(
             "values_and_outputs",
         ],
         "basis": ["Basis", "parse_rank", "resolve_rank"],
-        "cache": ["fingerprint", "load_bases"],
+        "cache": ["bases_of", "fingerprint", "load_bases"],
         "factoring": ["Memory", "basis_bytes", "factoring_memory"],
+        "held": ["held_weights"],
         "layer": ["SVFitLinear"],
         "published": ["find_source", "loaded_weight", "remembering"],
         "strength": ["Strengths"],

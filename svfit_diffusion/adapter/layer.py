@@ -117,8 +117,7 @@ class SVFitLinear(nn.Module, Mergeable, Strengths):
             self.unmerge()
         base = self.base_layer
         adapters = () if self._disable_adapters else self._present(self.active_adapters)
-        if self.merged_adapters:
-            adapters = [name for name in adapters if name not in self.merged_adapters]
+        adapters = [a for a in adapters if self.svfit_scaling[a] and a not in self.merged_adapters]
         if not adapters:
             return base(x, *args, **kwargs)
         if self._dense_is_cheaper(x, adapters):

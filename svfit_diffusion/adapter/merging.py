@@ -16,7 +16,7 @@ import torch
 from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import Tensor
 
-from .placement import is_gguf
+from .published import is_gguf
 
 
 @dataclass

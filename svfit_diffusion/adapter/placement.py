@@ -50,11 +50,6 @@ def fetch(container: Deltas | Bases, key: str) -> Tensor:
     return container(key) if hooked(container) else container[key]
 
 
-def is_gguf(linear: nn.Module) -> bool:
-    """Whether a Linear's weight is stored as GGUF does, in blocks of few bits."""
-    return hasattr(linear.weight, "quant_type")  # peft has no backend for it
-
-
 def compute_dtype(linear: nn.Module) -> torch.dtype:
     """The precision that a Linear multiplies in, where its weight may be stored in another one."""
     registry = linear.__dict__.get("_diffusers_hook")

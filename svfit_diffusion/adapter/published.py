@@ -23,8 +23,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from .placement import is_gguf
-
 SAMPLES, SAMPLE_BYTES = 64, 4096  # of a file, to identify it
 ROWS, COLUMNS = 4, 16  # of a weight, to compare what was loaded with a file
 ROUND_TRIP = 2.0**-8, 2.0**-25  # relative and absolute rounding of bfloat16 and float16
@@ -162,6 +160,11 @@ def loaded_weight(module: nn.Module) -> Tensor:
         return dequantize_gguf_tensor(module.weight).detach()
     backend = _quantization(module)
     return module.weight.detach() if backend is None else backend.get_base_weight(module).detach()
+
+
+def is_gguf(linear: nn.Module) -> bool:
+    """Whether a Linear's weight is stored as GGUF does, in blocks of few bits."""
+    return hasattr(linear.weight, "quant_type")  # peft has no backend for it
 
 
 def identity_of(*parts: object) -> str:

@@ -2,8 +2,9 @@
 
     cross_attention_kwargs={"scale": 0.3}  ->  scale_layer(0.3), forward, unscale_layer(0.3)
 
-A strength is what a user puts on an adapter: 0 is the base, 1 as trained. What is scaled for one
-call is put back exactly, to the number that was there before.
+A strength is what a user puts on an adapter: 0 is the base, 1 as trained. An adapter at strength 0
+still acts: it is the limit of small strengths, where a learned word reads as its class word. What
+is scaled for one call is put back exactly, to the number that was there before.
 """
 
 from __future__ import annotations
@@ -76,12 +77,16 @@ class Strengths(BaseTunerLayer):
         """The active adapters that this layer has."""
         return self._present(self.active_adapters)
 
+    def acts(self, adapter: str) -> bool:
+        """Whether an adapter acts now, be it at strength 0."""
+        active = not self._disable_adapters and adapter in self.present_adapters
+        return active or adapter in self.merged_adapters
+
     def strength(self, adapter: str) -> float:
-        """The strength at which an adapter acts now; 0 where it is not active."""
+        """The strength at which an adapter acts now; 0 where it does not."""
         if adapter in self.merged_adapters:
             return self.merged_strength(adapter)
-        active = not self._disable_adapters and adapter in self.active_adapters
-        return self.svfit_scaling.get(adapter, 0.0) if active else 0.0
+        return self.svfit_scaling[adapter] if self.acts(adapter) else 0.0
 
     def merged_strength(self, adapter: str) -> float:
         """The strength at which an adapter was merged."""

@@ -77,7 +77,9 @@ def is_main_process() -> bool:
 
 
 def report(trained: Trained) -> int:
-    """Print how a training went; returns the exit status, 130 where Ctrl-C ended it."""
+    """Print how a training went; returns the exit status, 130 where Ctrl-C ended it, 143
+    where SIGTERM did.
+    """
     from ..generation import size_text
 
     if is_main_process():

@@ -23,6 +23,7 @@ __getattr__, __dir__, __all__ = lazy_names(
             "PLACES",
             "sample_batch",
             "fixed_noise_batches",
+            "frames",
             "generator",
             "group_by_size",
             "hold_out",

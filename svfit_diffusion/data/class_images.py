@@ -15,10 +15,19 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from PIL import Image
 from tqdm.auto import tqdm
 
 from ..families import recognise
-from ..generation import Parameters, parameters, read_parameters, save_png
+from ..generation import (
+    NoPicture,
+    Parameters,
+    check_picture,
+    own_precision,
+    parameters,
+    read_parameters,
+    save_png,
+)
 from ..settings import TrainConfig
 from .examples import seed_of
 from .processes import by_main, together
@@ -50,7 +59,7 @@ def fill_class_images(
     """Generate class images with the base until their folder holds as many as are wanted; all
     processes share the work.
 
-    ValueError where it holds some of another prompt, base or size.
+    ValueError where it holds some of another prompt, base or size, and where a picture is none.
     """
     check_class_folder(config)
     wanted = parameters(pipe, prompt, width=size, height=size)
@@ -59,7 +68,7 @@ def fill_class_images(
     bar = progress and accelerator.is_main_process
 
     def generate() -> None:
-        with accelerator.autocast():  # the VAE is in float32
+        with own_precision(pipe.vae):
             _generate(pipe, wanted, ours, config, bar)
 
     together(accelerator, generate)
@@ -90,6 +99,7 @@ def _generate(
             prompts = [wanted.prompt] * len(batch)
             images = pipe(prompt=prompts, generator=random, **given, **guidance).images
             for image, path, seed in zip(images, batch, seeds, strict=True):
+                check_picture(image)
                 save_png(image, path, replace(wanted, seed=seed))
             bar.update(len(batch))
 
@@ -108,11 +118,24 @@ def _check_made_by(paths: list[Path], wanted: Parameters, seed: int) -> None:
                     f"{path} is a class image of the {name} {getattr(made, ours)!r}, and not of "
                     f"{getattr(wanted, ours)!r}; pass another class_data_dir, or delete it."
                 )
+        _check_stored(path)
         others += made.seed != seed_of(seed, path.name)
     if unknown:
         log.info("%d class images that were not generated here are used as they are.", unknown)
     if others:
         log.info("%d class images of another --seed are used.", others)
+
+
+def _check_stored(path: Path) -> None:
+    """ValueError for a class image of one colour, as a base in half precision may have given."""
+    with Image.open(path) as image:
+        try:
+            check_picture(image)
+        except NoPicture:
+            raise ValueError(
+                f"{path} is of one colour, so it would be trained on for nothing; delete it, and "
+                "another is generated."
+            ) from None
 
 
 def _read(path: Path) -> Parameters | None:

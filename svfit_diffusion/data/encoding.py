@@ -11,7 +11,7 @@ from torch import Tensor
 from ..families import Family
 from ..settings import TrainConfig
 from .buckets import find_buckets, nearest
-from .examples import Examples, encode, views
+from .examples import Examples, encode, frames, views
 from .masks import check_masks, read_mask
 from .reading import Photo
 
@@ -29,6 +29,10 @@ def photo_encoder(
         near = nearest(buckets, image)
         return views(image, near, config.center_crop, config.random_flip)
 
+    def frame(photo: Photo) -> Tensor:
+        near = nearest(buckets, photo.image)
+        return frames(photo.image, near, config.center_crop, config.random_flip)
+
     def mask(photo: Photo) -> Tensor | None:
         found = read_mask(photo, config)
         return None if found is None else seen(found)[:, :1] / 2 + 0.5
@@ -40,6 +44,7 @@ def photo_encoder(
             photos,
             caption,
             lambda photo: seen(photo.image),
+            frame,
             lambda pixels: family.encode_images(pipe.vae, pixels.to(pipe.vae.device)),
             mask if masked else lambda _: None,
         )

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..data import crop, generator, to_tensor
+from ..data import crop, frames, generator, to_tensor
 from ..families import recognise
 from ..pipeline import convert_prompt
 
@@ -139,6 +139,8 @@ def denoising_loss(
         ids = family.tokenize(pipe, convert_prompt(pipe, [prompt] * times))
         read = family.encode_frozen(pipe, [prompt] * times, denoiser.device)
         text = family.encode_text(pipe, tuple(i.to(denoiser.device) for i in ids), read)
+        cut = frames(picture, side, center=True, flip=False).repeat(times, 1)
+        text |= family.frame_conditioning(cut.to(denoiser.device))
         text = {key: value.to(denoiser.dtype) for key, value in text.items()}
         found = family.predict(
             denoiser, noisy.to(denoiser.dtype),

@@ -127,6 +127,14 @@ class Family:
         """
         return dict(read or {})
 
+    def frame_conditioning(self, frames: Tensor) -> dict[str, Tensor]:
+        """What the denoiser is told of how pictures were cut, beside the text conditioning.
+
+        frames: [n, 6], height and width of the photo, top and left of the crop in the scaled photo,
+        height and width of the crop, in pixels.
+        """
+        return {}
+
     def encode_images(self, vae: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels [n, 3, H, W] in -1..1 -> mean and standard deviation [n, c, h, w] of the scaled
         latents.

@@ -84,12 +84,16 @@ def configuration_of(base: str) -> Path:
         ) from None
 
 
-def family_of(base: str) -> Family:
-    """The family of a base, without loading its weights. Raises ValueError if that fails."""
+def family_of(base: str, revision: str | None = None) -> Family:
+    """The family of a base, without loading its weights. Raises ValueError if that fails.
+
+    revision: of a base on the Hub.
+    """
+    options = hub_options(base) | ({"revision": revision} if revision else {})
     try:
         if base == TOYBOX:
             return family_named("StableDiffusionPipeline")
-        return _family(base, **hub_options(base))
+        return _family(base, **options)
     except (OSError, ValueError) as error:
         raise not_loaded(base, error) from error
 

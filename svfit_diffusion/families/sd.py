@@ -37,7 +37,9 @@ class StableDiffusion(Diffusion):
 
 
 class StableDiffusionXL(StableDiffusion):
-    """SDXL: two CLIP encoders side by side, a pooled text vector, and the picture's size as ids."""
+    """SDXL: two CLIP encoders side by side, a pooled text vector, and the picture's size and crop
+    (arXiv 2307.01952, 2.2).
+    """
 
     name = "sdxl"
     pipelines = ("StableDiffusionXLPipeline",)
@@ -51,16 +53,15 @@ class StableDiffusionXL(StableDiffusion):
         hidden, pooled = clip_pair(pipe, self.encoders, ids)
         return {"encoder_hidden_states": hidden, "text_embeds": pooled[-1]}
 
+    def frame_conditioning(self, frames: Tensor) -> dict[str, Tensor]:
+        """Original size, top left corner of the crop, and target size, as they are: [n, 6]."""
+        return {"time_ids": frames}
+
     def predict(
         self, denoiser: nn.Module, noisy: Tensor, times: Tensor, text: dict, guidance: float = 1.0
     ) -> Tensor:
-        """The UNet's output [n, channels, h, w]; size and crop are those of the latents."""
-        height, width = (8 * size for size in noisy.shape[-2:])
-        sizes = noisy.new_tensor([height, width, 0, 0, height, width])
-        added = {
-            "text_embeds": text["text_embeds"],
-            "time_ids": sizes.repeat(len(noisy), 1),
-        }
+        """The UNet's output [n, channels, h, w]."""
+        added = {key: text[key] for key in ("text_embeds", "time_ids")}
         hidden = text["encoder_hidden_states"]
         return denoiser(noisy, times, hidden, added_cond_kwargs=added).sample
 

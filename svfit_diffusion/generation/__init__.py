@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
         "pictures": ["Parameters", "grid", "read_parameters", "save_png", "sheet", "size_text"],
+        "decoding": ["NoPicture", "check_picture", "own_precision"],
         "withheld": ["is_withheld"],
         "sampling": ["generate", "parameters", "pick_device", "pick_dtype"],
     },

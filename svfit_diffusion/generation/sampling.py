@@ -64,7 +64,7 @@ def parameters(pipe: Any, prompt: str, seed: int = 0, **given: Any) -> Parameter
         seed=seed,
         sampler=type(pipe.scheduler).__name__.removesuffix("Scheduler"),
         base=base,
-        concepts=tuple((name, entry.strength) for name, entry in held.items() if entry.strength),
+        concepts=tuple((name, entry.strength) for name, entry in held.items() if entry.in_use),
         **values,
     )
 
@@ -93,7 +93,7 @@ def generate(
         )
     first, family = parameters(pipe, prompt, seed, **given), recognise(pipe)
     for entry in loaded_concepts(pipe).values():
-        if entry.strength:
+        if entry.in_use:
             check_whole(pipe, entry)
     for what, text in (("prompt", first.prompt), ("negative prompt", first.negative_prompt)):
         if said := warn_unread_prompt(pipe, text, what):

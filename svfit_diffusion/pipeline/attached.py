@@ -96,6 +96,19 @@ class Loaded:
             found[part] = each[0] if same else sum(each) / max(1, len(each))
         return found
 
+    def acts(self, part: str) -> bool:
+        """Whether it acts on a component, be it at strength 0."""
+        if part not in self.parts:
+            return False
+        rows = rows_of(self.models[part])
+        held = [*self.parts[part].layers, *([rows] if rows is not None else [])]
+        return any(layer.acts(self.name) for layer in held)
+
+    @property
+    def in_use(self) -> bool:
+        """Whether it acts on any component."""
+        return any(map(self.acts, self.parts))
+
     @property
     def strength(self) -> float:
         """The strength on the denoiser, or on the first component that it edits."""

@@ -44,7 +44,8 @@ def load_concept(
     """Put a concept on a pipeline and return its name there.
 
     concept: a file, a Hub id "user/name", or what read_concept gave.
-    strength: 0 is the base, 1 as trained. name: by default the file's. token: another word to
+    strength: 0 is the base, which reads the learned word as its class word, 1 as trained. name: by
+    default the file's. token: another word to
     call it by, if its own is taken. basis_from: the base it was trained on, for a pipeline that is
     a fine-tuned derivative of that base: the edit is then that of the original base, as a LoRA's
     would be. Raises ValueError, with the pipeline untouched, when the two do not fit.
@@ -70,7 +71,7 @@ def load_concept(
             _remember(pipe, family, name, entry, plan)
             for part, model in family.components(pipe).items():
                 layers = tuner_layers(model).values()
-                set_active(layers, [*active[part], *([name] if strength else [])])
+                set_active(layers, [*active[part], name])
                 set_strengths(layers, {name: strength})
         except BaseException:
             _take_off(pipe, family, name, active)
@@ -101,7 +102,11 @@ def _layer(model: nn.Module, name: str, adapter: str) -> nn.Module:
 
 @one_at_a_time
 def set_concepts(pipe: Any, strengths: Mapping[str, float]) -> None:
-    """Use the named concepts at these strengths, and no other that is loaded."""
+    """Use the named concepts at these strengths, and no other that is loaded.
+
+    A concept at strength 0 is the limit of small strengths: its word reads as its class word. One
+    that is not named leaves the pipeline as if it were not loaded.
+    """
     held = loaded_concepts(pipe)
     for name in strengths:
         _held(held, name)
@@ -111,7 +116,7 @@ def set_concepts(pipe: Any, strengths: Mapping[str, float]) -> None:
     if any(entry.merged for entry in held.values()):
         unfuse_concepts(pipe)
     for part, model in recognise(pipe).components(pipe).items():
-        on = [name for name, entry in held.items() if wanted.get(name) and part in entry.parts]
+        on = [name for name, entry in held.items() if name in wanted and part in entry.parts]
         layers = tuner_layers(model).values()
         set_active(layers, [*others_active(layers, held), *on])
         set_strengths(layers, {name: wanted[name] for name in on})
@@ -151,17 +156,31 @@ def swap_concept(pipe: Any, name: str, concept: Concept | str | Path, **options:
 
 
 def _replace(pipe: Any, old: Loaded, new: Concept, options: dict[str, Any]) -> str:
-    """Swap by removing and loading; a concept that is refused leaves the old one as it was."""
+    """Swap by removing and loading; a concept that is refused leaves the old one as it was, and one
+    that is out of use stays so.
+    """
     unfuse_concepts(pipe)
     with at_rest(pipe):
         check_base(pipe, recognise(pipe), new, options.get("basis_from"))
     before = old.any.concept, old.strength, old.name, old.any.token, old.any.basis_from
+    in_use = old.in_use
     remove_concept(pipe, old.name)
     try:
         return load_concept(pipe, new, name=old.name, **options)
     except ValueError:
         load_concept(pipe, *before)
         raise
+    finally:
+        if not in_use:
+            _rest(pipe, old.name)
+
+
+def _rest(pipe: Any, name: str) -> None:
+    """Leave a loaded concept out of use, and all others as they are."""
+    family, held = recognise(pipe), loaded_concepts(pipe)
+    active = _activity(pipe, family, held)
+    for part, model in family.components(pipe).items():
+        set_active(tuner_layers(model).values(), [other for other in active[part] if other != name])
 
 
 @one_at_a_time
@@ -196,10 +215,10 @@ def _held(held: Mapping[str, Loaded], name: str) -> Loaded:
 
 
 def _activity(pipe: Any, family: Family, held: Mapping[str, Loaded]) -> dict[str, list[str]]:
-    """Component -> its active adapters: concepts that have a strength there, and all others."""
+    """Component -> its active adapters: concepts that act there, and all others."""
     found = {}
     for part, model in family.components(pipe).items():
-        on = [name for name, entry in held.items() if entry.strengths.get(part)]
+        on = [name for name, entry in held.items() if entry.acts(part)]
         found[part] = [*others_active(tuner_layers(model).values(), held), *on]
     return found
 

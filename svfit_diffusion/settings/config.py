@@ -86,6 +86,15 @@ class TrainConfig(
         """Where the concept file is written."""
         return Path(self.output_dir) / f"{self.name}.safetensors"
 
+    @property
+    def names_backgrounds(self) -> bool:
+        """Whether the base is asked what is behind the subject: on Toybox, unless told otherwise.
+
+        How clear an answer must be (training/backgrounds.py) was chosen there.
+        """
+        on_toybox = self.pretrained_model_name_or_path == TrainConfig.pretrained_model_name_or_path
+        return on_toybox if self.caption_backgrounds is None else self.caption_backgrounds
+
     def words(self) -> tuple[str, str, str]:
         """(token, class word, instance prompt), completed from one another."""
         return complete_words(self.placeholder_token, self.initializer_token, self.instance_prompt)

@@ -34,7 +34,7 @@ def _argument(item: Field, annotation: Any) -> dict[str, Any]:
     """argparse's options for a setting; a flag that is not given is None."""
     options = {"default": None, "help": item.metadata["help"].replace("%", "%%")}
     kind = value_type(annotation)
-    if kind is bool:
+    if kind is bool and item.default is not None:
         options["help"] += f" (default: {'yes' if item.default else 'no'})"
     elif item.default is not None:
         options["help"] += f" (default: {item.default})"

@@ -76,8 +76,10 @@ class WordSettings:
     placeholder_token: str | None = option(None, "the rare word that calls the subject: sks")
     initializer_token: str | None = option(None, "the class word, such as dog")
     class_prompt: str | None = option(None, "default: 'a photo of a {class word}'")
-    caption_backgrounds: bool = option(
-        True, "photos without a caption: the base says what is behind the subject"
+    caption_backgrounds: bool | None = option(
+        None,
+        "photos without a caption: the base says what is behind the subject; default: on Toybox, "
+        "the only base on which it was tried",
     )
 
 

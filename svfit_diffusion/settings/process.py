@@ -50,7 +50,11 @@ class ScheduleSettings:
         None, "of the text encoder's deltas; default: the same", above=0
     )
     scale_lr: bool = option(False, "learning_rate times batch, accumulation and processes")
-    token_lr: float = option(1e-2, "of the placeholder token's embedding", above=0)
+    token_lr: float = option(
+        0.24,
+        "of the placeholder token's embedding, times the root mean square of the encoder's table",
+        above=0,
+    )
     lr_scheduler: str = option("constant", "how rates change", choices=SCHEDULERS)
     lr_warmup_steps: int = option(0, "steps of rising rates", least=0)
     lr_num_cycles: int = option(1, "restarts of cosine_with_restarts")
@@ -114,7 +118,10 @@ class MemorySettings:
     title: ClassVar[str] = "precision and memory"
 
     mixed_precision: str | None = option(
-        None, "of the frozen base; default: the launcher's, or no", choices=PRECISIONS
+        None,
+        "of the frozen base; default: the launcher's, or bf16 for quantised weights and, on a "
+        "GPU, for bases that were published in it, or no",
+        choices=PRECISIONS,
     )
     gradient_checkpointing: bool = option(False, "less memory for slower steps")
     quantize: str | None = option(

@@ -20,12 +20,13 @@ from ..adapter import (
     values_and_outputs,
 )
 from ..concept import Trigger
-from ..families import Family, load_base, recognise
+from ..families import Family, family_of, load_base, recognise
 from ..pipeline import trigger
 from ..settings import TrainConfig
+from .precision import check_precision
 
 log = logging.getLogger(__name__)
-ADAPTER = "subject"
+ADAPTER, TOKEN = "subject", "token"
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -54,15 +55,18 @@ class AdaptedBase:
         return bool(self.ids) or set(self.targets) != {self.family.denoiser}
 
     def parameter_groups(self) -> dict[str, dict[str, nn.Parameter]]:
-        """What is trained: "denoiser", "text" and "token", each name -> parameter."""
-        groups: dict[str, dict[str, nn.Parameter]] = {"denoiser": {}, "text": {}, "token": {}}
+        """What is trained, each group name -> parameter: the deltas of "denoiser" and "text", and
+        the trigger's rows of each encoder, such as "text_encoder.token".
+        """
+        groups: dict[str, dict[str, nn.Parameter]] = {"denoiser": {}, "text": {}}
         for part, model in self.adapted.items():
             group = groups["denoiser" if part == self.family.denoiser else "text"]
             for name, layer in layers(model).items():
                 group[f"{part}.{name}"] = layer.svfit_delta[ADAPTER]
         for part in self.ids:
             rows = trigger.row_parameters(getattr(self.pipe, part), ADAPTER)
-            groups["token"] |= {f"{part}.token.{i}": row for i, row in enumerate(rows)}
+            kind = f"{part}.{TOKEN}"
+            groups[kind] = {f"{kind}.{i}": row for i, row in enumerate(rows)}
         return groups
 
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -70,11 +74,17 @@ class AdaptedBase:
         return {name: p for group in self.parameter_groups().values() for name, p in group.items()}
 
     def scales(self) -> dict[str, float]:
-        """Of the deltas of "denoiser" and "text": the size of the singular values they change."""
+        """Of each group of parameters, the root mean square of the values that it changes: the
+        singular values, or the encoder's table of embeddings.
+        """
         denoiser = self.family.denoiser
         text = [model for part, model in self.adapted.items() if part != denoiser]
         found = {"denoiser": [getattr(self.pipe, denoiser)], "text": text}
-        return {kind: rms_singular_value(models) for kind, models in found.items()}
+        scales = {kind: rms_singular_value(models) for kind, models in found.items()}
+        for part in self.ids:
+            table = getattr(self.pipe, part).get_input_embeddings().weight
+            scales[f"{part}.{TOKEN}"] = table.float().square().mean().sqrt().item()
+        return scales
 
     def tie_deltas(self) -> None:
         """Make the deltas of equal singular values equal, whose directions are not determined."""
@@ -139,13 +149,15 @@ class AdaptedBase:
 
 def load_frozen_base(config: TrainConfig, device: torch.device) -> AdaptedBase:
     """The base of a training on its device, with nothing trained on it yet."""
+    name = config.pretrained_model_name_or_path
+    check_precision(config, family_of(name, config.revision))  # before the weights are read
     options = {
         "revision": config.revision,
         "variant": config.variant,
         "quantize": config.quantize,
     }
     pipe = load_base(
-        config.pretrained_model_name_or_path,
+        name,
         DTYPES[config.mixed_precision or "no"],
         **{key: value for key, value in options.items() if value},
     )

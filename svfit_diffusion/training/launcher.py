@@ -1,4 +1,5 @@
-"""What `accelerate launch` was told: it counts where no flag of ours says otherwise.
+"""What `accelerate launch` was told: it counts where no flag of ours says otherwise. Without the
+launcher the precision is the one that fits the base (precision.py).
 
 The launcher hands its precision on in the environment, and its gradient accumulation only with
 DeepSpeed; otherwise that stands in its command line alone, where it is read from here.
@@ -15,6 +16,7 @@ from pathlib import Path
 import psutil
 
 from ..settings import TrainConfig
+from .precision import fitting_precision
 
 PRECISION = "ACCELERATE_MIXED_PRECISION"
 ACCUMULATION = "ACCELERATE_GRADIENT_ACCUMULATION_STEPS"
@@ -26,14 +28,16 @@ def launched(config: TrainConfig) -> TrainConfig:
     """The configuration with the launcher's settings where it has none, and else the defaults."""
     changes = {}
     if config.mixed_precision is None:
-        changes["mixed_precision"] = _precision()
+        changes["mixed_precision"] = _precision(config)
     if config.gradient_accumulation_steps is None:
         changes["gradient_accumulation_steps"] = _accumulation()
     return replace(config, **changes) if changes else config
 
 
-def _precision() -> str:
-    found = os.environ.get(PRECISION, "no").lower()
+def _precision(config: TrainConfig) -> str:
+    if PRECISION not in os.environ:
+        return fitting_precision(config)
+    found = os.environ[PRECISION].lower()
     if found not in ("no", "fp16", "bf16"):
         raise ValueError(
             f"the launcher asks for the mixed precision {found!r}, which is not offered; pass "

@@ -31,12 +31,13 @@ from .length import auto_length
 from .objective import Denoiser, Objective
 from .preparing import prepare
 from .previews import Previews
-from .result import Trained, make_concept, rounded_parameters, upload
+from .result import Trained, as_written, make_concept, rounded_parameters, upload
 from .resuming import Identity, find_checkpoint, known_backgrounds, resume, save_checkpoint
 from .runtime import (
     deterministic_attention,
     make_accelerator,
     make_optimizer,
+    own_accelerate_state,
     own_random_numbers,
     restore,
 )
@@ -65,8 +66,9 @@ def train(
     on_photo: called before the base looks at each photo's background, with its number, from 1, and
     how many there are.
     """
-    accelerator = make_accelerator(config)
     with contextlib.ExitStack() as held:
+        held.enter_context(own_accelerate_state())
+        accelerator = make_accelerator(config)
         by_main(accelerator, lambda: held.enter_context(folder_lock(config.output_dir)))
         held.enter_context(own_random_numbers(accelerator.device))
         held.enter_context(deterministic_attention())
@@ -81,8 +83,9 @@ def train(
 class Training:
     """One training: what it is made of, its loop, and what it reports and saves on the way.
 
-    step: how many are done. stopped: why it is to end early. final_parameters: written instead of
-    the last ones, where they are set.
+    step: how many are done. skipped: whether the last one was, since its gradients overflowed; it
+    is made again, with the loss scaled by less. stopped: why it is to end early. final_parameters:
+    written instead of the last ones, where they are set.
     """
 
     report: Report | None = None
@@ -98,7 +101,7 @@ class Training:
         self.progress = progress and accelerator.is_main_process
         self.on_photo = on_photo if accelerator.is_main_process else None
         self.step, self.stopped, self.exit_status = 0, None, 0
-        self.stops_together = False
+        self.skipped, self.stops_together = False, False
         self.final_parameters: dict[str, Tensor] | None = None
 
         plan = prepare(config, accelerator)
@@ -169,14 +172,14 @@ class Training:
                 if not math.isfinite(loss):
                     self._give_up()
                     break
+                if self.skipped:
+                    continue
                 self.step += 1
                 bar.update()
                 bar.set_postfix(loss=f"{loss:.4f}")
                 self._say(clock.step(total and total - self.step))
                 self._after_step(loss)
-        if (
-            self._asked_to_stop() and self.exit_status != 1
-        ):  # after a NaN the optimizer's state is no good
+        if self._asked_to_stop() and self.exit_status != 1:  # after a NaN its state is no good
             save_checkpoint(self)
         return self._finish(loss_before)
 
@@ -190,8 +193,10 @@ class Training:
             if not self.guard.clip_gradients():
                 return math.nan
             self.optimizer.step()
-            self.base.tie_deltas()
-            self.schedule.step()
+            self.skipped = self.optimizer.step_was_skipped
+            if not self.skipped:
+                self.base.tie_deltas()
+                self.schedule.step()
         self.optimizer.zero_grad()
         return loss
 
@@ -228,8 +233,13 @@ class Training:
 
     def _measure_length(self) -> None:
         """Measure the loss that decides how long to train."""
-        loss = self.length.measure(self.model, self.step)
+        with self.as_written():
+            loss = self.length.measure(self.model, self.step)
         self.accelerator.log({"validation_loss": loss}, step=self.step)
+
+    def as_written(self) -> contextlib.AbstractContextManager[None]:
+        """For a while, the parameters as the file will hold them."""
+        return as_written(self.base, self.config.delta_bits)
 
     def _asked_to_stop(self) -> bool:
         """Whether this or another process is to stop; all of them stop together, after the same

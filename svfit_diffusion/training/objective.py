@@ -50,10 +50,13 @@ class Denoiser(nn.Module):
         self.family, self.guidance = base.family, guidance
         self.prompt_encoder = PromptEncoder(base)
 
-    def forward(self, noisy: Tensor, times: Tensor, prompts: list[str]) -> Tensor:
-        """noisy [n, c, h, w], times [n], n prompts -> prediction [n, c, h, w], float32."""
+    def forward(self, noisy: Tensor, times: Tensor, prompts: list[str], frames: Tensor) -> Tensor:
+        """noisy [n, c, h, w], times [n], n prompts, frames [n, 6] -> prediction [n, c, h, w],
+        float32.
+        """
         denoiser = self.models[self.family.denoiser]
         text = self.prompt_encoder.encode(prompts, noisy.device)
+        text |= self.family.frame_conditioning(frames)
         text = {key: value.to(denoiser.dtype) for key, value in text.items()}
         noisy = noisy.to(denoiser.dtype)
         return self.family.predict(denoiser, noisy, times, text, self.guidance).float()
@@ -97,11 +100,13 @@ class Objective:
         latents = torch.cat([batch.latents for batch in batches]).to(device)
         noise = torch.cat([batch.noise for batch in batches]).to(device)
         steps = torch.cat([batch.steps for batch in batches]).to(device)
+        frames = torch.cat([batch.frames for batch in batches]).to(device)
         prompts = [prompt for part in parts for prompt in part.prompts]
         noisy = family.add_noise(self.scheduler, latents, noise, steps)
         target = family.target(self.scheduler, latents, noise, steps)
         with self.accelerator.autocast():
-            predicted = model(noisy, family.model_timesteps(self.scheduler, steps), prompts)
+            times = family.model_timesteps(self.scheduler, steps)
+            predicted = model(noisy, times, prompts, frames)
         errors = F.mse_loss(predicted.float(), target.float(), reduction="none")
         if (masks := _masks(batches)) is not None:
             masks = masks.to(device)

@@ -11,7 +11,7 @@ from ..data import check_class_folder
 from ..settings import TrainConfig
 from .adapted_base import AdaptedBase, adapt, load_frozen_base
 from .launcher import launched
-from .runtime import check_libraries, make_accelerator
+from .runtime import check_libraries, make_accelerator, own_accelerate_state
 from .subject import Source, read_source
 from .summary import show, summarise
 
@@ -49,4 +49,5 @@ def dry_run(config: TrainConfig) -> dict[str, str]:
     """The summary that `train` would show before its first step; nothing is trained or written."""
     check_libraries(config)
     config = replace(config, report_to=None)  # a log would write a folder
-    return prepare(config, make_accelerator(config)).summary
+    with own_accelerate_state():
+        return prepare(config, make_accelerator(config)).summary

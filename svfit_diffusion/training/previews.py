@@ -1,8 +1,12 @@
-"""Pictures of a base while it is trained: the validation prompt, and what the app shows."""
+"""Pictures of a base while it is trained: the validation prompt, and what the app shows.
+
+They are made of the values that the file will hold, and decoded in the VAE's own precision.
+"""
 
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,9 +17,12 @@ from PIL.Image import Image
 
 from ..concept import free_path
 from ..data import together
-from ..generation import generate, grid, save_png
+from ..generation import NoPicture, check_picture, generate, grid, own_precision, save_png
 from ..settings import TrainConfig
 from .adapted_base import AdaptedBase
+from .result import as_written
+
+log = logging.getLogger(__name__)
 
 
 class Previews:
@@ -27,40 +34,54 @@ class Previews:
         self.config, self.accelerator, self.base, self.size = config, accelerator, base, size
 
     @torch.no_grad()
-    def sample(self, prompt: str, seeds: Iterable[int], steps: int | None = None) -> list[Image]:
-        """A picture of the prompt for each seed. steps: of denoising; default: the base's."""
+    def sample(
+        self, prompt: str, seeds: Iterable[int], steps: int | None = None
+    ) -> dict[int, Image]:
+        """Seed -> picture of the prompt, without those that are none, of which it warns.
+
+        steps: of denoising; default: the base's.
+        """
         pipe, given = self.base.pipe, {"steps": steps, "width": self.size, "height": self.size}
         scheduler = pipe.scheduler
         pipe.scheduler = copy.deepcopy(scheduler)  # sampling sets its timesteps
         try:
-            with self.base.one_at_a_time(self.config.offload), self.accelerator.autocast():
-                return [next(generate(pipe, prompt, 1, seed, **given))[0] for seed in seeds]
+            with (
+                as_written(self.base, self.config.delta_bits),
+                self.base.one_at_a_time(self.config.offload),
+                own_precision(pipe.vae),
+            ):
+                made = {seed: self._picture(prompt, seed, given) for seed in seeds}
+            return {seed: image for seed, image in made.items() if image is not None}
         finally:
             pipe.scheduler = scheduler
+
+    def _picture(self, prompt: str, seed: int, given: dict[str, int | None]) -> Image | None:
+        """One picture; None, with a warning, for what is none."""
+        try:
+            image = next(generate(self.base.pipe, prompt, 1, seed, **given))[0]
+            check_picture(image)
+        except NoPicture as error:
+            log.warning("seed %d: %s", seed, error)
+            return None
+        return image
 
     def validate(self, step: int) -> None:
         """Generate the validation prompt, which all processes share, and keep a grid of it."""
         config, accelerator = self.config, self.accelerator
         seeds = range(config.seed, config.seed + config.num_validation_images)
         ours = seeds[accelerator.process_index :: accelerator.num_processes]
+        parts = together(accelerator, lambda: self.sample(config.validation_prompt, ours))
+        made = {seed: image for part in parts for seed, image in part.items()}
+        if accelerator.is_main_process and made:
+            self._keep(step, dict(sorted(made.items())))
 
-        def sample() -> dict[int, Image]:
-            return dict(zip(ours, self.sample(config.validation_prompt, ours), strict=True))
-
-        made = {
-            seed: image for part in together(accelerator, sample) for seed, image in part.items()
-        }
-        if accelerator.is_main_process:
-            self._keep(step, [made[seed] for seed in seeds])
-
-    def _keep(self, step: int, images: list[Image]) -> None:
-        """Store a grid of pictures of consecutive seeds, and log them."""
-        config = self.config
-        seeds = range(config.seed, config.seed + len(images))
+    def _keep(self, step: int, made: dict[int, Image]) -> None:
+        """Store a grid of pictures, each by its seed, and log them."""
+        config, images = self.config, list(made.values())
         folder = Path(config.output_dir) / "validation"
         folder.mkdir(parents=True, exist_ok=True)
         path = free_path(folder / f"{step:06d}.png")
-        save_png(grid(images, captions=[f"seed {s}" for s in seeds]), path)
+        save_png(grid(images, captions=[f"seed {s}" for s in made]), path)
         stack = np.stack([np.asarray(image) for image in images])
         for tracker in self.accelerator.trackers:
             if tracker.name == "tensorboard":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +18,8 @@ from ..families import base_name
 from ..pipeline import concept_fields, trigger, with_self_check
 from ..settings import TrainConfig
 from ..sharing import push_to_hub
-from .adapted_base import ADAPTER, AdaptedBase
+from .adapted_base import ADAPTER, TOKEN, AdaptedBase
+from .runtime import restore, snapshot
 from .subject import Subject
 
 log = logging.getLogger(__name__)
@@ -28,8 +31,9 @@ class Trained:
 
     steps: those that the concept holds. loss_before, loss_after: of the photos at fixed noise, by
     the base and with the concept as written. stopped: why it ended early. exit_status: 130 after
-    Ctrl-C, 1 after a NaN. advice: what to try, in sentences, where nothing was learned. length: how
-    its length was found, where that was automatic. address: of the upload, where one was wanted.
+    Ctrl-C, 143 after SIGTERM, 1 after a NaN. advice: what to try, in sentences, where nothing was
+    learned. length: how its length was found, where that was automatic. address: of the upload,
+    where one was wanted.
     """
 
     concept: Concept
@@ -61,11 +65,25 @@ def rounded_parameters(base: AdaptedBase, delta_bits: int) -> dict[str, Tensor]:
     for kind, group in base.parameter_groups().items():
         for name, parameter in group.items():
             value = parameter.detach()
-            if delta_bits == 4 and kind != "token":
+            if delta_bits == 4 and not kind.endswith(TOKEN):
                 found[name] = torch.from_numpy(round_to_four_bits(value.cpu().numpy())).to(value)
             else:
                 found[name] = value.half().float()
     return found
+
+
+@contextlib.contextmanager
+def as_written(base: AdaptedBase, delta_bits: int) -> Iterator[None]:
+    """For a while, the parameters as the file will hold them: what is shown and judged is what is
+    shared.
+    """
+    parameters = base.parameters()
+    kept = snapshot(parameters)
+    restore(parameters, rounded_parameters(base, delta_bits))
+    try:
+        yield
+    finally:
+        restore(parameters, kept)
 
 
 def make_concept(

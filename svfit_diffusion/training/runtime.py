@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
 from diffusers.optimization import get_scheduler
 from torch import Tensor
@@ -34,7 +34,6 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     project = ProjectConfiguration(
         config.output_dir, str(Path(config.output_dir, config.logging_dir))
     )
-    AcceleratorState._reset_state()  # a process may train again with another precision
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
         gradient_accumulation_steps=1,  # the loop accumulates: its batches are numbered
@@ -68,20 +67,23 @@ def check_libraries(config: TrainConfig) -> None:
 def make_optimizer(
     config: TrainConfig, groups: dict[str, dict[str, Tensor]], scales: dict[str, float]
 ) -> tuple[torch.optim.Optimizer, Any]:
-    """The optimizer, a rate for each group of parameters times the group's scale, its schedule."""
+    """The optimizer, a rate for each group of parameters times the group's scale, its schedule.
+
+    groups: "denoiser", "text", and the rows of the trigger in each text encoder.
+    """
     prodigy = config.optimizer == "prodigy"
     rates = {
         "denoiser": config.learning_rate,
         "text": config.text_encoder_lr or config.learning_rate,
-        "token": config.token_lr,
     }
-    rates = {kind: rate * scales.get(kind, 1.0) for kind, rate in rates.items()}
-    decays = {"text": config.adam_weight_decay_text_encoder}
+    decay, text_decay = config.adam_weight_decay, config.adam_weight_decay_text_encoder
     held = [
         {
             "params": list(group.values()),
-            "lr": prodigy_rate(config) if prodigy else rates[kind],
-            "weight_decay": config.adam_weight_decay if decays.get(kind) is None else decays[kind],
+            "lr": prodigy_rate(config)
+            if prodigy
+            else rates.get(kind, config.token_lr) * scales[kind],
+            "weight_decay": text_decay if kind == "text" and text_decay is not None else decay,
         }
         for kind, group in groups.items()
         if group
@@ -125,6 +127,23 @@ def resume_schedule(schedule: Any, optimizer: torch.optim.Optimizer, step: int) 
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
     schedule._last_lr = rates
+
+
+@contextlib.contextmanager
+def own_accelerate_state() -> Iterator[None]:
+    """Leave the state that all of a process's Accelerators share to the caller's: a training has a
+    precision of its own, and may follow one with another.
+    """
+    shared = [kind._shared_state for kind in (AcceleratorState, GradientState)]
+    kept = [dict(state) for state in shared]
+    for state in shared:
+        state.clear()
+    try:
+        yield
+    finally:
+        for state, values in zip(shared, kept, strict=True):
+            state.clear()
+            state.update(values)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ def interruptible(training: Any) -> Iterator[None]:
 
     def ask(number: int, _: Any) -> None:
         training.stopped = "interrupted"
-        training.exit_status = 130 if number == signal.SIGINT else 0
+        training.exit_status = 128 + number  # as shells report it: 130 and 143
         signal.signal(number, old[number])
 
     if threading.current_thread() is not threading.main_thread():

@@ -99,7 +99,7 @@ def encode_subject(
         fill_class_images(config, accelerator, pipe, prompt, size, progress)
         held, _ = read_folder(config.class_data_dir)
         subject.class_examples = encoded(held[: config.num_class_images], prompt)
-    if config.caption_backgrounds and subject.examples.masks is None:  # a mask hides the background
+    if config.names_backgrounds and subject.examples.masks is None:  # a mask hides the background
         bare = {i: photo.image for i, photo in enumerate(photos) if photo.caption is None}
         subject.unnamed = {i: edge_colours(image) for i, image in bare.items()}
     return subject

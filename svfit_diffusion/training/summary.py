@@ -14,7 +14,7 @@ from ..concept import printable, to_bytes
 from ..data import count_class_images
 from ..generation import size_text
 from ..settings import AUTO, MOST_AUTO_STEPS, TrainConfig
-from .adapted_base import AdaptedBase
+from .adapted_base import TOKEN, AdaptedBase
 from .launcher import PRECISION
 from .result import unchecked_concept
 from .subject import Source
@@ -100,7 +100,7 @@ def _captions(config: TrainConfig, source: Source) -> str:
     if bare:
         text += f", {bare} as {source.prompt!r}"
         masked = config.mask_data_dir or config.alpha_mask
-        if config.caption_backgrounds and not masked:
+        if config.names_backgrounds and not masked:
             text += " and what the base sees behind the subject"
     return text
 
@@ -121,7 +121,7 @@ def _trained(base: AdaptedBase) -> str:
     deltas = sum(p.numel() for kind in ("denoiser", "text") for p in groups[kind].values())
     where = ", ".join(f"{part}: {attention}" for part, attention in base.targets.items())
     text = f"{deltas:,} singular values ({where})"
-    rows = sum(p.numel() for p in groups["token"].values())
+    rows = sum(p.numel() for kind in groups if kind.endswith(TOKEN) for p in groups[kind].values())
     return f"{text} and {rows:,} values of the trigger" if rows else text
 
 
@@ -158,8 +158,11 @@ def _rate(config: TrainConfig) -> str:
 def _precision(config: TrainConfig, given: TrainConfig) -> str:
     name = "float32" if config.mixed_precision == "no" else config.mixed_precision
     text = f"{name}, {config.quantize} weights" if config.quantize else name
-    launcher = given.mixed_precision is None and PRECISION in os.environ
-    return f"{text} (as the launcher says)" if launcher else text
+    if given.mixed_precision is not None or (name == "float32" and PRECISION not in os.environ):
+        return text
+    if PRECISION in os.environ:
+        return f"{text} (as the launcher says)"
+    return text if config.quantize else f"{text} (as the base was published)"
 
 
 def _device(accelerator: Accelerator) -> str:

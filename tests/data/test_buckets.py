@@ -139,7 +139,8 @@ def _each_photo(training):
 def _left_half(training, mask):
     batch, objective = _each_photo(training)[0], training.objective
     noisy = objective.scheduler.add_noise(batch.latents, batch.noise, batch.steps)
-    found = training.model(noisy, batch.steps, [training.subject.examples.captions[0]])
+    captions = [training.subject.examples.captions[0]]
+    found = training.model(noisy, batch.steps, captions, batch.frames)
     errors = (found - batch.noise).square().mean(1)
     return ((errors * mask).sum() / mask.sum()).item()
 

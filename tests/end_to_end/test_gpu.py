@@ -14,7 +14,7 @@ from accelerate import PartialState
 from helpers.tiny_families import TINY, all_targets, save_tiny, tiny_config
 from helpers.tiny_pipelines import load, make_concept, picture, run
 
-from svfit_diffusion.families import load_base, recognise
+from svfit_diffusion.families import family_of, load_base, recognise
 from svfit_diffusion.pipeline.fusing import fuse_concepts
 from svfit_diffusion.pipeline.loading import load_concept, set_concepts
 from svfit_diffusion.pipeline.offloading import offload
@@ -80,13 +80,17 @@ def test_halves(base_folder, pipe, dtype):
     moved = drawn(pipe) - plain
     assert moved.norm() > 0.1 * plain.norm()
     assert near(drawn(half) - plain_half, moved, 0.2)
-    set_concepts(half, {"rex": 0.0})
+    set_concepts(half, {})
     assert torch.equal(drawn(half), plain_half)
 
 
 @pytest.mark.parametrize("precision", ["no", "fp16", "bf16"])
 def test_training_learns_there_and_is_used_anywhere(family_base, precision):
     config = tiny_config(family_base, mixed_precision=precision, max_train_steps=6)
+    if precision == "fp16" and family_of(str(family_base / "base")).dtype == "bfloat16":
+        with pytest.raises(ValueError, match="overflow in float16"):
+            run(config)
+        return
     result = run(config)
     assert result.loss_after < result.loss_before and not result.stopped
     on_cpu = load(family_base / "base")

@@ -26,6 +26,7 @@ from svfit_diffusion.training.loop import Training, train
 from svfit_diffusion.training.runtime import make_accelerator
 
 PROMPT = "sks dog and zwx mug"
+T5_READS = {"sd3": ["prompt_3"], "flux": ["prompt_2"]}  # which learns no word
 
 
 @pytest.fixture(scope="module", params=TINY)
@@ -84,7 +85,13 @@ def test_save_load_generate_and_remove(family):
     with torch.no_grad():  # what is shown meanwhile is, after the last step, the picture
         last = fresh.image_processor.postprocess(fresh.vae.decode(seen[-1][1]).sample)[0]
     assert len(seen) == 1 and np.array_equal(np.array(last), np.array(image))
+    limit = PROMPT.replace("sks", "dog") if family.result.concept.rows() else PROMPT
     set_concepts(fresh, {name: 0.0})
+    typed = T5_READS.get(family.training.base.family.name, ())
+    assert torch.equal(
+        drawn(fresh), drawn(load(family.base), limit, **dict.fromkeys(typed, PROMPT))
+    )
+    set_concepts(fresh, {})
     assert torch.equal(drawn(fresh), before)
     remove_concept(fresh, name)
     assert torch.equal(drawn(fresh), before)

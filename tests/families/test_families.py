@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers.original_layout import original_state
-from helpers.tiny_families import save_tiny
+from helpers.original_layout import original_state, sd3_state
+from helpers.tiny_families import make_sd3, save_tiny
 from helpers.tiny_pipelines import load, make_concept, make_pipeline, make_xl_pipeline, picture
 from PIL import Image
 from safetensors.torch import save_file
@@ -51,14 +51,8 @@ def test_text_and_prediction_are_the_pipelines_own(folder):
     pipe.unet.forward = inner
     text = family.encode_text(pipe, family.tokenize(pipe, ["a photo of sks dog"]))
     size = seen["noisy"].shape[-1] * pipe.vae_scale_factor
-    if family.name == "sdxl":  # the tiny VAE halves once; the family takes SDXL's factor of 8
-        sizes = torch.tensor([[size, size, 0, 0, size, size]], dtype=torch.float32)
-        added = {"text_embeds": text["text_embeds"], "time_ids": sizes}
-        mine = pipe.unet(
-            seen["noisy"], seen["step"], text["encoder_hidden_states"], added_cond_kwargs=added
-        ).sample
-    else:
-        mine = family.predict(pipe.unet, seen["noisy"], seen["step"], text)
+    text |= family.frame_conditioning(torch.tensor([[size, size, 0, 0, size, size]]))
+    mine = family.predict(pipe.unet, seen["noisy"], seen["step"], text)
     assert torch.allclose(mine, seen["out"], atol=1e-5)
 
 
@@ -136,6 +130,26 @@ def test_a_single_file_of_sdxl_is_the_same_base(tmp_path):
     load_concept(single, concept)
     single.scheduler = folder.scheduler
     assert torch.equal(picture(single), picture(folder))
+
+
+def test_a_single_file_of_sd3_is_the_same_base(tmp_path):
+    """As Stability publishes it without text encoders, which are given beside it."""
+    pipe = make_sd3(layers=38)  # the loader knows SD3.5 large by its last block
+    pipe.to(torch.float16).save_pretrained(tmp_path / "sd3")
+    save_file(sd3_state(pipe), tmp_path / "sd3.safetensors")
+    folder = load(tmp_path / "sd3")
+    beside = {name: part for name, part in folder.components.items() if name.startswith("t")}
+    del beside["transformer"]
+    single = load_base(str(tmp_path / "sd3.safetensors"), config=str(tmp_path / "sd3"), **beside)
+    single.set_progress_bar_config(disable=True)
+    concept = make_concept(folder, targets={"transformer": "both"}, trigger=False)
+    size = {"width": 32, "height": 32}
+    base = picture(folder, **size)
+    assert torch.equal(picture(single, **size), base)
+    load_concept(folder, concept)
+    load_concept(single, concept)
+    found = picture(single, **size)
+    assert torch.equal(found, picture(folder, **size)) and not torch.equal(found, base)
 
 
 KINDS = {

@@ -34,6 +34,34 @@ RESNET = {
     "time_emb_proj": "emb_layers.1",
     "conv_shortcut": "skip_connection",
 }
+SD3 = [
+    ("pos_embed.proj", "x_embedder.proj"),
+    ("pos_embed.pos_embed", "pos_embed"),
+    ("time_text_embed.timestep_embedder.linear_1", "t_embedder.mlp.0"),
+    ("time_text_embed.timestep_embedder.linear_2", "t_embedder.mlp.2"),
+    ("time_text_embed.text_embedder.linear_1", "y_embedder.mlp.0"),
+    ("time_text_embed.text_embedder.linear_2", "y_embedder.mlp.2"),
+    ("proj_out", "final_layer.linear"),
+    ("norm_out.linear", "final_layer.adaLN_modulation.1"),
+    ("transformer_blocks.", "joint_blocks."),
+    (".attn.to_add_out", ".context_block.attn.proj"),
+    (".attn.norm_added_", ".context_block.attn.ln_"),
+    (".norm1_context.linear", ".context_block.adaLN_modulation.1"),
+    (".norm1.linear", ".x_block.adaLN_modulation.1"),
+    (".ff_context.net.0.proj", ".context_block.mlp.fc1"),
+    (".ff_context.net.2", ".context_block.mlp.fc2"),
+    (".ff.net.0.proj", ".x_block.mlp.fc1"),
+    (".ff.net.2", ".x_block.mlp.fc2"),
+    (".attn.to_out.0", ".x_block.attn.proj"),
+    (".attn2.to_out.0", ".x_block.attn2.proj"),
+    (".attn.norm_", ".x_block.attn.ln_"),
+    (".attn2.norm_", ".x_block.attn2.ln_"),
+]
+SD3_QKV = {  # q, k and v of one tensor
+    "x_block.attn.qkv": [f"attn.to_{p}" for p in "qkv"],
+    "x_block.attn2.qkv": [f"attn2.to_{p}" for p in "qkv"],
+    "context_block.attn.qkv": [f"attn.add_{p}_proj" for p in "qkv"],
+}
 VAE_ATTENTION = {
     "group_norm": "norm",
     "to_q": "q",
@@ -90,10 +118,7 @@ def original_state(pipe):
     for key, tensor in pipe.unet.state_dict().items():
         name = unet_name(key, pipe.unet.config.layers_per_block, attention)
         state[f"model.diffusion_model.{name}"] = tensor
-    for key, tensor in pipe.vae.state_dict().items():
-        name = vae_name(key, len(pipe.vae.config.block_out_channels))
-        square = ".mid.attn_1." in name and tensor.ndim == 2
-        state[f"first_stage_model.{name}"] = tensor[..., None, None] if square else tensor
+    state |= vae_state(pipe.vae)
     two = hasattr(pipe, "text_encoder_2")
     first = "conditioner.embedders.0." if two else "cond_stage_model."
     for key, tensor in pipe.text_encoder.state_dict().items():
@@ -121,3 +146,37 @@ def open_clip_state(encoder):
             place = f"conditioner.embedders.1.model.transformer.resblocks.{i}.attn.in_proj_{kind}"
             state[place] = torch.cat(parts)
     return state
+
+
+def vae_state(vae):
+    """A VAE in a checkpoint, its attention as convolutions."""
+    state = {}
+    for key, tensor in vae.state_dict().items():
+        name = vae_name(key, len(vae.config.block_out_channels))
+        square = ".mid.attn_1." in name and tensor.ndim == 2
+        state[f"first_stage_model.{name}"] = tensor[..., None, None] if square else tensor
+    return state
+
+
+def sd3_state(pipe):
+    """Name -> tensor of SD3's transformer and VAE, as in a checkpoint without text encoders."""
+    held, state = pipe.transformer.state_dict(), {}
+    last = f"transformer_blocks.{pipe.transformer.config.num_layers - 1}.norm1_context."
+    joined = [f".{name}." for names in SD3_QKV.values() for name in names]
+    for key, tensor in held.items():
+        if any(name in key for name in joined):
+            continue
+        if key.startswith((last, "norm_out.linear.")):  # scale and shift the other way round
+            tensor = torch.cat(tensor.chunk(2)[::-1])
+        for ours, theirs in SD3:
+            key = key.replace(ours, theirs)
+        state[f"model.diffusion_model.{key}"] = tensor
+    for i in range(pipe.transformer.config.num_layers):
+        for place, names in SD3_QKV.items():
+            for kind in ("weight", "bias"):
+                keys = [f"transformer_blocks.{i}.{name}.{kind}" for name in names]
+                if keys[0] in held:
+                    whole = torch.cat([held[key] for key in keys])
+                    state[f"model.diffusion_model.joint_blocks.{i}.{place}.{kind}"] = whole
+    state |= vae_state(pipe.vae)
+    return {key: tensor.contiguous() for key, tensor in state.items()}

@@ -111,8 +111,11 @@ def make_sdxl(seed: int = 0):
     return pipe
 
 
-def make_sd3(seed: int = 0):
-    """SD3.5's block with a second attention, and SD3's last one without a second stream's end."""
+def make_sd3(seed: int = 0, layers: int = 2):
+    """SD3.5's block with a second attention, and SD3's last one without a second stream's end.
+
+    layers: of the transformer.
+    """
     torch.manual_seed(seed)
     tokenizer, t5 = make_tokenizer(), make_t5(64)
     first = text_config(tokenizer, 32, projection_dim=24)
@@ -121,7 +124,7 @@ def make_sd3(seed: int = 0):
         sample_size=16,
         in_channels=4,
         out_channels=4,
-        num_layers=2,
+        num_layers=layers,
         attention_head_dim=16,
         num_attention_heads=2,
         joint_attention_dim=64,

@@ -19,6 +19,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from safetensors.torch import load_file
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -200,15 +201,37 @@ def same(a, b):
     return rows and np.array_equal(a.deltas, b.deltas)
 
 
+def first_gradients(config, **changes):
+    """Parameter name -> its gradient before the first step, over all batches and processes."""
+    from svfit_diffusion.training.loop import Training
+    from svfit_diffusion.training.runtime import make_accelerator
+
+    config = replace(config, **changes)
+    training = Training(config, make_accelerator(config), progress=False)
+    training._backward()
+    return {name: parameter.grad.clone() for name, parameter in training.parameters.items()}
+
+
+TWO_PROCESSES = """
+import json, sys, torch
+from accelerate import PartialState
+from safetensors.torch import save_file
+torch.set_num_threads(1)
+sys.path.insert(0, sys.argv[2])
+from helpers.tiny_pipelines import first_gradients
+from svfit_diffusion import TrainConfig, train
+config = TrainConfig(**json.loads(sys.argv[1]))
+gradients = first_gradients(config)
+assert PartialState().num_processes == 2
+if PartialState().is_main_process:
+    save_file(gradients, sys.argv[0] + ".safetensors")
+train(config, progress=False)
+"""
+
+
 def in_two_processes(config):
-    """Train as `accelerate launch` would on two devices."""
-    code = (
-        "import json, sys, torch; torch.set_num_threads(1)\n"
-        "from accelerate import PartialState\n"
-        "from svfit_diffusion import TrainConfig, train\n"
-        "train(TrainConfig(**json.loads(sys.argv[1])), progress=False)\n"
-        "assert PartialState().num_processes == 2\n"
-    )
+    """Train as `accelerate launch` would on two devices; returns the first gradients, by name."""
+    code = TWO_PROCESSES
     script = Path(config.output_dir).parent / "two.py"
     script.parent.mkdir(parents=True, exist_ok=True)
     script.write_text(code)
@@ -217,6 +240,8 @@ def in_two_processes(config):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    command += ["--master_port", port, str(script), json.dumps(asdict(config))]
+    tests = str(Path(__file__).parents[1])
+    command += ["--master_port", port, str(script), json.dumps(asdict(config)), tests]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-2000:]
+    return load_file(f"{script}.safetensors")

@@ -51,11 +51,11 @@ def test_a_file_gives_the_densely_edited_model(pipe, base_folder, tmp_path):
     assert distance(picture(other), got) < 1e-5
 
 
-def test_strength_zero_and_removal_are_the_base_bit_for_bit(pipe):
+def test_out_of_use_and_removed_are_the_base_bit_for_bit(pipe):
     base, modules = picture(pipe), [n for n, _ in pipe.unet.named_modules()]
     load_concept(pipe, make_concept(pipe), name="rex")
     assert not torch.equal(picture(pipe), base)
-    set_concepts(pipe, {"rex": 0})
+    set_concepts(pipe, {})
     assert torch.equal(picture(pipe), base)
     remove_concept(pipe, "rex")
     assert torch.equal(picture(pipe), base) and not loaded_concepts(pipe)
@@ -105,12 +105,44 @@ def test_the_trigger_speaks_only_as_a_whole_word(pipe):
     assert convert_prompt(pipe, ["sks dog", "asks"]) == [f"{token} dog", "asks"]
 
 
-def test_trigger_strength_moves_from_the_class_word(pipe):
-    """At full strength the row is the learned one; at a small one, nearly the class word's."""
-    concept = make_concept(pipe, size=0)
-    as_class_word = picture(pipe, "a photo of dog dog")
-    load_concept(pipe, concept, strength=1e-6, name="rex")
-    assert distance(picture(pipe, "a photo of sks dog"), as_class_word) < 1e-4
+def test_a_strength_of_zero_is_the_limit_of_small_ones(pipe):
+    """The base's weights, and the class word in the trigger's place; at 0 to the bit."""
+    concept, prompt = make_concept(pipe), "a photo of sks dog"
+    as_class_word, as_typed = picture(pipe, "a photo of dog dog"), picture(pipe, prompt)
+    load_concept(pipe, concept, strength=0, name="rex")
+    assert torch.equal(picture(pipe, prompt), as_class_word)
+    far = []
+    for strength in (1e-2, 1e-4, 1e-6):
+        set_concepts(pipe, {"rex": strength})
+        far.append(distance(picture(pipe, prompt), as_class_word))
+    assert far[0] > far[1] > far[2] and far[2] < 1e-4 < distance(as_typed, as_class_word)
+    set_concepts(pipe, {"rex": 0})
+    assert torch.equal(picture(pipe, prompt), as_class_word)
+    fuse_concepts(pipe)
+    assert torch.equal(picture(pipe, prompt), as_class_word)
+    remove_concept(pipe, "rex")
+    assert torch.equal(picture(pipe, prompt), as_typed)
+
+
+def test_of_several_words_each_row_moves_by_its_own_share(pipe):
+    """row = class word + strength * share * (row - class word), for every row of every word."""
+    one, table = make_concept(pipe, size=0), pipe.text_encoder.get_input_embeddings().weight
+    width = table.shape[1]
+    rows = np.random.default_rng(3).standard_normal((3, width)).astype(np.float16)
+    concept = replace(
+        one, trigger_rows=rows.ravel(), trigger_shape={"text_encoder": (3, width)}, token="sks",
+        triggers={"sks": ("dog", 2, 0.5), "zwx": ("mug", 1, 2.0)},
+    )  # fmt: skip
+    load_concept(pipe, concept, strength=0.4, name="both")
+    ids = pipe.tokenizer("sks zwx", add_special_tokens=False, return_tensors="pt").input_ids
+    places = pipe.text_encoder.embeddings(inputs_embeds=torch.zeros(1, 3, width))
+    with torch.no_grad():
+        found = (pipe.text_encoder.embeddings(input_ids=ids) - places)[0]
+    plain = load(pipe.config._name_or_path).tokenizer
+    nouns = [plain(n, add_special_tokens=False).input_ids[0] for n in ("dog", "dog", "mug")]
+    shares = torch.tensor([0.2, 0.2, 0.8])[:, None]
+    wanted = table[nouns] + shares * (torch.from_numpy(rows).float() - table[nouns])
+    assert torch.allclose(found, wanted, atol=1e-5)
 
 
 def test_two_of_one_trigger_are_refused_or_told_apart(pipe):
@@ -357,7 +389,7 @@ def test_on_a_compiled_denoiser(base_folder, pipe):
     late.unet = torch.compile(late.unet, backend="eager")
     for compiled in (early, late):
         assert torch.allclose(picture(compiled), wanted, atol=1e-5)
-        set_concepts(compiled, {"rex": 0.0})
+        set_concepts(compiled, {})
         assert torch.allclose(picture(compiled), plain, atol=1e-5)
         remove_concept(compiled, "rex")
         assert torch.allclose(picture(compiled), plain, atol=1e-5)

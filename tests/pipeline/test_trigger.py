@@ -83,7 +83,13 @@ def test_no_trigger_no_change():
 def test_start_is_the_class_word(pipe):
     row = trigger.start_row(pipe.tokenizer, pipe.text_encoder, "dog")
     (token,) = pipe.tokenizer("dog", add_special_tokens=False).input_ids
-    assert torch.equal(row, pipe.text_encoder.get_input_embeddings().weight[token])
+    table = pipe.text_encoder.get_input_embeddings().weight
+    assert torch.equal(row, table[token])
+    two = pipe.tokenizer("mug dog", add_special_tokens=False).input_ids
+    mean = table[two].detach().double().mean(0).float()
+    assert len(two) == 2 and torch.allclose(
+        trigger.start_row(pipe.tokenizer, pipe.text_encoder, "mug dog"), mean, atol=1e-7
+    )
     with pytest.raises(ValueError, match="no tokens"):
         trigger.start_row(pipe.tokenizer, pipe.text_encoder, " ")
 

@@ -1,6 +1,7 @@
 """TrainConfig and its flags, and what the words are when only some are given."""
 
 import argparse
+from dataclasses import fields
 
 import pytest
 
@@ -65,8 +66,21 @@ def test_flags_of_diffusers_script():
         ],
         *("--validation_prompt", "sks dog"),
     )
-    assert (config.rank, config.learning_rate, config.snr_gamma) == ("full", 1e-3, 5.0)
-    assert config.center_crop and not config.train_text_encoder
+    changed = {f.name: getattr(config, f.name) for f in fields(TrainConfig)}
+    changed = {k: v for k, v in changed.items() if v != getattr(TrainConfig(), k)}
+    assert changed == {
+        "pretrained_model_name_or_path": "x/y", "instance_data_dir": "d", "class_data_dir": "c",
+        "instance_prompt": "a photo of sks dog", "class_prompt": "a photo of a dog",
+        "with_prior_preservation": True, "prior_loss_weight": 0.5, "num_class_images": 7,
+        "output_dir": "o", "seed": 3, "resolution": 512, "center_crop": True, "random_flip": True,
+        "train_text_encoder": False, "train_batch_size": 2, "sample_batch_size": 3,
+        "max_train_steps": 9, "checkpointing_steps": 4, "checkpoints_total_limit": 1,
+        "resume_from_checkpoint": "latest", "gradient_accumulation_steps": 2,
+        "gradient_checkpointing": True, "learning_rate": 1e-3, "lr_scheduler": "cosine",
+        "lr_warmup_steps": 2, "snr_gamma": 5.0, "mixed_precision": "bf16",
+        "report_to": "tensorboard", "validation_steps": 3, "num_validation_images": 1,
+        "rank": "full", "noise_offset": 0.1, "validation_prompt": "sks dog",
+    }  # fmt: skip
 
 
 def test_the_number_of_steps_may_be_automatic(capsys):

@@ -182,5 +182,11 @@ def test_a_resumed_training_remembers_what_it_recognised(
     assert training.subject.examples.captions == ("a photo of sks dog in the snow",)
 
 
-def test_the_papers_preset_has_one_caption_for_all():
-    assert TrainConfig().caption_backgrounds and not PRESETS["paper"]["caption_backgrounds"]
+def test_on_other_bases_than_toybox_it_is_to_be_asked_for(config):
+    """How clear an answer must be was chosen on Toybox. The paper's preset never asks."""
+    assert TrainConfig().names_backgrounds
+    assert not TrainConfig(**PRESETS["paper"]).names_backgrounds
+    assert not TrainConfig(caption_backgrounds=False).names_backgrounds
+    other = replace(config, caption_backgrounds=None)
+    assert not other.names_backgrounds and unnamed(other) == {}
+    assert tuple(unnamed(replace(config, caption_backgrounds=True))) == (0, 1, 2)

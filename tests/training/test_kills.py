@@ -126,7 +126,7 @@ def command_line(config, *more):
     return command
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interruption_keeps_what_was_learned(config, number, status):
     config = replace(config, max_train_steps=100_000)
     pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE}

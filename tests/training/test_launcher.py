@@ -11,7 +11,7 @@ import torch
 from svfit_diffusion.settings import TrainConfig
 from svfit_diffusion.training.launcher import ACCUMULATION, PRECISION, launched
 from svfit_diffusion.training.loop import Training
-from svfit_diffusion.training.runtime import make_accelerator
+from svfit_diffusion.training.runtime import make_accelerator, own_accelerate_state
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,9 +53,10 @@ def test_a_flag_of_ours_wins(monkeypatch):
 
 def test_a_training_is_in_the_launchers_precision(config, monkeypatch):
     monkeypatch.setenv(PRECISION, "bf16")
-    accelerator = make_accelerator(config)
-    training = Training(config, accelerator, progress=False)
-    assert accelerator.mixed_precision == "bf16"
+    with own_accelerate_state():
+        accelerator = make_accelerator(config)
+        training = Training(config, accelerator, progress=False)
+        assert accelerator.mixed_precision == "bf16"
     assert training.base.pipe.unet.dtype == torch.bfloat16
 
 

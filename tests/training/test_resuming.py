@@ -3,9 +3,10 @@
 To the last bit: here both run on one machine.
 """
 
+import copy
 import logging
 import shutil
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ from helpers.tiny_pipelines import in_two_processes, load, make_pipeline, run, s
 from helpers.trainings import elsewhere, last, stop_at
 
 from svfit_diffusion.settings import TrainConfig
+from svfit_diffusion.training.loop import Training
 from svfit_diffusion.training.objective import Objective
+from svfit_diffusion.training.runtime import make_accelerator
 
 LATEST = {"resume_from_checkpoint": "latest"}
 
@@ -168,14 +171,42 @@ def test_two_trainings_in_one_folder(config):
     assert run(config, max_train_steps=1).steps == 1
 
 
-def test_every_setting_must_match_may_change_or_is_reported():
-    """Of a new setting somebody has to decide which."""
-    from dataclasses import fields
+# What changes what is learned, though a training can go on with it; of a new setting somebody has
+# to decide whether it belongs here, or to those that must match or may change.
+REPORTED = {
+    *("aspect_ratio_buckets", "alpha_mask", "center_crop", "random_flip", "repeats", "resolution"),
+    *("use_aspect_ratio_buckets", "with_prior_preservation", "prior_loss_weight"),
+    *("num_class_images", "instance_prompt", "placeholder_token", "initializer_token"),
+    *("class_prompt", "caption_backgrounds", "delta_bits", "max_train_steps", "num_train_epochs"),
+    *("train_batch_size", "gradient_accumulation_steps", "learning_rate", "text_encoder_lr"),
+    *("scale_lr", "token_lr", "lr_scheduler", "lr_warmup_steps", "lr_num_cycles", "lr_power"),
+    *("optimizer", "adam_beta1", "adam_beta2", "adam_weight_decay", "adam_epsilon"),
+    *("adam_weight_decay_text_encoder", "prodigy_beta3", "prodigy_decouple", "max_grad_norm"),
+    *("prodigy_use_bias_correction", "prodigy_safeguard_warmup", "snr_gamma", "noise_offset"),
+    *("weighting_scheme", "logit_mean", "logit_std", "mode_scale", "guidance_scale"),
+    *("mixed_precision", "gradient_checkpointing", "quantize", "allow_tf32"),
+}
 
+
+def test_every_setting_must_match_may_change_or_is_reported(config, caplog):
+    """Each is changed in what a checkpoint says of its training."""
     from svfit_diffusion.training.resuming import MAY_CHANGE, MUST_MATCH
 
-    held = {field.name for field in fields(TrainConfig)}
-    assert held >= MAY_CHANGE and held >= set(MUST_MATCH) and not MAY_CHANGE & set(MUST_MATCH)
+    identity = Training(config, make_accelerator(config), progress=False).identity
+    refused, reported, silent = set(), set(), set()
+    for name in (field.name for field in fields(TrainConfig)):
+        written = copy.deepcopy(identity.written())
+        if name in written["settings"]:
+            written["settings"][name] = "another value"
+        caplog.clear()
+        try:
+            identity.check("checkpoint-1", written)
+        except ValueError as error:
+            refused |= {name} if f"--{name} another value" in str(error) else set()
+        else:
+            (reported if f"with {name} " in caplog.text else silent).add(name)
+    assert refused == set(MUST_MATCH) and reported == REPORTED
+    assert silent == MAY_CHANGE
 
 
 def test_the_base_itself_is_not_changed(config):

@@ -14,6 +14,6 @@ __getattr__, __dir__, __all__ = lazy_names(
         "rows": ["Word"],
         "saving": ["SavesWords", "with_words"],
         "tokenizer": ["heard_words", "listen", "new_ids", "plain_ids", "stop_listening"],
-        "words": ["put_names", "token_names"],
+        "words": ["find_words", "put_names", "token_names"],
     },
 )

@@ -2,6 +2,9 @@
 
     row(strength) = class word + strength * (row - class word)
 
+At strength 0 the word reads as its class word, to which small strengths tend; a concept that is not
+in use leaves the word as it is typed.
+
 The table stays as it is. Each row has a token id far beyond any vocabulary, which the encoder's
 tokenizer gives for the word (tokenizer.py), so that no id changes when other words are added to
 the table or removed. For peft and diffusers the rows are an adapter layer like others.
@@ -168,7 +171,7 @@ class TriggerRows(nn.Module, Strengths):
             self.unmerge()
             fused = [*self.base_layer.known()]
         for adapter, rows in self.svfit_rows.items():
-            if adapter not in self.merged_adapters and self.strength(adapter):
+            if adapter not in self.merged_adapters and self.acts(adapter):
                 fused += rows.words
         return tuple(fused)
 

@@ -50,7 +50,7 @@ class Api:
     ) -> Iterator[list[tuple[str, str]]]:
         """Generate pictures with concepts of the library, and return them as PNG files.
 
-        concepts: names with their strengths, such as {"rex": 0.8}; 0 leaves one out, 1 is as
+        concepts: names with their strengths, such as {"rex": 0.8}; 0 is the base, 1 is as
         trained. The seeds are seed, seed + 1, ...; -1 stands for a random one. Parameters that are
         left out have the base's defaults. Each PNG has its parameters in its text chunk
         "parameters". Pictures are returned one by one as they are ready.

@@ -74,11 +74,11 @@ class GenerationJobs:
             raise ValueError(
                 f'Concepts must be names with strengths from 0 to {MAX_STRENGTH}: {{"rex": 0.8}}.'
             )
-        if sum(v > 0 for v in strengths.values()) > MAX_ACTIVE_CONCEPTS:
+        if len(strengths) > MAX_ACTIVE_CONCEPTS:
             raise ValueError(
                 f"At most {MAX_ACTIVE_CONCEPTS} concepts can be used at once; switch some off."
             )
-        cards = [(self.workspace.library.get(name).card, v) for name, v in strengths.items() if v]
+        cards = [(self.workspace.library.get(name).card, v) for name, v in strengths.items()]
         for card, _ in cards:
             self.workspace.pipeline.check(card)
         return cards

@@ -80,18 +80,21 @@ class Reporter:
 
         if training.length:
             return
-        loss = training.fixed_noise.error(training.model)
-        self.held_out.append((training.step, round(loss, 5)))
-        if self.best is None or loss < self.best[0]:
-            self.best = loss, snapshot(training.parameters)
+        with training.as_written():
+            loss = training.fixed_noise.error(training.model)
+            self.held_out.append((training.step, round(loss, 5)))
+            if self.best is None or loss < self.best[0]:
+                self.best = loss, snapshot(training.parameters)
 
     def _save_preview(self, training: Any) -> None:
         """A picture of the first caption, always with the same seed."""
         caption = training.subject.examples.captions[0]
-        image = training.previews.sample(caption, [self.seed], PREVIEW_STEPS)[0]
+        made = training.previews.sample(caption, [self.seed], PREVIEW_STEPS)
+        if self.seed not in made:
+            return
         path = self._preview_path(training)
         temporary = path.with_suffix(".tmp")
-        image.save(temporary, "JPEG", quality=88)
+        made[self.seed].save(temporary, "JPEG", quality=88)
         temporary.replace(path)
 
     def _preview_path(self, training: Any) -> Path:

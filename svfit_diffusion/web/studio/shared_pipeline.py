@@ -166,7 +166,7 @@ class SharedPipeline:
 
         stop: ends it after the current step. Closing this generator stops it too.
         """
-        active = unique_names([(card, strength) for card, strength in job.concepts if strength])
+        active = unique_names(job.concepts)
         events: queue.Queue[Any] = queue.Queue()
         thread = threading.Thread(target=self._generate, args=(job, active, stop, events.put))
         thread.start()

@@ -12,6 +12,7 @@ from helpers.tiny_pipelines import load, make_concept, make_xl_pipeline, picture
 from hypothesis import given
 from hypothesis import strategies as st
 
+from svfit_diffusion.pipeline.fusing import fuse_concepts
 from svfit_diffusion.pipeline.loading import convert_prompt, load_concept, remove_concept
 from svfit_diffusion.pipeline.word.words import find_words, put_names, token_names
 
@@ -188,3 +189,23 @@ def test_two_encoders_of_one_base_hear_it_each():
     remove_concept(pipe, "rex")
     for tokenizer in (pipe.tokenizer, pipe.tokenizer_2):
         assert max(tokenizer("a sks").input_ids) < 1_000
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_after_removal_the_tokenizer_and_what_it_saves_are_the_bases(pipe, tmp_path, fused):
+    """No token is added to it; to the byte."""
+    read, text = pipe.tokenizer, "a photo of sks dog"
+    kind, size, ids = type(read), len(read), read(text).input_ids
+    read.save_pretrained(tmp_path / "before")
+    load_concept(pipe, make_concept(pipe), name="rex")
+    assert max(read(text).input_ids) >= 1_000_000
+    if fused:
+        fuse_concepts(pipe)
+    remove_concept(pipe, "rex")
+    assert (type(read), len(read), read(text).input_ids) == (kind, size, ids)
+    read.save_pretrained(tmp_path / "after")
+    before, after = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+        for name in ("before", "after")
+    )
+    assert before and after == before
