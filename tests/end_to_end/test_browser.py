@@ -181,7 +181,7 @@ def test_on_a_phone_files_of_others_two_concepts_reuse_and_stop(page, url, tmp_p
     upload(page, "#concept-file", damaged)
     page.get_by_text("damaged.safetensors is not a usable concept file").wait_for()
     page.locator("#concept-file button[aria-label=Clear]").click()
-    second = replace(read_concept(SAMPLE), deltas=read_concept(SAMPLE).deltas * 0.5)
+    second = replace(read_concept(SAMPLE), license="CC0-1.0")  # another file, with its deltas
     for file in (SAMPLE, write_concept(second, tmp_path / "second.safetensors")):
         upload(page, "#concept-file", file)
         page.get_by_text("fits the base in use").wait_for()
@@ -269,19 +269,25 @@ def test_stop_ends_a_training_and_a_second_must_wait(page, url):
     page.locator(".run.stopped").wait_for(timeout=TIMEOUT)
 
 
+def test_after_a_mistake_the_button_is_back(page, url):
+    open_tab(page, url, "Generate")
+    page.locator("#prompt textarea").fill(" ")
+    press_main_button(page)
+    page.get_by_text("Write what to generate into the prompt first.").wait_for(timeout=TIMEOUT)
+    page.locator("button.go:visible").wait_for()
+    assert page.locator("#live").get_by_text("Waiting for its turn").count() == 0
+
+
 def test_a_click_is_answered_at_once_while_another_window_generates(page, url):
-    data = ["a photo of a toy", "", {}, 8, 0, 100, None, None, None]
-    httpx.post(f"{url}gradio_api/call/generate", json={"data": data}).raise_for_status()
     open_tab(page, url, "Generate")
     page.locator("#prompt textarea").fill("a photo of a toy")
+    data = ["a photo of a toy", "", {}, 8, 0, 100, None, None, None]
+    httpx.post(f"{url}gradio_api/call/generate", json={"data": data}).raise_for_status()
     press_main_button(page)
     page.locator("#live").get_by_text("Waiting for its turn").wait_for(timeout=3_000)
     page.locator("button.stop:visible").click()
     page.locator("#live").get_by_text("Stopped.").wait_for()
-    page.locator("#prompt textarea").fill(" ")
-    press_main_button(page)
-    page.get_by_text("Write what to generate into the prompt first.").wait_for(timeout=TIMEOUT)
-    page.locator("#live").get_by_text("Waiting for its turn").wait_for(state="detached")
+    page.locator("button.go:visible").wait_for()
 
 
 def test_a_full_queue_is_said_on_the_page(page, url):
@@ -293,3 +299,4 @@ def test_a_full_queue_is_said_on_the_page(page, url):
     page.locator("#prompt textarea").fill("a photo of a toy")
     press_main_button(page)
     page.get_by_text("This application is currently busy. Please try again.").wait_for()
+    page.locator("button.go:visible").wait_for()

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import html
 import json
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -24,6 +23,8 @@ QUEUED = {"api_visibility": "private", "show_progress": "hidden", "concurrency_l
 CHECKING = {"api_visibility": "private", "show_progress": "minimal", "concurrency_limit": 2}
 ONE_AT_A_TIME = {"concurrency_id": "pipeline", "concurrency_limit": 1}
 GENERATING = {"api_visibility": "private", "show_progress": "minimal", **ONE_AT_A_TIME}
+
+STOP, STOPPING = "Stop", "Stopping"
 
 
 def hidden_textbox() -> gr.Textbox:
@@ -58,13 +59,14 @@ def go_and_stop(label: str) -> tuple[gr.Button, gr.Button]:
     """The main button, and the one in its place while its job runs."""
     with gr.Row(elem_classes="actions"):
         go = gr.Button(label, variant="primary", elem_classes="go")
-        stop = gr.Button("Stop", variant="stop", elem_classes="stop", visible=False)
+        stop = gr.Button(STOP, variant="stop", elem_classes="stop", visible=False)
     return go, stop
 
 
 def _buttons(running: bool) -> tuple[Any, Any]:
     """The main button and Stop, one of which is seen."""
-    return gr.update(visible=not running), gr.update(visible=running, value="Stop")
+    stop = {"value": STOP} if running else {}  # what it says is read once more when the job ended
+    return gr.update(visible=not running), gr.update(visible=running, **stop)
 
 
 def click_to_generate(
@@ -75,33 +77,40 @@ def click_to_generate(
     outputs: Sequence[Any],
     live: gr.HTML,
 ) -> Dependency:
-    """A click that generates: at once the live view says that it waits, and Stop takes its place.
+    """A click that generates: the browser says at once that it waits, and Stop takes its place.
 
     The function itself cannot say so before its turn comes. The browser handles a button's clicks
     in the order of their registration, each after the one before has returned. A failure clears the
-    live view; earlier results stay.
+    live view; earlier results stay. Gradio calls `then` after no failure, so each end is named.
     """
-    waiting = json.dumps([render.note("Waiting for its turn")])
-    go.click(None, None, live, js=f"() => {waiting}", **UNQUEUED)
-    go.click(lambda: _buttons(True), None, [go, stop], **UNQUEUED)
+    waiting = json.dumps([render.note("Waiting for its turn"), *_buttons(True)])
+    go.click(None, None, [live, go, stop], js=f"() => {waiting}", **UNQUEUED)
     event = go.click(function, inputs, outputs, show_progress_on=live, **GENERATING)
-    event.failure(lambda: "", None, live, **UNQUEUED)
-    event.then(lambda: _buttons(False), None, [go, stop], **UNQUEUED)
+    for ended, keep in ((event.success, True), (event.failure, False)):
+        _when_ended(ended, go, stop, live, keep)
     return event
 
 
 def click_to_stop(
     stop: gr.Button, go: gr.Button, function: Callable, event: Dependency, live: gr.HTML
 ) -> None:
-    """A click that stops the event's job, answered at once."""
-    stop.click(lambda: gr.update(value="Stopping"), None, stop, **UNQUEUED)
-    stopping = stop.click(function, cancels=[event], **UNQUEUED)
-    stopping.then(stopped, None, live, **UNQUEUED).then(
-        lambda: _buttons(False), None, [go, stop], **UNQUEUED
-    )
+    """A click that stops the event's job, answered at once.
+
+    The function stops a job that runs. One that waits is cancelled after that, since by then the
+    server has answered the request for it, without which it could not be named.
+    """
+    stop.click(None, None, stop, js=f"() => {json.dumps(STOPPING)}", **UNQUEUED)
+    stop.click(function, **UNQUEUED)
+    cancelled = stop.click(None, cancels=[event], **UNQUEUED)
+    _when_ended(cancelled.then, go, stop, live, keep=True)
 
 
-def stopped() -> str:
-    """The live view after Stop, once the last update of the job has arrived."""
-    time.sleep(0.5)
-    return render.note("Stopped.")
+def _when_ended(ended: Callable, go: gr.Button, stop: gr.Button, live: gr.HTML, keep: bool) -> None:
+    """The main button is back; the live view says so if Stop was pressed. keep: else it stays.
+
+    All of it in the browser, so that a busy server cannot change the order.
+    """
+    stopped, buttons = json.dumps(render.note("Stopped.")), json.dumps(_buttons(False))
+    shown = f'stop === "{STOPPING}" ? {stopped} : {"live" if keep else json.dumps("")}'
+    script = f"(stop, live) => [{shown}, ...{buttons}]"
+    ended(None, [stop, live], [live, go, stop], js=script, **UNQUEUED)
