@@ -1,10 +1,12 @@
 """web.studio.hints and the panel of concepts: prompt and concepts agree, or it is said."""
 
+import gradio as gr
 import pytest
 
 from svfit_diffusion.web.page import render
 from svfit_diffusion.web.page.concepts_panel import ConceptActions, with_word
 from svfit_diffusion.web.studio.hints import disagreements
+from svfit_diffusion.web.studio.limits import MAX_ACTIVE_CONCEPTS
 
 
 @pytest.mark.parametrize(
@@ -28,9 +30,9 @@ def test_a_prompt_and_the_concepts_that_disagree(workspace, prompt, chosen, said
 
 def test_a_click_switches_a_concept_on_and_writes_its_word(workspace):
     actions = ConceptActions(workspace)
-    chosen, prompt, _ = actions.choose(["rex"], {}, "")
+    chosen, prompt, *_ = actions.choose(["rex"], {}, "")
     assert (chosen, prompt) == ({"rex": 1.0}, "a photo of sks dog on the beach")
-    chosen, prompt, _ = actions.choose(["rex", "max"], chosen | {"rex": 0.5}, prompt)
+    chosen, prompt, *_ = actions.choose(["rex", "max"], chosen | {"rex": 0.5}, prompt)
     assert chosen == {"rex": 0.5, "max": 1.0}
     assert prompt == "a photo of sks dog on the beach and zwx dog"
     assert actions.choose(["max"], chosen, prompt)[:2] == ({"max": 1.0}, prompt)
@@ -47,3 +49,15 @@ def test_tokens_are_counted_and_the_unread_end_is_struck_through(workspace):
     assert f"{long.tokens} of 14 tokens" in html and render.prompt_hints([], None) == ""
     with workspace.pipeline._lock:
         assert workspace.pipeline.prompt_length("a dog") is None, "it waits for no picture"
+
+
+def test_the_chips_are_set_only_where_they_show_another_choice(workspace):
+    """Else a slow answer to one click undoes the next."""
+    actions, skipped = ConceptActions(workspace), gr.skip()
+    assert actions.choose(["rex"], {}, "")[2] == skipped
+    many = [f"concept {i}" for i in range(MAX_ACTIVE_CONCEPTS + 1)]
+    with pytest.warns(UserWarning, match="At most"):
+        chosen, _, first, _ = actions.choose(many, {}, "")
+        *_, second, _ = actions.choose(many, chosen, "")
+    assert len(chosen) == MAX_ACTIVE_CONCEPTS
+    assert skipped not in (first, second) and first != second

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,10 +41,14 @@ class ConceptActions:
             text,
         )
 
-    def choose(self, names: Sequence[str], chosen: dict, prompt: str) -> tuple[dict, str, str]:
-        """The concepts in use after a click, and the prompt with the words of the new ones."""
-        names = list(names)
-        if len(names) > MAX_ACTIVE_CONCEPTS:
+    def choose(self, names: Sequence[str], chosen: dict, prompt: str) -> tuple[Any, ...]:
+        """After a click: concepts in use, prompt with the words of the new ones, two signals.
+
+        The first signal is that the chips are to show another choice than the one clicked. They do
+        so only then: on a busy server it would come late, and undo the next click.
+        """
+        names, many = list(names), len(names) > MAX_ACTIVE_CONCEPTS
+        if many:
             gr.Warning(f"At most {MAX_ACTIVE_CONCEPTS} concepts can be used at once.")
             names = names[:MAX_ACTIVE_CONCEPTS]
         prompt = prompt or ""
@@ -51,7 +56,8 @@ class ConceptActions:
             if entry.name in names and entry.name not in chosen:
                 prompt = with_word(prompt, entry)
         chosen = {name: chosen.get(name, 1.0) for name in names}
-        return chosen, prompt, str(names)
+        signal = f"{names} {time.monotonic_ns()}"  # the same choice may be signalled twice
+        return chosen, prompt, signal if many else gr.skip(), signal
 
     def hints(self, prompt: str, chosen: dict) -> str:
         """Where the prompt and the concepts disagree, and how long the prompt is."""
@@ -83,7 +89,8 @@ def build_concepts(
 ) -> ConceptsPanel:
     """Lay out the chips and connect them. names: concepts in use from the start."""
     actions = ConceptActions(workspace)
-    chosen, changed = gr.State(dict.fromkeys(names, 1.0)), hidden_textbox()
+    chosen = gr.State(dict.fromkeys(names, 1.0))
+    changed, clicked = hidden_textbox(), hidden_textbox()
     chips = gr.CheckboxGroup(
         [], label="Concepts", info="Click to use one, and to write its word.", elem_id="chips"
     )
@@ -98,14 +105,21 @@ def build_concepts(
     others = gr.HTML(elem_classes="hint")
     hints = gr.HTML(elem_id="prompt-hints")
     for picker in (chips, search):
-        picker.input(actions.choose, [picker, chosen, prompt], [chosen, prompt, changed], **QUEUED)
+        picker.input(
+            actions.choose,
+            [picker, chosen, prompt],
+            [chosen, prompt, changed, clicked],
+            trigger_mode="always_last",
+            **QUEUED,
+        )
     shown = [chips, search, others]
     for event in (version.change, changed.change):
         event(actions.chips, chosen, shown, **UNQUEUED)
-    for event in (prompt.change, version.change, changed.change):
+    seen = [version.change, changed.change, clicked.change]
+    for event in (prompt.change, *seen):
         event(actions.hints, [prompt, chosen], hints, trigger_mode="always_last", **UNQUEUED)
 
-    @gr.render([chosen], triggers=[version.change, changed.change], show_progress="hidden")
+    @gr.render([chosen], triggers=seen, show_progress="hidden")
     def strengths(now: dict) -> None:
         for entry in workspace.fitting():
             if entry.name in now:
