@@ -9,6 +9,7 @@ from filelock import FileLock
 
 from svfit_diffusion.web.page import run_panel
 from svfit_diffusion.web.page.train_actions import TrainActions
+from svfit_diffusion.web.page.train_tab import how_long
 from svfit_diffusion.web.studio.runs import Preparation, Runs
 from svfit_diffusion.web.studio.workspace import Workspace
 
@@ -35,6 +36,18 @@ def test_the_time_is_that_of_the_last_training_on_the_same_base(runs):
     assert now.expected == 50.0 and 20 <= now.seconds < 30 and 40 <= now.percent < 60
     other = add(runs, 5, "owner/unknown", state="preparing", preparing_since=time.time())
     assert runs.preparation(other).percent is None
+
+
+def test_the_form_says_minutes_as_the_last_training_on_the_base_took(runs):
+    workspace = types.SimpleNamespace(runs=runs, pipeline=types.SimpleNamespace(source="toybox"))
+    first = how_long(workspace)
+    assert first.startswith("quick: 100 steps · ") and "after the first training" in first
+    add(runs, 1, "toybox", state="done", prepare_seconds=60.0, step_seconds=1.2)
+    add(runs, 2, "owner/large", state="done", prepare_seconds=900.0, step_seconds=30.0)
+    add(runs, 3, "toybox", state="failed", prepare_seconds=None)
+    said = how_long(workspace)
+    assert "quick: about 3 min (100 steps) · balanced: about 5 min (200 steps)" in said
+    assert "thorough: about 9 min (400 steps) · auto: until" in said
 
 
 def test_the_page_counts_the_seconds_of_the_preparation(runs):

@@ -52,6 +52,7 @@ def test_the_time_left_is_that_of_the_last_steps(clock, tmp_path):
     training.steps(report, [2, 2, 60, 2, 2, 2])  # another program took the processor for a while
     left = 2 * (100 - 7) / (1 - PREVIEW_TIME_SHARE)
     assert run._read_status()["left"] == pytest.approx(left)
+    assert run._read_status()["step_seconds"] == pytest.approx(2 / (1 - PREVIEW_TIME_SHARE))
     assert "4 min left" in run_panel.run(run._read_status() | {"state": "training"})
     training.steps(report, [10] * 20)
     assert run._read_status()["left"] == pytest.approx(10 * (100 - 27) / (1 - PREVIEW_TIME_SHARE))

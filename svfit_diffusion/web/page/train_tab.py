@@ -20,6 +20,7 @@ from ..studio import (
     Workspace,
     make_config,
 )
+from . import render
 from .events import CHECKING, QUEUED, UNQUEUED
 from .train_actions import TrainActions
 
@@ -49,7 +50,7 @@ def build_train(actions: TrainActions, version: gr.Textbox) -> TrainTab:
                 [(q.capitalize(), q) for q in QUALITIES],
                 value=QUALITIES[0],
                 label="How long",
-                info=_steps_of_qualities(actions.workspace),
+                info=how_long(actions.workspace),
             )
             go = gr.Button("Train", variant="primary", size="lg", elem_classes="go")
             token, advanced = _advanced()
@@ -63,6 +64,7 @@ def build_train(actions: TrainActions, version: gr.Textbox) -> TrainTab:
     photos.change(*views, **looking).then(  # what the model sees is shown first: it is quick
         actions.check_photos, photos, known, show_progress_on=known, **CHECKING
     )
+    version.change(lambda: gr.update(info=how_long(actions.workspace)), None, quality, **UNQUEUED)
     name, preset = advanced[:2]
     words = [subject, token, name, preset]
     for event in (*(field.change for field in words), version.change):
@@ -109,14 +111,25 @@ def _view(go: gr.Button) -> tuple[TrainTab, tuple[gr.Button, gr.Button]]:
     return TrainTab(use, trained, shown), (stop, resume)
 
 
-def _steps_of_qualities(workspace: Workspace) -> str:
-    """How many steps each quality takes on the base in use."""
+def how_long(workspace: Workspace) -> str:
+    """How long each quality takes on the base in use: minutes, as the last training took; steps."""
     base, default = workspace.pipeline.source, TrainConfig.max_train_steps
-    configs = {q: make_config(base, Path(), "x", "x", "x", q) for q in QUALITIES}
-    steps = {q: config.get("max_train_steps", default) for q, config in configs.items()}
-    steps.pop(AUTO)
-    fixed = [f"{quality}: {count:,} steps" for quality, count in steps.items()]
-    return " · ".join([*fixed, "auto: until the loss on a validation photo stops falling"])
+    before, per_step = (
+        workspace.runs.last_known(key, base) for key in ("prepare_seconds", "step_seconds")
+    )
+    said = []
+    for quality in QUALITIES:
+        config = make_config(base, Path(), "x", "x", "x", quality)
+        steps = config.get("max_train_steps", default)
+        if steps == AUTO:
+            said.append("auto: until the loss on a validation photo stops falling")
+        elif None in (before, per_step):
+            said.append(f"{quality}: {steps:,} steps")
+        else:
+            took = render.duration(before + steps * per_step)
+            said.append(f"{quality}: about {took} ({steps:,} steps)")
+    unknown = " · in minutes after the first training" if per_step is None else ""
+    return " · ".join(said) + unknown
 
 
 def _advanced() -> tuple[gr.Textbox, list[Any]]:

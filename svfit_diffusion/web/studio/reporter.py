@@ -100,20 +100,22 @@ class Reporter:
     def _preview_path(self, training: Any) -> Path:
         return self.run.folder / "preview" / f"{training.step:06d}.jpg"
 
-    def _seconds_left(self, step: int) -> float | None:
-        """A prediction, with the previews to come; None where there is nothing to go by."""
-        if self.steps is None or not self.durations:
+    def _step_seconds(self) -> float | None:
+        """What a step takes, with its share of the previews; None before there were two."""
+        if not self.durations:
             return None
-        per_step = statistics.median(self.durations) / (1 - PREVIEW_TIME_SHARE)
-        return per_step * (self.steps - step)
+        return statistics.median(self.durations) / (1 - PREVIEW_TIME_SHARE)
 
     def _write(self, training: Any) -> None:
+        per_step = self._step_seconds()
+        left = None if None in (per_step, self.steps) else per_step * (self.steps - training.step)
         every = max(1, len(self.losses) // CURVE_POINTS)
         self.run.write(
             state="training",
             step=training.step,
             steps=self.steps,
-            left=self._seconds_left(training.step),
+            left=left,
+            step_seconds=per_step,
             prepare_seconds=self.prepare_seconds,
             losses=self.losses[::every],
             held_out=self.held_out,

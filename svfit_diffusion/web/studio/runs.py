@@ -187,11 +187,15 @@ class Runs:
     def preparation(self, run: Run) -> Preparation:
         """How far a run is before its first step."""
         now, status = time.time(), run.status()
-        seconds, expected = now - status.get("preparing_since", now), None
-        for other in reversed(self._all()):
-            if other.folder != run.folder and other.base == run.base and expected is None:
-                expected = other.status().get("prepare_seconds")
+        seconds = now - status.get("preparing_since", now)
+        expected = self.last_known("prepare_seconds", run.base, run)
         return Preparation(seconds, expected, *status.get("looking_at", (0, 0)))
+
+    def last_known(self, key: str, base: str, besides: Run | None = None) -> Any:
+        """A field of the status of the last training on a base that has it; None if none has."""
+        others = (run for run in reversed(self._all()) if run != besides and run.base == base)
+        found = (run.status().get(key) for run in others)
+        return next((value for value in found if value is not None), None)
 
     @contextlib.contextmanager
     def new_run(self) -> Iterator[Run]:
