@@ -235,17 +235,16 @@ def test_a_strength_that_is_typed_is_the_one_that_is_shown_and_used(page, url):
     page.get_by_label("number input for Pictures").fill("1")
     page.locator("#prompt textarea").fill("a photo of a toy")
     for typed, used in (("0.5", "0.5"), ("2", "1.5"), ("-1", "0")):
+        made = page.locator("#history button").count()
         field.fill(typed)
         press_main_button(page)
         page.locator("button.stop:visible").wait_for()
         page.locator("button.go:visible").wait_for()
-        page.wait_for_timeout(3_000)
+        page.locator("#history button").nth(made).wait_for()
         page.locator("#history button").first.click()
         page.wait_for_function(
-            "used => document.querySelector('#text textarea')?.value.includes('Concepts') == "
-            "(used > 0) && (used == 0 || "
-            "document.querySelector('#text textarea').value.includes(`robot:${used}`))",
-            arg=float(used),
+            "said => document.querySelector('#text textarea')?.value.includes(said)",
+            arg=f'"robot:{float(used)}"',
         )
         assert float(field.input_value()) == float(used)
         assert page.get_by_text("maximum value").count() == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -78,9 +79,12 @@ def with_word(prompt: str, entry: Entry) -> str:
 
 @dataclass(frozen=True)
 class ConceptsPanel:
-    """chosen: name -> strength. changed: a text whose change shows another choice."""
+    """chosen: name -> strength, held by the browser.
 
-    chosen: gr.State
+    changed: a text whose change shows another choice.
+    """
+
+    chosen: gr.JSON
     changed: gr.Textbox
 
 
@@ -89,7 +93,7 @@ def build_concepts(
 ) -> ConceptsPanel:
     """Lay out the chips and connect them. names: concepts in use from the start."""
     actions = ConceptActions(workspace)
-    chosen = gr.State(dict.fromkeys(names, 1.0))
+    chosen = gr.JSON(dict.fromkeys(names, 1.0), visible="hidden")
     changed, clicked = hidden_textbox(), hidden_textbox()
     chips = gr.CheckboxGroup(
         [], label="Concepts", info="Click to use one, and to write its word.", elem_id="chips"
@@ -128,8 +132,11 @@ def build_concepts(
     return ConceptsPanel(chosen, changed)
 
 
-def _strength(entry: Entry, value: float, chosen: gr.State) -> None:
-    """How strongly a concept is in use, with its picture."""
+def _strength(entry: Entry, value: float, chosen: gr.JSON) -> None:
+    """How strongly a concept is in use, with its picture.
+
+    A change is noted by the browser: a click on Generate that follows at once has it.
+    """
     with gr.Row(elem_classes="card in-use"):
         gr.HTML(render.concept(entry), min_width=150)
         strength = clamped_slider(
@@ -138,13 +145,12 @@ def _strength(entry: Entry, value: float, chosen: gr.State) -> None:
             value,
             step=0.05,
             label=f"Strength of {escape(entry.name)}",
+            info="0: the base alone, 1: as trained.",
             min_width=150,
             buttons=[],
             interactive=True,
         )
-    strength.change(
-        lambda value, now: now | {entry.name: value} if entry.name in now else now,
-        [strength, chosen],
-        chosen,
-        **QUEUED,
-    )
+    name = json.dumps(entry.name)
+    script = f"""(value, now) => {name} in now
+        ? {{...now, [{name}]: Math.min(Math.max(value || 0, 0), {MAX_STRENGTH})}} : now"""
+    strength.change(None, [strength, chosen], chosen, js=script, **UNQUEUED)
