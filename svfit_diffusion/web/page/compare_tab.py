@@ -37,6 +37,8 @@ from .events import (
 )
 
 STANDARD, NOTHING = "as usual", "nothing"
+USUAL = "as usual: the strengths, or the concepts where there are several."
+ONE_ROW = "Not used where the columns are as usual."
 EXAMPLES = {
     "strength": "0, 0.5, 1, 1.5",
     "seed": "0, 1, 2, 3",
@@ -128,7 +130,7 @@ def build_compare(workspace: Workspace, jobs: GenerationJobs, version: gr.Textbo
     with gr.Row():
         with gr.Column(scale=4, min_width=320):
             names, prompt, seed = _what()
-            axes = [*_axis("Columns", STANDARD), *_axis("Rows", NOTHING)]
+            axes = [*_axis("Columns", STANDARD, USUAL), *_axis("Rows", NOTHING, ONE_ROW)]
             go, stop = go_and_stop("Compare")
         with gr.Column(scale=7, min_width=320, elem_classes="output-column"):
             live = gr.HTML(
@@ -162,17 +164,38 @@ def _what() -> tuple[gr.Dropdown, gr.Textbox, gr.Number]:
         lines=2,
         max_length=MAX_PROMPT,
     )
-    return names, prompt, gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED)
+    return (
+        names,
+        prompt,
+        gr.Number(
+            0,
+            label="Seed",
+            info="Of every cell.",
+            precision=0,
+            minimum=0,
+            maximum=MAX_SEED,
+        ),
+    )
 
 
-def _axis(label: str, first: str) -> tuple[gr.Dropdown, gr.Textbox]:
+def _axis(label: str, first: str, info: str) -> tuple[gr.Dropdown, gr.Textbox]:
     """What varies along an axis, and its values."""
     with gr.Row(elem_classes="controls"):
         axis = gr.Dropdown(
-            [first, *AXES], value=first, label=f"{label} vary", min_width=130, scale=1
+            [first, *AXES],
+            value=first,
+            label=f"{label} vary",
+            info=info,
+            min_width=130,
+            scale=1,
         )
         values = gr.Textbox(
-            "", label=f"Values of the {label.lower()}", visible=False, min_width=160, scale=2
+            "",
+            label=f"Values of the {label.lower()}",
+            info="With commas between them; prompts with |.",
+            visible=False,
+            min_width=160,
+            scale=2,
         )
 
     def example(name: str) -> Any:

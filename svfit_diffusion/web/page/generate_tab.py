@@ -97,6 +97,7 @@ def build_generate(
 def _prompt(workspace: Workspace) -> gr.Textbox:
     return gr.Textbox(
         label="Prompt",
+        info="What the pictures are to show. Ctrl+Enter generates.",
         placeholder=workspace.example_prompt(),
         lines=2,
         max_length=MAX_PROMPT,
@@ -120,12 +121,26 @@ def _details() -> Details:
 
 def _number_and_seed() -> tuple[gr.Slider, gr.Checkbox, gr.Number]:
     """The number of pictures, whether each job has a new seed, the seed."""
-    num = clamped_slider(1, MAX_PICTURES, 2, step=1, label="Pictures", buttons=[])
+    num = clamped_slider(
+        1, MAX_PICTURES, 2, step=1, label="Pictures", info="Each with its own seed.", buttons=[]
+    )
     with gr.Row(elem_classes="controls"):
         seed = gr.Number(
-            0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, min_width=140, elem_id="seed"
+            0,
+            label="Seed",
+            info="The same seed and settings give the same picture.",
+            precision=0,
+            minimum=0,
+            maximum=MAX_SEED,
+            min_width=140,
+            elem_id="seed",
         )
-        new_seed = gr.Checkbox(True, label="New seed each time", min_width=140)
+        new_seed = gr.Checkbox(
+            True,
+            label="New seed each time",
+            info="Else the seed stays as it is.",
+            min_width=140,
+        )
     return num, new_seed, seed
 
 
@@ -136,18 +151,41 @@ def _settings(workspace: Workspace) -> tuple[list[gr.Slider], gr.Textbox, gr.Fil
         negative = gr.Textbox(
             value="",
             label="Negative prompt",
+            info="What the pictures are not to show.",
             placeholder="what not to generate",
             lines=1,
             max_length=MAX_PROMPT,
         )
         with gr.Row():
-            steps = clamped_slider(1, MAX_STEPS, start.steps, step=1, label="Steps", buttons=[])
+            steps = clamped_slider(
+                1,
+                MAX_STEPS,
+                start.steps,
+                step=1,
+                label="Steps",
+                info="More take longer, and add detail up to a point.",
+                buttons=[],
+            )
             guidance = clamped_slider(
-                0, MAX_GUIDANCE, start.guidance, step=0.1, label="Guidance", buttons=[]
+                0,
+                MAX_GUIDANCE,
+                start.guidance,
+                step=0.1,
+                label="Guidance",
+                info="How closely the prompt is followed.",
+                buttons=[],
             )
         with gr.Row():
             width, height = (
-                clamped_slider(8, MAX_SIZE, value, step=8, label=f"{name}, px", buttons=[])
+                clamped_slider(
+                    8,
+                    MAX_SIZE,
+                    value,
+                    step=8,
+                    label=f"{name}, px",
+                    info="Bases are best at their own size.",
+                    buttons=[],
+                )
                 for name, value in (("Width", start.width), ("Height", start.height))
             )
         file = gr.File(

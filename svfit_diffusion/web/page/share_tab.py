@@ -26,7 +26,12 @@ def build_share(workspace: Workspace, jobs: GenerationJobs, version: gr.Textbox)
             facts = gr.HTML(elem_id="facts")
             usable = gr.State("")
             word = gr.Textbox(
-                "", label="Its word here", visible=False, max_length=60, elem_id="word"
+                "",
+                label="Its word here",
+                info="What calls it in your prompts; another one than your concepts have.",
+                visible=False,
+                max_length=60,
+                elem_id="word",
             )
             with gr.Row():
                 preview = gr.Button("Preview", visible=False, elem_id="preview")
@@ -107,6 +112,7 @@ def _concept(actions: ShareActions, entry: Entry, version: gr.Textbox) -> None:
                 word = gr.Textbox(
                     entry.card.concept.token,
                     label=f"Word of {name}",
+                    info="What calls it in prompts from now on.",
                     max_length=60,
                     interactive=True,
                 )

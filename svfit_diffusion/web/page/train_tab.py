@@ -43,7 +43,11 @@ def build_train(actions: TrainActions, version: gr.Textbox) -> TrainTab:
         with gr.Column(scale=5, min_width=320):
             photos, message, crops, known, sample = _photos()
             subject = gr.Textbox(
-                label="What is it?", placeholder="a dog", max_length=MAX_WORDS, elem_id="what"
+                label="What is it?",
+                info="What a stranger would call it.",
+                placeholder="a dog",
+                max_length=MAX_WORDS,
+                elem_id="what",
             )
             hint = gr.HTML(elem_classes="hint")
             quality = gr.Radio(
@@ -139,12 +143,23 @@ def _advanced() -> tuple[gr.Textbox, list[Any]]:
             token = gr.Textbox(
                 "",
                 label="The word that calls it",
+                info="In prompts, before what it is.",
                 placeholder="made of its name",
                 max_length=MAX_WORDS,
             )
-            name = gr.Textbox("", label="Name in the library", placeholder="what it is")
+            name = gr.Textbox(
+                "",
+                label="Name in the library",
+                info="And of its file.",
+                placeholder="what it is",
+            )
         with gr.Row():
-            preset = gr.Dropdown(list(PRESETS), value="tiny", label="Preset")
+            preset = gr.Dropdown(
+                list(PRESETS),
+                value="tiny",
+                label="Preset",
+                info="tiny: a few KB, with a learned word. paper: the plain method of the paper.",
+            )
             steps = gr.Number(
                 0, label="Steps", info="0: as chosen above", precision=0, maximum=MAX_TRAIN_STEPS
             )
@@ -156,10 +171,30 @@ def _advanced() -> tuple[gr.Textbox, list[Any]]:
                 minimum=0,
                 maximum=1,
             )
-            seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED)
+            seed = gr.Number(
+                0,
+                label="Seed",
+                info="The same seed trains the same.",
+                precision=0,
+                minimum=0,
+                maximum=MAX_SEED,
+            )
             size = gr.Number(0, label="Size, px", info="0: the base's", precision=0, maximum=1_024)
         with gr.Row():
-            center = gr.Checkbox(False, label="Only the middle of long photos")
-            flip = gr.Checkbox(False, label="Mirror half of the photos")
-        licence = gr.Textbox("", label="Licence of the file", placeholder="CC-BY-4.0")
+            center = gr.Checkbox(
+                False,
+                label="Only the middle of long photos",
+                info="Else three places of each are used.",
+            )
+            flip = gr.Checkbox(
+                False,
+                label="Mirror half of the photos",
+                info="Not for writing, or where left and right differ.",
+            )
+        licence = gr.Textbox(
+            "",
+            label="Licence of the file",
+            info="It is stored in the file, for those who get it.",
+            placeholder="CC-BY-4.0",
+        )
     return token, [name, preset, steps, rate, seed, size, center, flip, licence]
