@@ -15,11 +15,13 @@ from ..studio import (
     MAX_SEED,
     MAX_SIZE,
     MAX_STEPS,
+    SCENES,
     GenerationJobs,
     Workspace,
+    with_scene,
 )
 from .concepts_panel import ConceptsPanel, build_concepts
-from .events import QUEUED, click_to_generate, click_to_stop, go_and_stop, hidden_textbox
+from .events import QUEUED, UNQUEUED, click_to_generate, click_to_stop, go_and_stop, hidden_textbox
 from .generate_actions import GenerateActions
 from .history_panel import build_history
 from .sliders import clamped_slider
@@ -66,6 +68,7 @@ def build_generate(
         with gr.Column(scale=5, min_width=320, elem_classes="form-column"):
             with gr.Column():
                 prompt = _prompt(workspace)
+                _scenes(workspace, prompt)
                 panel = build_concepts(workspace, version, prompt, names)
                 go, stop = go_and_stop("Generate")
             with gr.Column(elem_classes="later"):
@@ -103,6 +106,18 @@ def _prompt(workspace: Workspace) -> gr.Textbox:
         max_length=MAX_PROMPT,
         elem_id="prompt",
     )
+
+
+def _scenes(workspace: Workspace, prompt: gr.Textbox) -> None:
+    """Buttons that put a scene into the prompt."""
+    with gr.Row(elem_classes="controls", elem_id="scenes"):
+        for scene in SCENES:
+            gr.Button(scene, size="sm", min_width=90).click(
+                lambda text, scene=scene: with_scene(text or "", scene, workspace.example_prompt()),
+                prompt,
+                prompt,
+                **UNQUEUED,
+            )
 
 
 def _details() -> Details:
