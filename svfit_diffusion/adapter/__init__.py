@@ -2,7 +2,7 @@
 
     W' = W + U_r diag(delta) V_r^T
 
-published.py finds a base's published weights (loaded_weights.py: those in memory); basis.py computes
+published.py finds a base's published weights (loaded_weights.py: in memory); basis.py computes
 the canonical U_r, s_r and V_r of one (by truncated_svd.py), factoring.py those of many within
 bounds of memory, and cache.py keeps them on disk, also those of weights that another program holds
 (held.py). layer.py is the Linear with deltas (strength.py: how strongly each adapter acts;
