@@ -2,12 +2,13 @@
 
     W' = W + U_r diag(delta) V_r^T
 
-published.py finds a base's published weights; basis.py computes the canonical U_r, s_r and V_r of
-one (by truncated_svd.py), factoring.py those of many within bounds of memory, and cache.py keeps
-them on disk, also those of weights that another program holds (held.py). layer.py is the Linear
-with deltas (strength.py: how strongly each adapter acts; merging.py: into the weight and out again;
-placement.py: where its tensors lie), config.py and tuner.py make it a method of peft, and
-attention.py puts it around the attention projections of a model.
+published.py finds a base's published weights (loaded_weights.py: in memory); basis.py computes
+the canonical U_r, s_r and V_r of one (by truncated_svd.py), factoring.py those of many within
+bounds of memory, and cache.py keeps them on disk, also those of weights that another program holds
+(held.py). layer.py is the Linear with deltas (strength.py: how strongly each adapter acts;
+merging.py: into the weight and out again; placement.py: where its tensors lie), config.py and
+tuner.py make it a method of peft, and attention.py puts it around the attention projections of a
+model.
 """
 
 from .._lazy import lazy_names
@@ -28,7 +29,8 @@ __getattr__, __dir__, __all__ = lazy_names(
         "factoring": ["Memory", "basis_bytes", "factoring_memory"],
         "held": ["held_weights"],
         "layer": ["SVFitLinear"],
-        "published": ["find_source", "loaded_weight", "remembering"],
+        "loaded_weights": ["loaded_weight"],
+        "published": ["find_source", "remembering"],
         "strength": ["Strengths"],
         "tuner": [
             "SVFitConfig",  # not from config.py: only tuner.py registers it with peft

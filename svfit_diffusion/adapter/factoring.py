@@ -15,6 +15,7 @@ largest within that rank.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import itertools
 import math
 import os
@@ -62,7 +63,9 @@ def factorize_all(jobs: Iterable[Job], limit: int | None = None) -> list[Basis]:
 
     def work(job: Job) -> Basis:
         with budget.taking(working_bytes(job.shape, job.rank)):
-            return factorize(job.read(), job.rank, job.name)
+            basis = factorize(job.read(), job.rank, job.name)
+            _give_back()
+            return basis
 
     order = sorted(range(len(jobs)), key=lambda i: -working_bytes(*jobs[i][1:3]))
     with threadpool_limits(limits=1), ThreadPoolExecutor(workers()) as pool:
@@ -127,6 +130,14 @@ def _sweep_bytes(shape: tuple[int, int], block: int, steps: int, item: int) -> i
 def _most(shape: tuple[int, int], rank: Rank) -> int:
     """The most values that a rank rule can ask for."""
     return min(rank, *shape) if isinstance(rank, int) else min(shape)
+
+
+def _give_back() -> None:
+    """Give the system the memory that was freed, where the C library is glibc: it keeps a hole
+    beside each basis that stays, as large as the weight, into which the next weight does not fit.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class _Budget:

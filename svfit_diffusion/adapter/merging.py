@@ -16,7 +16,7 @@ import torch
 from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import Tensor
 
-from .published import is_gguf
+from .loaded_weights import is_gguf
 
 
 @dataclass

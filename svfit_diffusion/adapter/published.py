@@ -23,9 +23,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from .loaded_weights import (
+    agree,
+    comparable,
+    innermost,
+    is_gguf,
+    loaded_weight,
+    quantization,
+    sample,
+)
+
 SAMPLES, SAMPLE_BYTES = 64, 4096  # of a file, to identify it
-ROWS, COLUMNS = 4, 16  # of a weight, to compare what was loaded with a file
-ROUND_TRIP = 2.0**-8, 2.0**-25  # relative and absolute rounding of bfloat16 and float16
 T = TypeVar("T")
 _REMEMBERED: ContextVar[dict[Hashable, Any] | None] = ContextVar("remembered", default=None)
 SHARD = re.compile(r"-\d{5}-of-\d{5}")
@@ -50,9 +58,9 @@ class Source:
         """Whether the weights are only there in a precision that cannot hold the published one."""
         if self.files or self.dtype is None:
             return False
-        first, _ = _innermost(self.model.get_submodule(self.names[0]))
+        first, _ = innermost(self.model.get_submodule(self.names[0]))
         exact = (self.dtype, torch.float32, torch.float64)
-        rounded = _quantization(first) is not None or is_gguf(first)
+        rounded = quantization(first) is not None or is_gguf(first)
         return rounded or first.weight.dtype not in exact
 
     def entries(self) -> Iterator[tuple[str, dict[str, str]]]:
@@ -149,24 +157,6 @@ def remembered(key: Hashable, find: Callable[[], T]) -> T:
     return held[key]
 
 
-def loaded_weight(module: nn.Module) -> Tensor:
-    """Weight [out, in] of a Linear (below any adapter), dequantised where it is quantised."""
-    module, kept = _innermost(module)
-    if kept is not None:
-        return kept.detach()  # a fused concept is no part of the base
-    if is_gguf(module):
-        from diffusers.quantizers.gguf.utils import dequantize_gguf_tensor
-
-        return dequantize_gguf_tensor(module.weight).detach()
-    backend = _quantization(module)
-    return module.weight.detach() if backend is None else backend.get_base_weight(module).detach()
-
-
-def is_gguf(linear: nn.Module) -> bool:
-    """Whether a Linear's weight is stored as GGUF does, in blocks of few bits."""
-    return hasattr(linear.weight, "quant_type")  # peft has no backend for it
-
-
 def identity_of(*parts: object) -> str:
     """A hash of what identifies something."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
@@ -182,22 +172,6 @@ def opened(path: Path) -> Iterator[Any]:
         raise ValueError(
             f"{path} of the base cannot be read ({error}); copy or download the base again."
         ) from error
-
-
-def _innermost(module: nn.Module) -> tuple[nn.Module, Tensor | None]:
-    """The Linear below any adapters, and its weight before a concept was fused into it, if so."""
-    while hasattr(module, "base_layer"):
-        if (kept := getattr(module, "kept_weight", None)) is not None:
-            return module, kept
-        module = module.base_layer
-    return module, None
-
-
-def _quantization(module: nn.Module) -> Any:
-    """What reads and writes the weight of a quantised Linear; None for another one."""
-    from peft.utils import resolve_quantization_backend
-
-    return resolve_quantization_backend(module, get_apply_tensor_subclass=lambda: None)
 
 
 def _origin(model: nn.Module) -> str | None:
@@ -246,45 +220,13 @@ def _were_loaded(model: nn.Module, files: Mapping[str, tuple[Path, str]]) -> boo
     for path in sorted({path for path, _ in files.values()}):
         with opened(path) as file:
             for name, (held_in, key) in files.items():
-                weight = _comparable(model.get_submodule(name)) if held_in == path else None
+                weight = comparable(model.get_submodule(name)) if held_in == path else None
                 if weight is not None:
-                    loaded.append(_sample(weight))
-                    stored.append(_sample(file.get_tensor(key)))
+                    loaded.append(sample(weight))
+                    stored.append(sample(file.get_tensor(key)))
     if [sample.shape for sample in loaded] != [sample.shape for sample in stored]:
         return False
-    return not loaded or _agree(loaded, stored)
-
-
-def _comparable(module: nn.Module) -> Tensor | None:
-    """The loaded weight [out, in], where it is there and should be the file's."""
-    layer = module
-    while hasattr(layer, "base_layer"):
-        if getattr(layer, "kept_weight", None) is None and getattr(layer, "merged_adapters", ()):
-            return None
-        layer = layer.base_layer
-    inner, kept = _innermost(module)
-    if kept is not None:
-        return kept.detach()
-    weight = inner.weight.detach()
-    there = weight.is_floating_point() and not weight.is_meta
-    return weight if there and _quantization(inner) is None else None
-
-
-def _sample(weight: Tensor) -> Tensor:
-    """Some values [rows, columns] of a weight [out, in], evenly spaced."""
-    rows, columns = (max(1, n // k) for n, k in zip(weight.shape, (ROWS, COLUMNS), strict=True))
-    return weight[rows // 2 :: rows, columns // 2 :: columns]
-
-
-def _agree(loaded: list[Tensor], stored: list[Tensor]) -> bool:
-    """Whether samples of loaded weights are those of files, perhaps rounded."""
-    kinds = [torch.finfo(dtype) for dtype in {sample.dtype for sample in loaded}]
-    relative = max(ROUND_TRIP[0], *(kind.eps / 2 for kind in kinds))
-    absolute = max(ROUND_TRIP[1], *(kind.smallest_normal * kind.eps / 2 for kind in kinds))
-    ours, theirs = (
-        torch.cat([s.flatten().cpu() for s in side]).double() for side in (loaded, stored)
-    )
-    return bool(((ours - theirs).abs() <= relative * theirs.abs() + absolute).all())
+    return not loaded or agree(loaded, stored)
 
 
 def _identify(path: Path) -> str:
