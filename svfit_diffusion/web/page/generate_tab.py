@@ -112,7 +112,7 @@ def _scenes(workspace: Workspace, prompt: gr.Textbox) -> None:
     """Buttons that put a scene into the prompt."""
     with gr.Row(elem_classes="controls", elem_id="scenes"):
         for scene in SCENES:
-            gr.Button(scene, size="sm", min_width=90).click(
+            gr.Button(scene, size="sm", min_width=90, scale=0).click(
                 lambda text, scene=scene: with_scene(text or "", scene, workspace.example_prompt()),
                 prompt,
                 prompt,
