@@ -89,11 +89,10 @@ def family_of(base: str, revision: str | None = None) -> Family:
 
     revision: of a base on the Hub.
     """
-    options = hub_options(base) | ({"revision": revision} if revision else {})
+    if base == TOYBOX:
+        return family_named("StableDiffusionPipeline")
     try:
-        if base == TOYBOX:
-            return family_named("StableDiffusionPipeline")
-        return _family(base, **options)
+        return _family(base, **hub_options(base), **({"revision": revision} if revision else {}))
     except (OSError, ValueError) as error:
         raise not_loaded(base, error) from error
 

@@ -9,7 +9,8 @@ their ranks add, each up to its own rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import torch
@@ -43,23 +44,25 @@ def lora_tensors(
         raise ValueError(f"the format is {kind!r}, but must be one of {', '.join(KINDS)}.")
     kohya = kind == "kohya"
     places = kohya_places(plan, concept.family, models) if kohya else diffusers_places(plan)
-    held: dict[str, list[tuple[Place, Tensor, Tensor]]] = {}
-    for place, factors in zip(places, _factors(concept, bases, strength), strict=True):
-        held.setdefault(place.module, []).append((place, *factors))
-    modules = {name: _side_by_side(parts) for name, parts in held.items()}
-    return _kohya(modules, dtype) if kohya else _diffusers(modules, dtype)
+    parts = torch.from_numpy(concept.deltas.astype(np.float32)).split(list(concept.ranks))
+    used = [part.nonzero().flatten() if part.any() else torch.tensor([0]) for part in parts]
+    ranks: dict[str, int] = {}
+    for place, columns in zip(places, used, strict=True):
+        ranks[place.module] = ranks.get(place.module, 0) + len(columns)
+    write = _kohya(ranks, dtype) if kohya else _diffusers(ranks, dtype)
+    missing, waiting, tensors = Counter(place.module for place in places), {}, {}
+    for place, delta, columns, basis in zip(places, parts, used, bases, strict=True):
+        held = waiting.setdefault(place.module, [])
+        held.append((place, *_factors(strength * delta[columns], basis, columns)))
+        if len(held) == missing[place.module]:
+            tensors |= write(place.module, *_side_by_side(waiting.pop(place.module)))
+    return tensors
 
 
-def _factors(
-    concept: Concept, bases: Iterable[Basis], strength: float
-) -> Iterable[tuple[Tensor, Tensor]]:
-    """Of each projection: down [q, in] and up [out, q], of the q >= 1 deltas that are not zero."""
-    deltas = torch.from_numpy(concept.deltas.astype(np.float32)).split(list(concept.ranks))
-    for delta, basis in zip(deltas, bases, strict=True):
-        used = delta.nonzero().flatten() if delta.any() else torch.tensor([0])
-        value = strength * delta[used]
-        half = value.abs().sqrt()
-        yield half[:, None] * basis.V[:, used].T, basis.U[:, used] * (value.sign() * half)
+def _factors(value: Tensor, basis: Basis, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """down [q, in] and up [out, q] of values [q] in the directions of these columns."""
+    half = value.abs().sqrt()
+    return half[:, None] * basis.V[:, columns].T, basis.U[:, columns] * (value.sign() * half)
 
 
 def _side_by_side(parts: list[tuple[Place, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -72,25 +75,33 @@ def _side_by_side(parts: list[tuple[Place, Tensor, Tensor]]) -> tuple[Tensor, Te
     return down, up
 
 
-def _kohya(modules: Mapping[str, tuple[Tensor, Tensor]], dtype: torch.dtype) -> dict[str, Tensor]:
-    tensors, alpha = {}, min(len(down) for down, _ in modules.values())
-    for name, (down, up) in modules.items():
-        tensors[f"{name}.lora_down.weight"] = down.to(dtype)
-        tensors[f"{name}.lora_up.weight"] = (up * (len(down) / alpha)).to(dtype)
-        tensors[f"{name}.alpha"] = torch.tensor(float(alpha), dtype=dtype)
-    return tensors
+Write = Callable[[str, Tensor, Tensor], dict[str, Tensor]]
 
 
-def _diffusers(
-    modules: Mapping[str, tuple[Tensor, Tensor]], dtype: torch.dtype
-) -> dict[str, Tensor]:
+def _kohya(ranks: Mapping[str, int], dtype: torch.dtype) -> Write:
+    alpha = min(ranks.values())
+
+    def write(name: str, down: Tensor, up: Tensor) -> dict[str, Tensor]:
+        return {
+            f"{name}.lora_down.weight": down.to(dtype),
+            f"{name}.lora_up.weight": (up * (len(down) / alpha)).to(dtype),
+            f"{name}.alpha": torch.tensor(float(alpha), dtype=dtype),
+        }
+
+    return write
+
+
+def _diffusers(ranks: Mapping[str, int], dtype: torch.dtype) -> Write:
     largest: dict[str, int] = {}
-    for name, (down, _) in modules.items():
+    for name, rank in ranks.items():
         part = name.partition(".")[0]
-        largest[part] = max(len(down), largest.get(part, 0))
-    tensors = {}
-    for name, (down, up) in modules.items():
+        largest[part] = max(rank, largest.get(part, 0))
+
+    def write(name: str, down: Tensor, up: Tensor) -> dict[str, Tensor]:
         missing = largest[name.partition(".")[0]] - len(down)
-        tensors[f"{name}.lora_A.weight"] = nn.functional.pad(down, (0, 0, 0, missing)).to(dtype)
-        tensors[f"{name}.lora_B.weight"] = nn.functional.pad(up, (0, missing)).to(dtype)
-    return tensors
+        return {
+            f"{name}.lora_A.weight": nn.functional.pad(down, (0, 0, 0, missing)).to(dtype),
+            f"{name}.lora_B.weight": nn.functional.pad(up, (0, missing)).to(dtype),
+        }
+
+    return write

@@ -12,9 +12,9 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
@@ -28,6 +28,7 @@ from .lora import lora_tensors
 from .lora_card import Exported, calls_of, metadata, png, sidecar, version_of
 
 DTYPES = ("float32", "float16", "bfloat16")
+T = TypeVar("T")
 
 
 def export_lora(
@@ -56,7 +57,7 @@ def export_lora(
         raise ValueError("a learned word can be bundled in kohya's format only; pass --to kohya.")
     plan, bases = checked_bases(pipe, family, concept)
     models = family.components(pipe)
-    tensors = lora_tensors(concept, plan, bases, kind, models, strength, precision)
+    tensors = lora_tensors(concept, plan, _taken(bases), kind, models, strength, precision)
     ranks = [len(t) for name, t in tensors.items() if name.endswith(("down.weight", "A.weight"))]
     alpha = min(ranks) if kind == "kohya" else max(ranks)
     version = version_of(pipe, family)
@@ -104,6 +105,13 @@ def checked_dtype(name: str) -> torch.dtype:
     return getattr(torch, name)
 
 
+def _taken(held: list[T]) -> Iterator[T]:
+    """The items in their order, each let go when the next one is asked for."""
+    held.reverse()
+    while held:
+        yield held.pop()
+
+
 def _embedding_file(path: Path, word: str) -> Path:
     """A learned word's file, whose name calls it: a word that other programs' prompts can hold."""
     stem = plain_name(path.stem.removesuffix("-kohya"))  # by which the command names its file
@@ -135,7 +143,9 @@ def _bundled(word: str, rows: dict[str, Tensor]) -> list[tuple[str, Tensor]]:
 def _with_hash(tensors: dict[str, Tensor], facts: dict[str, str]) -> bytes:
     """The file's bytes, with the SHA-256 of everything after the header in its metadata."""
     data = save(tensors)
-    digest = hashlib.sha256(data[8 + int.from_bytes(data[:8], "little") :]).hexdigest()
+    start = 8 + int.from_bytes(data[:8], "little")
+    digest = hashlib.sha256(memoryview(data)[start:]).hexdigest()
+    del data  # as large as the tensors, and made once more
     return save(
         tensors, facts | {"sshs_model_hash": digest, "modelspec.hash_sha256": f"0x{digest}"}
     )
