@@ -35,7 +35,8 @@ def test_a_caption_is_found_by_the_command_line_and_by_the_page(tmp_path, photo,
     (tmp_path / text).write_text("sks on a chair")
     assert captions(tmp_path) == ({photo: "sks on a chair"}, [])
     found = inspect_photos([str(p) for p in sorted(tmp_path.iterdir())], 64, center=True)
-    assert [caption for _, caption in found.crops] == ["1 sks on a chair"] and not found.refused
+    assert [caption for _, caption in found.crops] == ["1 (tiny, 32 x 16 px) sks on a chair"]
+    assert not found.refused
 
 
 def test_what_belongs_to_no_photo_is_named(tmp_path):

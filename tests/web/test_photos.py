@@ -24,7 +24,7 @@ def test_photos_are_shown_as_the_model_sees_them_and_bad_files_are_named(tmp_pat
         "1 top",
         "1 middle",
         "1 bottom",
-        "2 black or empty",
+        "2 (black or empty)",
     ]
     top, bottom = found.crops[0][0].getpixel((16, 16)), found.crops[2][0].getpixel((16, 16))
     assert top[0] > 200 > top[2] and bottom[2] > 200 > bottom[0]
@@ -51,7 +51,7 @@ def test_captions_go_with_their_photos_wherever_they_were_uploaded_to(tmp_path):
             path.write_text(content, "utf-8")
     paths = sorted(str(path) for path in tmp_path.glob("*/*"))
     found = inspect_photos(paths, 32)
-    assert found.crops[-1][1] == "2 black or empty a photo of sks dog at night"
+    assert found.crops[-1][1] == "2 (black or empty) a photo of sks dog at night"
     assert found.refused == ["alone.txt is no photo's caption; name it like its photo."]
     assert save_photos(paths, tmp_path / "kept") == 2
     photos, skipped = read_folder(tmp_path / "kept")

@@ -181,7 +181,7 @@ def test_a_training_that_cannot_be_fails_in_one_sentence(base_folder, home, tmp_
     for photos, what, token, reason in (
         ([], "a dog", "", "Drop some photos"),
         (PHOTOS, "  ", "", "Say what the photos show"),
-        (PHOTOS, "a dog", "two words", "must be one short word"),
+        (PHOTOS, "a dog", "two words", "cannot be a concept.s word; it must be one word"),
     ):
         with pytest.raises(ValueError, match=reason):
             start_training(workspace, photos, what, token, "quick")

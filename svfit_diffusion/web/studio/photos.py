@@ -55,7 +55,8 @@ def inspect_photos(paths: Sequence[str] | None, size: int, center: bool = False)
             continue
         found.usable.append(str(path))
         found.marks.append(marks.mark(image))
-        number = f"{len(found.usable)} {found.marks[-1]}".strip()
+        mark = f" ({found.marks[-1]})" if found.marks[-1] else ""
+        number = f"{len(found.usable)}{mark}"
         one_crop = max(image.size) <= LONG * min(image.size)
         if one_crop or center:
             caption = printable(captions.texts.get(path, ""), MAX_CAPTION)
