@@ -3,6 +3,7 @@
 `make test-browser`; skipped where there is no playwright or no Chromium.
 """
 
+import contextlib
 import os
 import shutil
 import socket
@@ -38,7 +39,20 @@ TRAINING = 900_000  # ms, of a hundred steps there
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory):
-    """The app as `svfit app` serves it, with an empty library."""
+    """The app as `svfit app` serves it, with an empty library at first; one for all tests."""
+    with served(tmp_path_factory) as address:
+        yield address
+
+
+@pytest.fixture
+def own_url(tmp_path_factory):
+    """The same for one test, which needs a library of its own."""
+    with served(tmp_path_factory) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def served(tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -223,12 +237,12 @@ def test_on_a_phone_files_of_others_two_concepts_reuse_and_stop(page, url, tmp_p
     page.locator("button.go:visible").wait_for()
 
 
-def test_a_strength_that_is_typed_is_the_one_that_is_shown_and_used(page, url):
-    open_tab(page, url, "Share")
+def test_a_strength_that_is_typed_is_the_one_that_is_shown_and_used(page, own_url):
+    open_tab(page, own_url, "Share")
     upload(page, "#concept-file", SAMPLE)
     page.get_by_role("button", name="Add to my library").click()
     page.get_by_text("is in your library").first.wait_for()
-    open_tab(page, url, "Generate")
+    open_tab(page, own_url, "Generate")
     page.locator("#chips").get_by_label("(robot)").check()
     field = page.locator(".in-use input[type=number]")
     field.wait_for()
