@@ -22,9 +22,9 @@
   // An empty gallery has a name, so it needs a role; a picture that is a button needs a name.
   const mend = () => {
     document.querySelectorAll("div.empty[aria-label]").forEach((place) => (place.role = "img"));
-    document.querySelectorAll("button .image-frame img:not([alt])").forEach((picture) => {
+    document.querySelectorAll("button .image-frame img").forEach((picture) => {
       const label = picture.closest(".block")?.querySelector("[data-testid=block-label]");
-      picture.alt = label?.textContent.trim() || "picture";
+      if (!picture.alt) picture.alt = label?.textContent.trim() || "picture";
     });
   };
 
