@@ -71,17 +71,12 @@ def configuration_of(base: str) -> Path:
         )
     if base == TOYBOX or Path(base).is_dir():
         return base_folder(base, ())
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    try:
-        patterns = ["model_index.json", "*/config.json"]
-        return Path(snapshot_download(base, allow_patterns=patterns, **hub_options(base)))
-    except (OSError, HfHubHTTPError, HFValidationError):
-        raise ValueError(
-            f"{base!r} is no diffusers folder, and its configuration could not be downloaded; pass "
-            "'toybox', a folder with model_index.json, or a Hub id."
-        ) from None
+    return _downloaded(
+        base,
+        ["model_index.json", "*/config.json"],
+        f"{base!r} is no diffusers folder, and its configuration could not be downloaded; pass "
+        "'toybox', a folder with model_index.json, or a Hub id.",
+    )
 
 
 def family_of(base: str, revision: str | None = None) -> Family:
@@ -178,17 +173,23 @@ def base_folder(base: str, parts: tuple[str, ...], more: tuple[str, ...] = ()) -
         return toybox.path()
     if Path(base).is_dir():
         return Path(base)
+    return _downloaded(
+        base,
+        [*(f"{part}/*.safetensors" for part in parts), *more],
+        f"the base {base!r} is not a diffusers folder and could not be downloaded from the Hub; "
+        "pass the base that the concept was trained on.",
+    )
+
+
+def _downloaded(base: str, patterns: list[str], otherwise: str) -> Path:
+    """The folder with the files of a Hub id that match the patterns; else a ValueError says so."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        patterns = [*(f"{part}/*.safetensors" for part in parts), *more]
         return Path(snapshot_download(base, allow_patterns=patterns, **hub_options(base)))
     except (OSError, HfHubHTTPError, HFValidationError) as error:
-        raise ValueError(
-            f"the base {base!r} is not a diffusers folder and could not be downloaded from the "
-            "Hub; pass the base that the concept was trained on."
-        ) from error
+        raise ValueError(otherwise) from error
 
 
 def base_name(base: str) -> str:
