@@ -1,4 +1,4 @@
-"""README and docs: commands that the parser takes, links that lead somewhere, figures as measured."""
+"""README and docs: commands that the parser takes, links that lead on, figures as measured."""
 
 import json
 import re
