@@ -80,7 +80,7 @@ def build_generate(
             history = build_history(workspace, details.name, details.text, details.group)
     inputs = [panel.chosen, prompt, negative, num, new_seed, seed, *settings]
     outputs = [gallery, live, seed]
-    event = click_to_generate(go, stop, actions.generate, inputs, outputs, live)
+    event = click_to_generate(go, stop, actions.generate, inputs, outputs, live, num)
     click_to_stop(stop, go, actions.stop, event, live)
     shown = [details.name, details.text, details.group]
     gallery.select(history.select, gallery, shown, **QUEUED)
