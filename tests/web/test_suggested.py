@@ -4,8 +4,8 @@ import diffusers
 import pytest
 import torch
 import transformers
-from benchmarks.families.table import BASES
 
+from benchmarks.families.table import BASES
 from svfit_diffusion.web.studio.suggested import SUGGESTED
 
 VAE = {
