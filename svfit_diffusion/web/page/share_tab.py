@@ -11,6 +11,11 @@ from . import render
 from .events import ONE_AT_A_TIME, QUEUED, UNQUEUED, click_to_generate
 from .share_actions import ShareActions
 
+EXPORTS = (
+    "Download: the concept, for this app and for diffusers. Export as LoRA: a ZIP for ComfyUI, "
+    "A1111, Forge, InvokeAI and diffusers, with a read-me."
+)
+
 
 def build_share(workspace: Workspace, jobs: GenerationJobs, version: gr.Textbox) -> None:
     """Lay out the tab and connect it."""
@@ -18,7 +23,7 @@ def build_share(workspace: Workspace, jobs: GenerationJobs, version: gr.Textbox)
     with gr.Row():
         with gr.Column(scale=5, min_width=320):
             file = gr.File(
-                label="A concept file that somebody gave you, or a LoRA of the base in use",
+                label="A concept file or a LoRA from somebody",
                 file_types=[".safetensors"],
                 height=150,
                 elem_id="concept-file",
@@ -52,6 +57,7 @@ def build_share(workspace: Workspace, jobs: GenerationJobs, version: gr.Textbox)
             )
         with gr.Column(scale=6, min_width=320):
             gr.Markdown("## My library")
+            gr.HTML(render.note(EXPORTS))
             _library(actions, version)
             _bin(actions, version)
     inspected = [facts, preview, add, word, picture, shown, usable]
@@ -104,7 +110,7 @@ def _concept(actions: ShareActions, entry: Entry, version: gr.Textbox) -> None:
             gr.DownloadButton(
                 f"Download {name}", servable_copy(entry.path), size="sm", min_width=110
             )
-            export = gr.Button(f"{name} as LoRA", size="sm", min_width=110)
+            export = gr.Button(f"Export {name} as LoRA", size="sm", min_width=110)
             delete = gr.Button(f"Delete {name}", size="sm", min_width=110)
         lora = gr.File(visible=False, interactive=False, show_label=False)
         if entry.card.concept.learned and len(entry.card.concept.all_triggers()) == 1:
