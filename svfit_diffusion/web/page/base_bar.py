@@ -8,14 +8,14 @@ from typing import Any
 import gradio as gr
 
 from ...families import TOYBOX
-from ..studio import SUGGESTED, Suggested, Workspace, describe_base
+from ..studio import OBJECTS, SUGGESTED, Suggested, Workspace, describe_base
 from . import render
 from .events import GENERATING, UNQUEUED, user_errors
 
 TOYBOX_TITLE = "Toybox: toy-like objects on simple backgrounds, at {} px"
 TOYBOX_TEXT = (
     "It cannot draw real photos: it is a demo that needs no download. For photos of your own, use "
-    "another base."
+    f"another base. It knows such things as: {', '.join(OBJECTS)}."
 )
 OTHER_TEXT = "Concepts that are trained on it fit it alone."
 

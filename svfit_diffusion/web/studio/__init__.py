@@ -48,7 +48,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "photos": ["PHOTO_SUFFIXES", "caption_of", "inspect_photos", "preview_photo"],
         "presets": ["QUALITIES", "make_config"],
         "runs": ["ACTIVE_STATES", "ENDED_STATES", "SUCCESS_STATES", "Preparation", "Run", "Runs"],
-        "scenes": ["SCENES", "with_scene"],
+        "scenes": ["OBJECTS", "SCENES", "with_scene"],
         "shared_pipeline": ["Job", "SharedPipeline"],
         "suggested": ["SUGGESTED", "Suggested"],
         "temporary_files": ["new_file", "servable_copy", "sweep_app_folder", "sweeping"],
