@@ -170,6 +170,8 @@ def test_from_an_empty_app_to_a_shared_file_with_the_sample(page, url):
     page.locator("#history button").first.click()
     page.locator("#text textarea:visible").wait_for()
     assert '"toy_robot:1.0"' in page.locator("#text textarea").input_value()
+    page.locator("#pictures img").first.wait_for()  # it is shown large, with its date
+    page.locator("#pictures").get_by_text(re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d$")).wait_for()
     page.get_by_role("tab", name="Compare").click()
     page.locator("#compared").get_by_text("toyrobot").wait_for()
     press_main_button(page)
@@ -216,7 +218,7 @@ def test_on_a_phone_files_of_others_two_concepts_reuse_and_stop(page, url, tmp_p
         page.locator("#chips").get_by_label(f"({name})").check()
         page.locator(".in-use").get_by_label(f"range slider for Strength of {name}").wait_for()
     prompt = page.locator("#prompt textarea").input_value()
-    assert "sks toy" in prompt and "and second" in prompt
+    assert "sks toy and second" in prompt and prompt.endswith(" toy on the beach")
     press_main_button(page)
     page.locator("button.go:visible").wait_for(state="detached")
     page.locator("button.go:visible").wait_for(timeout=TIMEOUT)
