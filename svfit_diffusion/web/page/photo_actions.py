@@ -20,7 +20,7 @@ from ..studio import (
     servable_copy,
 )
 from . import render
-from .events import user_errors, warn
+from .events import user_errors
 
 KNOWN = "Toybox knows such things."
 UNKNOWN = (
@@ -53,7 +53,6 @@ class PhotoActions:
         """
         with user_errors():
             found = inspect_photos(paths, self.size, center, read_edits(edits, guesses))
-        warn(found.refused)
         count, tiles = len(found.usable), []
         for image, text in found.crops:
             image.thumbnail((TILE, TILE))
@@ -97,6 +96,23 @@ class PhotoActions:
             if phrase and not text
         }
         yield gr.skip(), guesses
+
+    def show_guesses(
+        self,
+        paths: Sequence[str] | None,
+        center: bool,
+        edits: dict,
+        guesses: dict,
+        path: str,
+        caption: str,
+    ) -> tuple[Any, ...]:
+        """The photos with captions that came just now; what is open stays so.
+
+        path, caption: of the photo that is open. Values of: tiles, owners, message, caption.
+        """
+        tiles, owners, message, *_ = self.show(paths, center, edits, guesses)
+        written = caption or "caption" in edits.get(path, {})
+        return tiles, owners, message, gr.skip() if written else guesses.get(path, "")
 
     def sample(self) -> tuple[list[str], str]:
         """The sample's photos, and what they show."""

@@ -50,8 +50,10 @@ def build_board(workspace: Workspace, center: gr.Checkbox) -> PhotoBoard:
     photos.change(*show, **looking).then(  # what the model sees is shown first: it is quick
         actions.check, [photos, edits], [known, guesses], show_progress_on=known, **CHECKING
     )
-    for event in (center.change, guesses.change, done.click):
+    for event in (center.change, done.click):
         event(*show, **looking)
+    seen = [photos, center, edits, guesses, chosen, caption]
+    guesses.change(actions.show_guesses, seen, [*shown[:3], caption], **looking)
     opened = [chosen, editor, picture, caption, *sliders]
     tiles.select(actions.pick, [photos, owners, edits, guesses], opened, **QUEUED)
     for event in (caption.input, caption.blur):  # Gradio hears keys, but no paste

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import json
+from collections.abc import Callable
 
 import gradio as gr
 
@@ -124,7 +126,8 @@ def _concept(actions: ShareActions, entry: Entry, version: gr.Textbox) -> None:
                 )
                 rename = gr.Button(f"Rename {name}", size="sm")
             rename.click(functools.partial(actions.rename, name), word, version, **QUEUED)
-    export.click(
+    _set_button(export.click, export, f"Making the LoRA of {name}", False)  # it may have to wait
+    made = export.click(
         functools.partial(actions.export, name),
         None,
         lora,
@@ -132,4 +135,12 @@ def _concept(actions: ShareActions, entry: Entry, version: gr.Textbox) -> None:
         show_progress_on=lora,
         **ONE_AT_A_TIME,
     )
+    for ended in (made.success, made.failure):
+        _set_button(ended, export, f"Export {name} as LoRA", True)
     delete.click(functools.partial(actions.delete, name), None, version, **QUEUED)
+
+
+def _set_button(event: Callable, button: gr.Button, label: str, interactive: bool) -> None:
+    """Let the browser set a button at once, whatever the server is busy with."""
+    change = json.dumps(gr.update(value=label, interactive=interactive))
+    event(None, None, button, js=f"() => ({change})", **UNQUEUED)
