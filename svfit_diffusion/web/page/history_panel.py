@@ -88,7 +88,7 @@ def build_history(
             interactive=False,
             buttons=[],
         )
-        folder = "" if not workspace.local else f" All are kept in {workspace.history.folder}."
+        folder = f" All are kept in {_shown(workspace.history.folder)}." if workspace.local else ""
         with gr.Row(elem_classes="controls"):
             gr.HTML(render.note(f"Click one to see it large, and to use it again.{folder}"))
             pack = gr.Button("Download all", size="sm", min_width=120, scale=0, elem_id="pack")
@@ -97,3 +97,11 @@ def build_history(
     pack.click(actions.archive, None, archive, **QUEUED)
     gr.Timer(2).tick(actions.show, seen, [strip, seen, panel], **UNQUEUED)
     return actions
+
+
+def _shown(folder: Path) -> str:
+    """A folder as people call it: below the home folder it begins with "~"."""
+    home = Path.home()
+    return (
+        f"~/{folder.relative_to(home).as_posix()}" if folder.is_relative_to(home) else str(folder)
+    )
