@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-EXTRAS = {"demo": (), "test": ("test",)}
+EXTRAS = {"demo": ("app", "train"), "test": ("test",)}
 EXTRAS |= {extra: ("test", extra) for extra in ("bench", "browser")}
 TORCH = (
     *("filelock", "typing-extensions>=4.10.0", "setuptools>=77.0.3", "sympy>=1.13.3"),

@@ -14,7 +14,7 @@ __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
         "base": ["Family"],
-        "hub": ["hub_options"],
+        "hub": ["hub_options", "reachable"],
         "loading": [
             "TOYBOX",
             "base_folder",

@@ -169,3 +169,6 @@ class FileSettings:
     hub_model_id: str | None = option(None, "where to: user/name; default: the concept's name")
     hub_token: str | None = option(None, "for the upload; default: your login's", hidden=True)
     license: str = option("", "licence of the concept file, such as CC-BY-4.0")
+    created: str | None = option(
+        None, "date and time that the concept file states, 2026-01-31T12:00:00Z; default: now"
+    )

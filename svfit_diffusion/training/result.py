@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,10 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..concept import PROBES, Concept, round_to_four_bits
+from ..concept import (
+    PROBES,
+    Concept,
+    printable,
+    replace_file,
+    round_to_four_bits,
+    write_concept,
+)
 from ..families import base_name
 from ..pipeline import concept_fields, trigger, with_self_check
-from ..settings import TrainConfig
+from ..settings import RUN_FILE, TrainConfig, run_text
 from ..sharing import push_to_hub
 from .adapted_base import ADAPTER, TOKEN, AdaptedBase
 from .runtime import restore, snapshot
@@ -46,6 +53,16 @@ class Trained:
     advice: tuple[str, ...] = ()
     length: str = ""
     address: str = ""
+
+
+def write_result(config: TrainConfig, concept: Concept, stopped: str | None) -> None:
+    """Write a concept's file and, beside it, the settings that train it again."""
+    write_concept(concept, config.concept_path)
+    head = f"svfit train --config {RUN_FILE} --output_dir again    trains the same file again"
+    if stopped:
+        head += f"\nexcept that this training was stopped early ({printable(stopped)})"
+    text = run_text(replace(config, created=concept.created), head)
+    replace_file(config.concept_path.with_name(RUN_FILE), text.encode())
 
 
 def upload(config: TrainConfig, path: Path) -> str:
@@ -127,7 +144,7 @@ def unchecked_concept(
         token=words[0],
         class_word=words[1],
         license=config.license,
-        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        created=config.created or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         training=facts,
         check=(0.0,) * PROBES,
         **fields,
