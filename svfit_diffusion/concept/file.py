@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from .atomic import replace_file
-from .header import MAX_FILE_BYTES, PACKED, TEXT_FIELDS, Refused, parse
+from .header import MAX_FILE_BYTES, OUTPUTS, PACKED, TEXT_FIELDS, Refused, parse
 from .packing import pack
 
 KINDS = {"f": "F", "u": "U"}  # numpy's kinds of numbers -> safetensors'
@@ -59,6 +59,8 @@ class Concept:
     (tokens, width). training: settings, for people to read. check: the self-check (self_check.py),
     () in files of version 1. triggers: of a combined concept, word -> (class word, tokens,
     strength), with the rows of each encoder in the order of the words; token is the first word.
+    outputs: text encoder -> the layers whose hidden states its rows are added to (none: the last),
+    for those that are not trained through; the rows of others are embeddings.
     """
 
     deltas: np.ndarray
@@ -79,6 +81,7 @@ class Concept:
     check: tuple[float, ...] = ()
     triggers: Mapping[str, tuple[str, int, float]] = field(default_factory=dict)
     packed: bool = False
+    outputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def trigger(self) -> str:
@@ -145,11 +148,12 @@ def to_bytes(concept: Concept) -> bytes:
         "fingerprints": dict(concept.fingerprints),
         "trigger_shape": {k: list(v) for k, v in concept.trigger_shape.items()},
         "triggers": {k: list(v) for k, v in concept.triggers.items()},
+        "outputs": {k: list(v) for k, v in concept.outputs.items()},
         "training": dict(concept.training),
     }
     text = {
         "format": "svfit",
-        "version": PACKED if concept.packed else "2" if concept.check else "1",
+        "version": _version(concept),
         "ranks": _pack_ranks(concept.ranks),
         "check": base64.b64encode(np.array(concept.check, "<f4").tobytes()).decode(),
         **{key: getattr(concept, key) for key in TEXT_FIELDS},
@@ -175,6 +179,13 @@ def to_bytes(concept: Concept) -> bytes:
     data = len(packed).to_bytes(8, "little") + packed + body
     from_bytes(data, "this concept")
     return data
+
+
+def _version(concept: Concept) -> str:
+    """The version that a concept is written in: the oldest that has all of it."""
+    if concept.outputs:
+        return OUTPUTS
+    return PACKED if concept.packed else "2" if concept.check else "1"
 
 
 def write_concept(concept: Concept, path: str | Path) -> Path:
@@ -214,6 +225,7 @@ def from_bytes(data: bytes, name: str) -> Concept:
         raise ValueError(f"{name} is not a usable concept file: {reason}.") from None
     shapes = {encoder: tuple(shape) for encoder, shape in fields.pop("trigger_shape").items()}
     fields["triggers"] = {word: tuple(entry) for word, entry in fields["triggers"].items()}
+    fields["outputs"] = {part: tuple(layers) for part, layers in fields["outputs"].items()}
     rows = tensors.get("trigger")
     return Concept(tensors["deltas"], trigger_rows=rows, trigger_shape=shapes, **fields)
 

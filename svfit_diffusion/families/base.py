@@ -115,6 +115,18 @@ class Family:
         """
         return self.components(pipe) | _present(pipe, self.outputs(pipe))
 
+    @property
+    def word_parts(self) -> tuple[str, ...]:
+        """The text encoders that can be taught a word, by their names in the pipeline."""
+        held = (*self.encoders, *(output.encoder for output in self.word_outputs))
+        return tuple(encoder.model for encoder in held)
+
+    def word_tokenizers(self, pipe: Any) -> dict[str, Any]:
+        """Text encoder -> its tokenizer, of those that can be taught a word and that there are."""
+        held = (*self.encoders, *(output.encoder for output in self.word_outputs))
+        readers = {encoder.model: encoder.tokenizer for encoder in held}
+        return {part: plain_tokenizer(pipe, readers[part]) for part in _present(pipe, readers)}
+
     def text_models(self, pipe: Any) -> dict[str, nn.Module]:
         """Component name -> model, of all text encoders."""
         encoders = (*self.encoders, *self.frozen_text_encoders)
@@ -222,6 +234,12 @@ class Family:
     def guidance_kwargs(self, guidance: float, negative_prompt: str) -> dict[str, Any]:
         """Guidance as arguments of the pipeline's call; ValueError for what it cannot do."""
         return {"guidance_scale": guidance, "negative_prompt": negative_prompt or None}
+
+
+def plain_tokenizer(pipe: Any, name: str) -> Any:
+    """A pipeline's tokenizer of this name, which may be inside a processor; None if it has none."""
+    found = getattr(pipe, name, None)
+    return getattr(found, "tokenizer", found)
 
 
 def clip_ids(tokenizer: Any, prompts: list[str], length: int | None = None) -> Tensor:

@@ -114,13 +114,14 @@ def unchecked_concept(
     fields["packed"] = config.delta_bits == 4
     if not fields["packed"]:
         fields["deltas"] = fields["deltas"].astype(np.float16)
-    if base.ids:
+    if base.learners:
         rows = {
             part: trigger.get_rows(getattr(base.pipe, part), ADAPTER).half().numpy()
-            for part in sorted(base.ids)
+            for part in sorted(base.learners)
         }
         fields["trigger_rows"] = np.concatenate([r.ravel() for r in rows.values()])
         fields["trigger_shape"] = {part: r.shape for part, r in rows.items()}
+        fields["outputs"] = {part: output.layers for part, output in base.outputs.items()}
     return Concept(
         rank=str(config.rank),
         base=base_name(config.pretrained_model_name_or_path),
