@@ -19,7 +19,7 @@ import os
 import stat
 import unicodedata
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +108,29 @@ class Concept:
     def values(self) -> int:
         """The number of trained values."""
         return self.deltas.size + (0 if self.trigger_rows is None else self.trigger_rows.size)
+
+    def without_outputs(self) -> Concept:
+        """The concept as programs take it that cannot add anything to a text encoder's output."""
+        kept = {part: rows for part, rows in self.rows().items() if part not in self.outputs}
+        return replace(
+            self,
+            outputs={},
+            trigger_shape={part: rows.shape for part, rows in kept.items()},
+            trigger_rows=np.concatenate([r.ravel() for r in kept.values()]) if kept else None,
+        )
+
+    @property
+    def output_words(self) -> str:
+        """A sentence on what `without_outputs` lacks, "" if nothing."""
+        if not self.outputs:
+            return ""
+        words = ", ".join(call.word for call in self.all_triggers() if call.rows)
+        parts = " and ".join(sorted(self.outputs))
+        return printable(
+            f"the learned word {words} is, in part or as a whole, added to the output of the "
+            f"{parts}, which this form cannot hold: there it is read as it is typed, and the "
+            "subject will be less alike than with the concept file."
+        )
 
     def rows(self) -> dict[str, np.ndarray]:
         """Text encoder -> learned rows [tokens, width]."""

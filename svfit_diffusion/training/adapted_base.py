@@ -27,6 +27,7 @@ from .precision import check_precision
 
 log = logging.getLogger(__name__)
 ADAPTER, TOKEN = "subject", "token"
+MOST_VECTORS = 256  # numbers that a text encoder in bfloat16 says exactly, to find their places
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -154,7 +155,12 @@ class AdaptedBase:
             rows = trigger.start_row(tokenizer, encoder, class_word).repeat(count, 1)
             (learned,) = trigger.teach(tokenizer, encoder, ADAPTER, [call], [rows], train=True)
             self.ids[part], self.tokens = list(learned.ids), list(learned.names)
-        for part, output in self.family.outputs(self.pipe).items():
+        outputs = self.family.outputs(self.pipe)
+        if outputs and count > MOST_VECTORS:
+            raise ValueError(
+                f"num_vectors is {count}, but on this base it can be at most {MOST_VECTORS}."
+            )
+        for part, output in outputs.items():
             start, size = class_difference(self.pipe, self.family, part, word, class_word)
             reader = self.family.word_tokenizers(self.pipe)[part], getattr(self.pipe, part)
             rows = [start.repeat(count, 1)]
