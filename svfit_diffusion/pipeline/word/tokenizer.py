@@ -164,7 +164,9 @@ def row_of(found: Any, key: str, number: int) -> Any:
     if key not in found:
         return None
     values = found[key]
-    first = values[0] if len(values) else values
+    if not len(values):
+        return values
+    first = values[0]
     nested = getattr(first, "ndim", 0) > 0 or isinstance(first, list)
     nested = nested and not (key == "offset_mapping" and isinstance(first, tuple))
     return values[number] if nested else values

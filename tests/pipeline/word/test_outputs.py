@@ -228,10 +228,12 @@ def test_copies_and_other_pipelines_hear_it(base):
 def test_a_tagged_word_is_still_the_word(base):
     pipe, family, output = base
     reader = family.word_tokenizers(pipe)[output.encoder.model]
+    nothing = reader("", add_special_tokens=False).input_ids
     plain = reader.tokenize("sks dog"), reader.decode(reader("sks dog").input_ids)
     taught(base)
     ids = reader("sks dog").input_ids
     assert max(ids) > len(reader)
+    assert reader("", add_special_tokens=False).input_ids == nothing == []
     assert reader.tokenize("sks dog") == plain[0] and reader.decode(ids) == plain[1]
     assert reader.convert_ids_to_tokens(ids[0]) in reader.get_vocab()
     forget(base)
