@@ -26,7 +26,7 @@ import numpy as np
 
 from .atomic import replace_file
 from .header import MAX_FILE_BYTES, OUTPUTS, PACKED, TEXT_FIELDS, Refused, parse
-from .packing import pack
+from .packing import blocks, pack
 
 KINDS = {"f": "F", "u": "U"}  # numpy's kinds of numbers -> safetensors'
 MAX_MARKS = 3  # combining marks shown on one letter
@@ -190,7 +190,10 @@ def to_bytes(concept: Concept) -> bytes:
     body, tensors = b"", {"deltas": concept.deltas, "trigger": concept.trigger_rows}
     if concept.packed:
         levels, scales = pack(concept.deltas, concept.ranks)
-        tensors = {"scales": scales, "trigger": concept.trigger_rows, "deltas": levels}
+        rows, more = concept.trigger_rows, {}
+        if concept.outputs:
+            rows, more = _packed_vectors(concept)
+        tensors = {"scales": scales, "trigger": rows, **more, "deltas": levels}
     for name, tensor in tensors.items():
         if tensor is not None:
             kind = KINDS.get(tensor.dtype.kind, tensor.dtype.kind) + str(8 * tensor.itemsize)
@@ -202,6 +205,17 @@ def to_bytes(concept: Concept) -> bytes:
     data = len(packed).to_bytes(8, "little") + packed + body
     from_bytes(data, "this concept")
     return data
+
+
+def _packed_vectors(concept: Concept) -> tuple[np.ndarray | None, dict[str, np.ndarray]]:
+    """The rows of embeddings alone, in half precision, and the vectors' tensors in four bits."""
+    rows, outputs = concept.rows(), sorted(concept.outputs)
+    held = [row.ravel() for part, row in rows.items() if part not in outputs]
+    sizes = [n for part in outputs for n in blocks(*rows[part].shape)]
+    numbers = np.concatenate([rows[part].ravel() for part in outputs])
+    levels, scales = pack(numbers, tuple(sizes))
+    found = {"vector_scales": scales, "vectors": levels}
+    return np.concatenate(held).astype(np.float16) if held else None, found
 
 
 def _version(concept: Concept) -> str:

@@ -41,6 +41,6 @@ __getattr__, __dir__, __all__ = lazy_names(
         ],
         "read_prompts": ["class_difference", "read_prompt"],
         "verification": ["basis_of"],
-        "word": ["with_vector"],
+        "word": ["with_vector", "without_vectors"],
     },
 )

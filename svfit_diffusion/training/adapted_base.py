@@ -21,7 +21,7 @@ from ..adapter import (
 )
 from ..concept import Trigger
 from ..families import Family, WordOutput, family_of, load_base, recognise
-from ..pipeline import class_difference, trigger
+from ..pipeline import class_difference, trigger, without_vectors
 from ..settings import TrainConfig
 from .precision import check_precision
 
@@ -109,9 +109,10 @@ class AdaptedBase:
         trained = {*self.targets, *self.ids}
         texts = self.family.text_models(self.pipe).items()
         for model in (self.pipe.vae, *(model for part, model in texts if part not in trained)):
-            model.to(device)
+            with without_vectors(model):  # which are trained
+                model.to(device)
         here = getattr(self.pipe, self.family.denoiser).device
-        for part in self.outputs:  # what is trained of it stays where it is trained
+        for part in self.outputs:
             trigger.rows_of(getattr(self.pipe, part)).to(here)
 
     @contextlib.contextmanager

@@ -56,7 +56,12 @@ def same(a, b):
         {"triggers": {"max": ("cat", 0, 0.25), "sks": ("dog", 2, 0.5)}},
         {"check": ()},
         {"outputs": {"text_encoder": (9, 18)}},
-        {"outputs": {"text_encoder": ()}, "packed": True, "deltas": np.zeros(10, np.float32)},
+        {
+            "outputs": {"text_encoder": ()},
+            "packed": True,
+            "deltas": np.zeros(10, np.float32),
+            "trigger_rows": np.full(8, 3.5, np.float32),
+        },
         {"class_word": "Hündchen 犬", "training": {}, "license": "", "created": ""},
     ],
 )
@@ -66,7 +71,7 @@ def test_round_trip(tmp_path, changes):
     assert same(again, concept(**changes))
     assert again.ranks == concept(**changes).ranks
     assert again.outputs == concept(**changes).outputs
-    assert set(load_file(path)) <= {"deltas", "trigger", "scales"}
+    assert set(load_file(path)) <= {"deltas", "trigger", "scales", "vectors", "vector_scales"}
 
 
 def test_what_a_program_gets_that_cannot_add_to_an_output():

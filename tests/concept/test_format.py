@@ -18,6 +18,7 @@ from safetensors.numpy import load_file
 
 from svfit_diffusion.adapter.tuner import layers
 from svfit_diffusion.concept.file import read_concept, write_concept
+from svfit_diffusion.concept.packing import round_vector
 from svfit_diffusion.pipeline.loading import load_concept
 
 ENDS = ("to_q", "to_k", "to_v", "to_out.0", "q_proj", "k_proj", "v_proj", "out_proj")
@@ -98,11 +99,22 @@ def vectors(path):
     """Text encoder -> (layers, vectors [tokens, layers x width]) of the words in outputs."""
     with safe_open(path, framework="np") as file:
         text = file.metadata()
-    rows, start, found = load_file(path)["trigger"].astype(np.float32), 0, {}
-    layers = json.loads(text["outputs"])
-    for part, (tokens, width) in sorted(json.loads(text["trigger_shape"]).items()):
-        block = rows[start : start + tokens * width].reshape(tokens, width)
-        start += tokens * width
+    tensors, found = load_file(path), {}
+    layers, shapes = json.loads(text["outputs"]), json.loads(text["trigger_shape"])
+    if "vectors" in tensors:
+        halves = np.stack([tensors["vectors"] % 16, tensors["vectors"] // 16], 1).reshape(-1)
+        levels, scales = halves.astype(np.float32) - 8, tensors["vector_scales"]
+    rows, scale = tensors["trigger"].astype(np.float32), 0
+    for part, (tokens, width) in sorted(shapes.items()):
+        if part in layers and "vectors" in tensors:
+            block = np.zeros((tokens, width), np.float32)
+            for row in block:
+                for start in range(0, width, 64):
+                    piece = row[start : start + 64]
+                    piece[:] = levels[: len(piece)] * scales[scale]
+                    levels, scale = levels[len(piece) :], scale + 1
+        else:
+            block, rows = rows[: tokens * width].reshape(tokens, width), rows[tokens * width :]
         if part in layers:
             found[part] = layers[part], block
     return found
@@ -145,18 +157,21 @@ def test_it_reads_sdxl_too(tmp_path):
 @pytest.mark.parametrize("packed", [False, True])
 def test_it_finds_the_words_in_outputs(pipe, tmp_path, packed):
     """Of FLUX.2's layout: three layers side by side, with an embedding beside it."""
-    rows = np.random.default_rng(0).standard_normal(2 * 32 + 2 * 24).astype(np.float16)
+    rows = np.random.default_rng(0).standard_normal(2 * 32 + 2 * 75).astype(np.float16)
+    if packed:
+        word = [round_vector(row) for row in rows[64:].astype(np.float32).reshape(2, 75)]
+        rows = np.concatenate([rows[:64], *word])
     concept = replace(
         make_concept(pipe, packed=packed),
         trigger_rows=rows,
-        trigger_shape={"text_encoder": (2, 32), "text_encoder_3": (2, 24)},
+        trigger_shape={"text_encoder": (2, 32), "text_encoder_3": (2, 75)},
         outputs={"text_encoder_3": (9, 18, 27)},
     )
     path = write_concept(concept, tmp_path / "a.safetensors")
     ((part, (layers, block)),) = vectors(path).items()
     assert (part, layers) == ("text_encoder_3", [9, 18, 27])
     again = read_concept(path)
-    assert np.array_equal(block, rows[64:].reshape(2, 24)) and again.packed == packed
+    assert np.array_equal(block, rows[64:].reshape(2, 75)) and again.packed == packed
     assert np.array_equal(again.rows()[part], block) and again.outputs == {part: (9, 18, 27)}
     assert np.array_equal(again.deltas, concept.deltas)
 

@@ -39,13 +39,15 @@ def test_it_counts_what_a_concept_has(name, tmp_path):
     concept = make_concept(pipe, targets=targets, trigger=False, packed=True)
     assert found.family == family.name and set(found.projections) == set(targets)
     assert (sum(found.projections.values()), found.values) == (len(concept.ranks), concept.values)
-    widths = [
+    rows = sum(
         getattr(pipe, part).get_input_embeddings().weight.shape[1] for _, part in family.encoders
-    ]
-    for part, output in family.outputs(pipe).items():
-        widths.append(trigger.output_width(getattr(pipe, part), output))
-    assert found.trigger == sum(widths)
-    data = len(to_bytes(concept)) + 2 * found.trigger
+    )
+    vectors = sum(
+        trigger.output_width(getattr(pipe, part), output)
+        for part, output in family.outputs(pipe).items()
+    )
+    assert found.trigger == rows + vectors
+    data = len(to_bytes(concept)) + 2 * rows + vectors // 2
     assert data < found.bytes < data + 500  # the word's tensor and a training's settings
     for part, weights in found.weights.items():
         assert weights == sum(w.numel() for w in getattr(pipe, part).parameters())
