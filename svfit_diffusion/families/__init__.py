@@ -13,7 +13,7 @@ from .._lazy import lazy_names
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
-        "base": ["Family", "WordOutput"],
+        "base": ["Family", "WordOutput", "plain_tokenizer"],
         "hub": ["hub_options"],
         "loading": [
             "TOYBOX",

@@ -11,14 +11,25 @@ import pytest
 import torch
 from helpers.tiny_families import TINY
 from safetensors.torch import load_file
+from transformers import ProcessorMixin
 
 from svfit_diffusion.concept import Trigger
 from svfit_diffusion.families import recognise
 from svfit_diffusion.pipeline import class_difference, read_prompt, trigger
 from svfit_diffusion.pipeline.model_methods import install_methods, uninstall_methods
+from svfit_diffusion.pipeline.prompts import prompt_length, warn_split_trigger
 from svfit_diffusion.pipeline.word import rows_of, with_vector
 
 CPU = torch.device("cpu")
+
+
+class Processor(ProcessorMixin):
+    """A processor of text alone."""
+
+    def __init__(self, tokenizer, **more):
+        super().__init__(tokenizer, **more)
+
+
 PROMPT = "a photo of sks dog"
 
 
@@ -256,3 +267,19 @@ def test_a_fused_word_stays_and_a_saved_encoder_says_that_it_lacks_it(base, tmp_
     rows.unmerge()
     forget(base)
     assert torch.equal(states(base, PROMPT), typed)
+
+
+def test_a_tokenizer_inside_a_processor_is_taught():
+    """FLUX.2 dev's is one; here without pictures, which need other packages."""
+    pipe = TINY["flux2"]()
+    base = pipe, recognise(pipe), recognise(pipe).word_outputs[0]
+    alone = taught(base)
+    said = states(base, PROMPT)
+    forget(base)
+    template = pipe.tokenizer.chat_template
+    pipe.tokenizer = Processor(pipe.tokenizer, chat_template=template)
+    taught(base)
+    trigger.row_parameters(pipe.text_encoder, "rex")[0].data.copy_(alone[0])
+    assert torch.equal(states(base, PROMPT), said)
+    assert prompt_length(pipe, "sks dog").tokens == 7
+    assert not warn_split_trigger(pipe, "sks", learned=True)
