@@ -52,7 +52,8 @@ class ScheduleSettings:
     scale_lr: bool = option(False, "learning_rate times batch, accumulation and processes")
     token_lr: float = option(
         0.24,
-        "of the placeholder token's embedding, times the root mean square of the encoder's table",
+        "of the placeholder token's embedding, times the root mean square of the encoder's table; "
+        "of its vector in an output, times the size of the states there",
         above=0,
     )
     lr_scheduler: str = option("constant", "how rates change", choices=SCHEDULERS)

@@ -19,6 +19,7 @@ from ..concept import (
     printable,
     replace_file,
     round_to_four_bits,
+    round_vector,
     write_concept,
 )
 from ..families import base_name
@@ -77,12 +78,17 @@ def upload(config: TrainConfig, path: Path) -> str:
 
 
 def rounded_parameters(base: AdaptedBase, delta_bits: int) -> dict[str, Tensor]:
-    """The parameters as the file holds them: float16, deltas in four bits if wanted."""
+    """The parameters as the file holds them: float16; if wanted, deltas in four bits, and vectors
+    of the word in outputs.
+    """
+    vectors = {f"{part}.{TOKEN}" for part in base.outputs}
     found = {}
     for kind, group in base.parameter_groups().items():
         for name, parameter in group.items():
             value = parameter.detach()
-            if delta_bits == 4 and not kind.endswith(TOKEN):
+            if delta_bits == 4 and kind in vectors:
+                found[name] = torch.from_numpy(round_vector(value.cpu().numpy())).to(value)
+            elif delta_bits == 4 and not kind.endswith(TOKEN):
                 found[name] = torch.from_numpy(round_to_four_bits(value.cpu().numpy())).to(value)
             else:
                 found[name] = value.half().float()
@@ -131,13 +137,11 @@ def unchecked_concept(
     fields["packed"] = config.delta_bits == 4
     if not fields["packed"]:
         fields["deltas"] = fields["deltas"].astype(np.float16)
-    if base.ids:
-        rows = {
-            part: trigger.get_rows(getattr(base.pipe, part), ADAPTER).half().numpy()
-            for part in sorted(base.ids)
-        }
+    if base.learners:
+        rows = {part: _rows(base, part, config.delta_bits) for part in sorted(base.learners)}
         fields["trigger_rows"] = np.concatenate([r.ravel() for r in rows.values()])
         fields["trigger_shape"] = {part: r.shape for part, r in rows.items()}
+        fields["outputs"] = {part: output.layers for part, output in base.outputs.items()}
     return Concept(
         rank=str(config.rank),
         base=base_name(config.pretrained_model_name_or_path),
@@ -149,3 +153,11 @@ def unchecked_concept(
         check=(0.0,) * PROBES,
         **fields,
     )
+
+
+def _rows(base: AdaptedBase, part: str, delta_bits: int) -> np.ndarray:
+    """The trigger's rows or vectors [tokens, width] of a text encoder, as the file holds them."""
+    rows = trigger.get_rows(getattr(base.pipe, part), ADAPTER).numpy()
+    if part in base.outputs and delta_bits == 4:
+        return np.stack([round_vector(row) for row in rows])
+    return rows.astype(np.float16)
