@@ -71,6 +71,9 @@ TEXT_2 = ("transformers", "CLIPTextModelWithProjection")
 MMDIT, FLUX = ("diffusers", "SD3Transformer2DModel"), ("diffusers", "FluxTransformer2DModel")
 FLUX2 = ("diffusers", "Flux2Transformer2DModel")
 ZIMAGE = ("diffusers", "ZImageTransformer2DModel")
+QWEN = ("diffusers", "QwenImageTransformer2DModel")
+KREA2 = ("diffusers", "Krea2Transformer2DModel")
+CHROMA = ("diffusers", "ChromaTransformer2DModel")
 XL_TEXT = {"text_encoder": (TEXT, CLIP_L), "text_encoder_2": (TEXT_2, CLIP_G)}
 SD3_TEXT = {"text_encoder": (TEXT_2, CLIP_L), "text_encoder_2": (TEXT_2, CLIP_G)}
 
@@ -96,6 +99,10 @@ BASES = {
                         "diffusers' convert_flux2_to_diffusers.py"),
     "Z-Image": ("ZImagePipeline", {"transformer": (ZIMAGE, {})}, "the class's defaults"),
     "FLUX.2 dev": ("Flux2Pipeline", {"transformer": (FLUX2, {})}, "the class's defaults"),
+    "Qwen-Image": ("QwenImagePipeline", {
+        "transformer": (QWEN, {})}, "the class's defaults"),
+    "Krea 2": ("Krea2Pipeline", {"transformer": (KREA2, {})}, "the class's defaults"),
+    "Chroma": ("ChromaPipeline", {"transformer": (CHROMA, {})}, "the class's defaults"),
 }  # fmt: skip
 
 

@@ -44,16 +44,21 @@ class Sampling(NamedTuple):
 class Family:
     """Interface of a family.
 
-    name: as written into concept files. pipelines: the classes that bases are published as.
-    models: the denoiser's classes; with the class of its text encoder (text_model) they identify
-    the family of any other pipeline. dtype: the precision its bases are published in. denoiser: the
-    component that predicts. encoders: text encoders that a concept may edit and teach a word.
+    name: as written into concept files; title: for people. bases: name -> Hub id of bases that
+    people use. pipelines: the classes that bases are published as. editing: classes for editing
+    pictures over the same models; a base published as one is loaded as pipelines[0]. models: the
+    denoiser's classes; with the class of its text encoder (text_model) they identify the family of
+    any other pipeline. dtype: the precision its bases are published in. denoiser: the component
+    that predicts. encoders: text encoders that a concept may edit and teach a word.
     frozen_text_encoders: those that stay unchanged and read prompts as typed. original: diffusers'
     names for its kinds of single-file checkpoints. defaults: of generation.
     """
 
     name: ClassVar[str]
+    title: ClassVar[str]
+    bases: ClassVar[dict[str, str]] = {}
     pipelines: ClassVar[tuple[str, ...]]
+    editing: ClassVar[tuple[str, ...]] = ()
     models: ClassVar[tuple[str, ...]]
     text_model: ClassVar[str] = "CLIPText"
     dtype: ClassVar[str]
@@ -147,6 +152,14 @@ class Family:
         """The pipeline's latents of a picture of height x width pixels -> what the VAE decodes."""
         shift = getattr(pipe.vae.config, "shift_factor", None) or 0.0
         return latents / pipe.vae.config.scaling_factor + shift
+
+    def decode(self, vae: nn.Module, latents: Tensor) -> Tensor:
+        """What `unscale_latents` gives [n, c, h, w] -> pixels [n, 3, H, W] in -1..1."""
+        return vae.decode(latents.to(vae.dtype), return_dict=False)[0]
+
+    def enable_gradient_checkpointing(self, denoiser: nn.Module) -> None:
+        """Let the denoiser keep fewer activations, and compute them again for the gradient."""
+        denoiser.enable_gradient_checkpointing()
 
     def training_scheduler(self, scheduler: Any) -> Any:
         """The noise scheduler of training, made from the configuration of the pipeline's own."""

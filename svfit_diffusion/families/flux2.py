@@ -20,6 +20,11 @@ class Flux2Klein(Flow):
     """FLUX.2 klein, distilled or not."""
 
     name = "flux2-klein"
+    title = "FLUX.2 klein"
+    bases = {
+        "FLUX.2 klein 4B": "black-forest-labs/FLUX.2-klein-base-4B",
+        "FLUX.2 klein 9B": "black-forest-labs/FLUX.2-klein-base-9B",
+    }
     pipelines = ("Flux2KleinPipeline",)
     models = ("Flux2Transformer2DModel",)
     text_model = "Qwen3"
@@ -98,5 +103,7 @@ class Flux2(Flux2Klein):
     """FLUX.2 dev: guidance is an input of the transformer."""
 
     name = "flux2"
+    title = "FLUX.2"
+    bases = {"FLUX.2 dev": "black-forest-labs/FLUX.2-dev"}
     pipelines = ("Flux2Pipeline",)
     text_model = "Mistral3"

@@ -13,12 +13,15 @@ from torch import Tensor, nn
 
 from .base import FIRST, Sampling
 from .flow import Flow
+from .sequences import pad
 
 
 class ZImage(Flow):
     """Z-Image. As with FLUX.2, its language model stays frozen."""
 
     name = "z-image"
+    title = "Z-Image"
+    bases = {"Z-Image": "Tongyi-MAI/Z-Image"}
     pipelines = ("ZImagePipeline",)
     models = ("ZImageTransformer2DModel",)
     text_model = "Qwen3"
@@ -35,11 +38,7 @@ class ZImage(Flow):
     ) -> dict[str, Tensor]:
         """Hidden states [n, 512, width], padded with zeros, and their mask [n, 512]."""
         found = pipe.encode_prompt(list(prompts), device, do_classifier_free_guidance=False)[0]
-        states = found[0].new_zeros(len(found), self.length, found[0].shape[-1])
-        there = states.new_zeros(len(found), self.length)
-        for i, one in enumerate(found):
-            states[i, : len(one)], there[i, : len(one)] = one, 1
-        return {"states": states, "there": there}
+        return pad(found, self.length)
 
     def predict(
         self, denoiser: nn.Module, noisy: Tensor, times: Tensor, text: dict, guidance: float = 1.0

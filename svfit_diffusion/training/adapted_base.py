@@ -142,8 +142,10 @@ class AdaptedBase:
     def enable_gradient_checkpointing(self) -> None:
         """Keep fewer activations; what is trained must be in training mode for it."""
         for part, model in self.family.components(self.pipe).items():
-            names = ("enable_gradient_checkpointing", "activation_checkpointing_enable")
-            next(getattr(model, name) for name in names if hasattr(model, name))()
+            if part == self.family.denoiser:
+                self.family.enable_gradient_checkpointing(model)
+            else:
+                model.gradient_checkpointing_enable()
             model.train(part in self.targets or part in self.ids)
 
 

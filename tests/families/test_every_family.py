@@ -10,7 +10,7 @@ import torch
 from helpers.tiny_families import TINY, save_tiny, tiny_config
 from helpers.tiny_pipelines import load, make_concept, picture
 
-from svfit_diffusion.adapter.attention import layout
+from svfit_diffusion.adapter.attention import find_projections, layout
 from svfit_diffusion.concept.file import read_concept
 from svfit_diffusion.data.examples import sample_batch
 from svfit_diffusion.families import recognise
@@ -25,6 +25,16 @@ from svfit_diffusion.sharing.lora_export import export_lora
 from svfit_diffusion.training.loop import Training, train
 from svfit_diffusion.training.runtime import make_accelerator
 
+PLAIN = {"to_q", "to_k", "to_v", "to_out.0"}
+MMDIT = PLAIN | {"add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"}
+PATCHED = {  # the ends of the denoiser's projections; all others have the plain four
+    "sd3": MMDIT,
+    "flux": MMDIT,
+    "flux2": MMDIT | {"to_qkv_mlp_proj", "to_out"},
+    "flux2-klein": MMDIT | {"to_qkv_mlp_proj", "to_out"},
+    "qwen-image": MMDIT,
+    "chroma": MMDIT,
+}
 PROMPT = "sks dog and zwx mug"
 T5_READS = {"sd3": ["prompt_3"], "flux": ["prompt_2"]}  # which learns no word
 
@@ -67,6 +77,22 @@ def test_three_steps_lower_the_loss_on_fixed_noise(family):
     assert len(list((family.base.parent / "class").iterdir())) == 1
 
 
+def test_what_is_patched(family):
+    """Every attention of the denoiser, both of its streams, and nothing else."""
+    base = family.training.base
+    model, name = getattr(base.pipe, base.family.denoiser), base.family.name
+    held = find_projections(model)
+    assert {end_of(n) for n in held} == PATCHED.get(name, PLAIN)
+    attention = {n.rsplit(".to_q", 1)[0] for n, _ in model.named_modules() if n.endswith("to_q")}
+    assert {n.removesuffix(f".{end_of(n)}") for n in held} >= attention
+
+
+def end_of(name):
+    """The last part of a projection's name, with the number of a list."""
+    *_, last, end = name.split(".")
+    return f"{last}.{end}" if end.isdigit() else end
+
+
 def test_delta_zero_is_the_base(family):
     assert torch.equal(family.plain, drawn(load(family.base), "a dog"))
 
@@ -79,12 +105,13 @@ def test_save_load_generate_and_remove(family):
     assert torch.equal(drawn(fresh), mine) and not torch.equal(before, mine)
     seen = []
     image, made = next(
-        generate(fresh, PROMPT, watch=lambda *s: seen.append(s), steps=1, width=32, height=32)
+        generate(fresh, PROMPT, watch=lambda *s: seen.append(s), steps=2, width=32, height=32)
     )
     assert image.size == (32, 32) and made.concepts == ((name, 1.0),)
     with torch.no_grad():  # what is shown meanwhile is, after the last step, the picture
-        last = fresh.image_processor.postprocess(fresh.vae.decode(seen[-1][1]).sample)[0]
-    assert len(seen) == 1 and np.array_equal(np.array(last), np.array(image))
+        pixels = recognise(fresh).decode(fresh.vae, seen[-1][1])
+        last = fresh.image_processor.postprocess(pixels)[0]
+    assert len(seen) == 2 and np.array_equal(np.array(last), np.array(image))
     limit = PROMPT.replace("sks", "dog") if family.result.concept.rows() else PROMPT
     set_concepts(fresh, {name: 0.0})
     typed = T5_READS.get(family.training.base.family.name, ())

@@ -202,14 +202,17 @@ def same(a, b):
 
 
 def first_gradients(config, **changes):
-    """Parameter name -> its gradient before the first step, over all batches and processes."""
+    """Parameter name -> its gradient before the first step, over all batches and processes; without
+    those that change nothing, such as what a last block does with the text.
+    """
     from svfit_diffusion.training.loop import Training
     from svfit_diffusion.training.runtime import make_accelerator
 
     config = replace(config, **changes)
     training = Training(config, make_accelerator(config), progress=False)
     training._backward()
-    return {name: parameter.grad.clone() for name, parameter in training.parameters.items()}
+    grads = {name: parameter.grad for name, parameter in training.parameters.items()}
+    return {name: grad.clone() for name, grad in grads.items() if grad is not None}
 
 
 TWO_PROCESSES = """

@@ -1,0 +1,114 @@
+"""Tiny pipelines, as in tiny_families.py, of the families that came after FLUX.1."""
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderKLQwenImage,
+    ChromaPipeline,
+    ChromaTransformer2DModel,
+    FlowMatchEulerDiscreteScheduler,
+    Krea2Pipeline,
+    Krea2Transformer2DModel,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
+)
+
+from helpers.tiny_text_encoders import make_qwen3_vl, make_qwen_vl, make_t5
+
+VAE = {
+    "block_out_channels": (8, 16),
+    "down_block_types": ("DownEncoderBlock2D",) * 2,
+    "up_block_types": ("UpDecoderBlock2D",) * 2,
+    "layers_per_block": 1,
+    "latent_channels": 4,
+    "norm_num_groups": 4,
+    "sample_size": 32,
+}
+
+
+def video_vae() -> AutoencoderKLQwenImage:
+    """Qwen-Image's VAE of one halving, with statistics of its own for each channel."""
+    statistics = {"latents_mean": [-0.2, -0.1, 0.1, 0.2], "latents_std": [0.5, 0.8, 1.1, 1.4]}
+    return AutoencoderKLQwenImage(
+        base_dim=4, z_dim=4, dim_mult=[1, 2], num_res_blocks=1, temperal_downsample=[False],
+        **statistics,
+    )  # fmt: skip
+
+
+def make_qwen_image(seed: int = 0):
+    """Qwen-Image: two streams, and a VAE for video."""
+    torch.manual_seed(seed)
+    transformer = QwenImageTransformer2DModel(
+        in_channels=16,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=8,
+        axes_dims_rope=(4, 6, 6),
+    )
+    scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift_terminal=0.02)
+    return QwenImagePipeline(
+        transformer=transformer, scheduler=scheduler, vae=video_vae(), **make_qwen_vl(8)
+    )
+
+
+def make_krea2(seed: int = 0):
+    """Krea 2 Raw: fewer keys than queries, and two layers of text, mixed by blocks of their own."""
+    torch.manual_seed(seed)
+    transformer = Krea2Transformer2DModel(
+        in_channels=16,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        intermediate_size=32,
+        timestep_embed_dim=16,
+        text_hidden_dim=8,
+        num_text_layers=2,
+        text_num_attention_heads=1,
+        text_num_key_value_heads=1,
+        text_intermediate_size=8,
+        num_layerwise_text_blocks=1,
+        num_refiner_text_blocks=1,
+        axes_dims_rope=(4, 6, 6),
+    )
+    for table in (p for n, p in transformer.named_parameters() if n.endswith("scale_shift_table")):
+        torch.nn.init.normal_(table, std=0.5)  # zero in a new model, so that its blocks do nothing
+    return Krea2Pipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        vae=video_vae(),
+        text_encoder_select_layers=(1, 2),
+        **make_qwen3_vl(8, 2),
+    )
+
+
+def make_chroma(seed: int = 0):
+    """Chroma: FLUX.1's blocks, modulated by a small model of the time alone."""
+    torch.manual_seed(seed)
+    transformer = ChromaTransformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        axes_dims_rope=(4, 6, 6),
+        approximator_num_channels=8,
+        approximator_hidden_dim=16,
+        approximator_layers=1,
+    )
+    return ChromaPipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        vae=AutoencoderKL(**VAE, scaling_factor=0.36, shift_factor=0.12),
+        **make_t5(32),
+    )
+
+
+NEWER = {
+    "qwen-image": make_qwen_image,
+    "krea-2": make_krea2,
+    "chroma": make_chroma,
+}
