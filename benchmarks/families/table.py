@@ -65,6 +65,10 @@ KLEIN_9B = KLEIN_4B | {
     "num_layers": 8, "num_single_layers": 24, "num_attention_heads": 32,
     "joint_attention_dim": 12288,
 }  # fmt: skip
+HIDREAM_I1 = {
+    "in_channels": 16, "patch_size": 2, "caption_channels": (4096, 4096),
+    "axes_dims_rope": (64, 32, 32), "llama_layers": (*range(32), *(31,) * 16),
+}  # fmt: skip
 
 UNET, TEXT = ("diffusers", "UNet2DConditionModel"), ("transformers", "CLIPTextModel")
 TEXT_2 = ("transformers", "CLIPTextModelWithProjection")
@@ -74,6 +78,7 @@ ZIMAGE = ("diffusers", "ZImageTransformer2DModel")
 QWEN = ("diffusers", "QwenImageTransformer2DModel")
 KREA2 = ("diffusers", "Krea2Transformer2DModel")
 CHROMA = ("diffusers", "ChromaTransformer2DModel")
+HIDREAM = ("diffusers", "HiDreamImageTransformer2DModel")
 XL_TEXT = {"text_encoder": (TEXT, CLIP_L), "text_encoder_2": (TEXT_2, CLIP_G)}
 SD3_TEXT = {"text_encoder": (TEXT_2, CLIP_L), "text_encoder_2": (TEXT_2, CLIP_G)}
 
@@ -103,6 +108,8 @@ BASES = {
         "transformer": (QWEN, {})}, "the class's defaults"),
     "Krea 2": ("Krea2Pipeline", {"transformer": (KREA2, {})}, "the class's defaults"),
     "Chroma": ("ChromaPipeline", {"transformer": (CHROMA, {})}, "the class's defaults"),
+    "HiDream-I1": ("HiDreamImagePipeline", {"transformer": (HIDREAM, HIDREAM_I1)},
+                   "the class's defaults, and from memory"),
 }  # fmt: skip
 
 

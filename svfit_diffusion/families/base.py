@@ -24,7 +24,9 @@ class TextEncoder(NamedTuple):
 
 
 # As pipelines number them.
-FIRST, SECOND, THIRD = (TextEncoder(f"tokenizer{n}", f"text_encoder{n}") for n in ("", "_2", "_3"))
+FIRST, SECOND, THIRD, FOURTH = (
+    TextEncoder(f"tokenizer{n}", f"text_encoder{n}") for n in ("", "_2", "_3", "_4")
+)
 
 
 class PromptEncoder(NamedTuple):
@@ -197,6 +199,10 @@ class Family:
     def sampling(self, pipe: Any) -> Sampling:
         """The steps and guidance that the base is used with if the user names none."""
         return self.defaults
+
+    def size_kwargs(self, pipe: Any, width: int, height: int) -> dict[str, Any]:
+        """Width and height, in pixels, as arguments of the pipeline's call."""
+        return {"width": width, "height": height}
 
     def guidance_kwargs(self, guidance: float, negative_prompt: str) -> dict[str, Any]:
         """Guidance as arguments of the pipeline's call; ValueError for what it cannot do."""

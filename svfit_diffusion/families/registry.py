@@ -9,6 +9,7 @@ from .base import Family
 from .chroma import Chroma
 from .flux import Flux
 from .flux2 import Flux2, Flux2Klein
+from .hidream import HiDream
 from .krea2 import Krea2
 from .qwen_image import QwenImage
 from .sd import StableDiffusion, StableDiffusionXL
@@ -26,6 +27,7 @@ FAMILIES: tuple[Family, ...] = (
     QwenImage(),
     Krea2(),
     Chroma(),
+    HiDream(),
 )
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers.tiny_families import TINY, save_tiny, tiny_config
 from helpers.tiny_pipelines import load, make_concept, picture
+from PIL import Image
 
 from svfit_diffusion.adapter.attention import find_projections, layout
 from svfit_diffusion.concept.file import read_concept
@@ -34,6 +35,7 @@ PATCHED = {  # the ends of the denoiser's projections; all others have the plain
     "flux2-klein": MMDIT | {"to_qkv_mlp_proj", "to_out"},
     "qwen-image": MMDIT,
     "chroma": MMDIT,
+    "hidream": {*["to_q", "to_k", "to_v", "to_out", "to_q_t", "to_k_t", "to_v_t", "to_out_t"]},
 }
 PROMPT = "sks dog and zwx mug"
 T5_READS = {"sd3": ["prompt_3"], "flux": ["prompt_2"]}  # which learns no word
@@ -64,7 +66,7 @@ def family(request, tmp_path_factory):
 
 @torch.no_grad()
 def drawn(pipe, prompt=PROMPT, **more):
-    return picture(pipe, prompt, width=32, height=32, **more)
+    return picture(pipe, prompt, **recognise(pipe).size_kwargs(pipe, 32, 32), **more)
 
 
 def test_three_steps_lower_the_loss_on_fixed_noise(family):
@@ -74,7 +76,8 @@ def test_three_steps_lower_the_loss_on_fixed_noise(family):
     assert concept.family == ours.name and concept.deltas.any()
     assert set(concept.targets) == {ours.denoiser, *encoders}
     assert set(concept.rows()) == encoders  # a word is taught to those, and to no reader
-    assert len(list((family.base.parent / "class").iterdir())) == 1
+    (image,) = (family.base.parent / "class").iterdir()
+    assert Image.open(image).size == (32, 32)
 
 
 def test_what_is_patched(family):

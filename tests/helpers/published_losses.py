@@ -116,6 +116,16 @@ def chroma(pipe, noisy, level):
     return ChromaPipeline._unpack_latents(found, 32, 32, 2)
 
 
+def hidream(pipe, noisy, level):
+    """train_dreambooth_lora_hidream.py"""
+    n = len(noisy)
+    t5, _, llama, _, pooled, _ = pipe.encode_prompt(PROMPT, do_classifier_free_guidance=False)
+    return -pipe.transformer(
+        hidden_states=noisy, timesteps=1000 * level, encoder_hidden_states_t5=t5.repeat(n, 1, 1),
+        encoder_hidden_states_llama3=llama.repeat(1, n, 1, 1), pooled_embeds=pooled.repeat(n, 1),
+    ).sample  # fmt: skip
+
+
 FLOW = {  # family -> the scheduler's shift in training, and its prediction
     "sd3": (3.0, sd3),
     "flux": (1.0, flux),
@@ -125,6 +135,7 @@ FLOW = {  # family -> the scheduler's shift in training, and its prediction
     "qwen-image": (1.0, qwen_image),
     "krea-2": (1.0, krea2),
     "chroma": (1.0, chroma),
+    "hidream": (3.0, hidream),
 }
 
 

@@ -7,13 +7,17 @@ from diffusers import (
     ChromaPipeline,
     ChromaTransformer2DModel,
     FlowMatchEulerDiscreteScheduler,
+    HiDreamImagePipeline,
+    HiDreamImageTransformer2DModel,
     Krea2Pipeline,
     Krea2Transformer2DModel,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
 )
+from transformers import CLIPTextModelWithProjection
 
-from helpers.tiny_text_encoders import make_qwen3_vl, make_qwen_vl, make_t5
+from helpers.tiny_pipelines import make_tokenizer, text_config
+from helpers.tiny_text_encoders import make_llama, make_qwen3_vl, make_qwen_vl, make_t5
 
 VAE = {
     "block_out_channels": (8, 16),
@@ -107,8 +111,45 @@ def make_chroma(seed: int = 0):
     )
 
 
+def make_hidream(seed: int = 0):
+    """HiDream: a double- and a single-stream block, each with two experts, and four encoders."""
+    torch.manual_seed(seed)
+    tokenizer, t5, llama = make_tokenizer(), make_t5(16), make_llama(8, 2)
+    clip = text_config(tokenizer, 16, projection_dim=8)
+    clip.max_position_embeddings = 128  # as many as T5 and Llama read
+    transformer = HiDreamImageTransformer2DModel(
+        patch_size=2,
+        in_channels=4,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        caption_channels=[16, 8],
+        text_emb_dim=16,
+        num_routed_experts=2,
+        num_activated_experts=1,
+        axes_dims_rope=(4, 6, 6),
+        max_resolution=(32, 32),
+        llama_layers=[0, 1],
+    )
+    return HiDreamImagePipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=AutoencoderKL(**VAE, scaling_factor=0.36, shift_factor=0.12),
+        text_encoder=CLIPTextModelWithProjection(clip).eval(),
+        tokenizer=tokenizer,
+        text_encoder_2=CLIPTextModelWithProjection(clip).eval(),
+        tokenizer_2=make_tokenizer(),
+        text_encoder_3=t5["text_encoder"],
+        tokenizer_3=t5["tokenizer"],
+        text_encoder_4=llama["text_encoder"],
+        tokenizer_4=llama["tokenizer"],
+    )
+
+
 NEWER = {
     "qwen-image": make_qwen_image,
     "krea-2": make_krea2,
     "chroma": make_chroma,
+    "hidream": make_hidream,
 }

@@ -3,6 +3,8 @@
 import string
 
 from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2TokenizerFast,
@@ -89,3 +91,11 @@ def make_qwen3_vl(width: int, layers: int) -> dict:
               "num_position_embeddings": 16}  # fmt: skip
     encoder = Qwen3VLModel(Qwen3VLConfig(text_config=text, vision_config=vision)).eval()
     return {"tokenizer": tokenizer, "text_encoder": encoder}
+
+
+def make_llama(width: int, layers: int) -> dict:
+    """Llama, with the attention that can report its weights, and a tokenizer of single bytes."""
+    tokenizer = make_qwen(width, 1)["tokenizer"]
+    settings = LlamaConfig(**small(width, layers), vocab_size=len(tokenizer), head_dim=8)
+    settings._attn_implementation = "eager"
+    return {"tokenizer": tokenizer, "text_encoder": LlamaForCausalLM(settings).eval()}
