@@ -69,6 +69,7 @@ HIDREAM_I1 = {
     "in_channels": 16, "patch_size": 2, "caption_channels": (4096, 4096),
     "axes_dims_rope": (64, 32, 32), "llama_layers": (*range(32), *(31,) * 16),
 }  # fmt: skip
+LUMINA2 = {"cap_feat_dim": 2304}
 
 UNET, TEXT = ("diffusers", "UNet2DConditionModel"), ("transformers", "CLIPTextModel")
 TEXT_2 = ("transformers", "CLIPTextModelWithProjection")
@@ -110,6 +111,11 @@ BASES = {
     "Chroma": ("ChromaPipeline", {"transformer": (CHROMA, {})}, "the class's defaults"),
     "HiDream-I1": ("HiDreamImagePipeline", {"transformer": (HIDREAM, HIDREAM_I1)},
                    "the class's defaults, and from memory"),
+    "Lumina-Image 2.0": ("Lumina2Pipeline", {
+        "transformer": (("diffusers", "Lumina2Transformer2DModel"), LUMINA2)},
+        "the class's defaults, and from memory"),
+    "Sana 1.6B": ("SanaPipeline", {
+        "transformer": (("diffusers", "SanaTransformer2DModel"), {})}, "the class's defaults"),
 }  # fmt: skip
 
 

@@ -11,7 +11,9 @@ from .flux import Flux
 from .flux2 import Flux2, Flux2Klein
 from .hidream import HiDream
 from .krea2 import Krea2
+from .lumina2 import Lumina2
 from .qwen_image import QwenImage
+from .sana import Sana
 from .sd import StableDiffusion, StableDiffusionXL
 from .sd3 import StableDiffusion3
 from .zimage import ZImage
@@ -28,6 +30,8 @@ FAMILIES: tuple[Family, ...] = (
     Krea2(),
     Chroma(),
     HiDream(),
+    Lumina2(),
+    Sana(),
 )
 
 

@@ -1,7 +1,13 @@
 """Each family's loss as published, written out by hand from diffusers' training scripts."""
 
 import torch
-from diffusers import ChromaPipeline, Flux2KleinPipeline, FluxPipeline, QwenImagePipeline
+from diffusers import (
+    ChromaPipeline,
+    Flux2KleinPipeline,
+    FluxPipeline,
+    QwenImagePipeline,
+    SanaPipeline,
+)
 
 PROMPT = "a photo of sks dog"
 
@@ -126,6 +132,27 @@ def hidream(pipe, noisy, level):
     ).sample  # fmt: skip
 
 
+def lumina2(pipe, noisy, level):
+    """train_dreambooth_lora_lumina2.py, whose sigma is 1 - level."""
+    n = len(noisy)
+    hidden, mask, _, _ = pipe.encode_prompt([PROMPT] * n, do_classifier_free_guidance=False)
+    return -pipe.transformer(
+        hidden_states=noisy, encoder_hidden_states=hidden, encoder_attention_mask=mask,
+        timestep=1 - level,
+    ).sample  # fmt: skip
+
+
+def sana(pipe, noisy, level):
+    """train_dreambooth_lora_sana.py, with the instruction that the pipeline is used with."""
+    n, told = len(noisy), SanaPipeline.__call__.__wrapped__.__defaults__[-1]
+    assert told[-1] == "User Prompt: "
+    hidden, mask, _, _ = pipe.encode_prompt([PROMPT] * n, False, complex_human_instruction=told)
+    return pipe.transformer(
+        hidden_states=noisy, encoder_hidden_states=hidden, encoder_attention_mask=mask,
+        timestep=1000 * level,
+    ).sample  # fmt: skip
+
+
 FLOW = {  # family -> the scheduler's shift in training, and its prediction
     "sd3": (3.0, sd3),
     "flux": (1.0, flux),
@@ -136,6 +163,8 @@ FLOW = {  # family -> the scheduler's shift in training, and its prediction
     "krea-2": (1.0, krea2),
     "chroma": (1.0, chroma),
     "hidream": (3.0, hidream),
+    "lumina2": (6.0, lumina2),
+    "sana": (1.0, sana),
 }
 
 

@@ -2,22 +2,28 @@
 
 import torch
 from diffusers import (
+    AutoencoderDC,
     AutoencoderKL,
     AutoencoderKLQwenImage,
     ChromaPipeline,
     ChromaTransformer2DModel,
+    DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
     HiDreamImagePipeline,
     HiDreamImageTransformer2DModel,
     Krea2Pipeline,
     Krea2Transformer2DModel,
+    Lumina2Pipeline,
+    Lumina2Transformer2DModel,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
+    SanaPipeline,
+    SanaTransformer2DModel,
 )
 from transformers import CLIPTextModelWithProjection
 
 from helpers.tiny_pipelines import make_tokenizer, text_config
-from helpers.tiny_text_encoders import make_llama, make_qwen3_vl, make_qwen_vl, make_t5
+from helpers.tiny_text_encoders import make_gemma, make_llama, make_qwen3_vl, make_qwen_vl, make_t5
 
 VAE = {
     "block_out_channels": (8, 16),
@@ -27,6 +33,11 @@ VAE = {
     "latent_channels": 4,
     "norm_num_groups": 4,
     "sample_size": 32,
+}
+VAE_OF_8 = VAE | {  # for pipelines that take a halving of three times as given
+    "block_out_channels": (4, 4, 8, 8),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
 }
 
 
@@ -147,9 +158,69 @@ def make_hidream(seed: int = 0):
     )
 
 
+def make_lumina2(seed: int = 0):
+    """Lumina-Image 2.0: blocks that refine noise and words by themselves, then one of both."""
+    torch.manual_seed(seed)
+    transformer = Lumina2Transformer2DModel(
+        sample_size=4,
+        in_channels=4,
+        hidden_size=32,
+        num_layers=1,
+        num_refiner_layers=1,
+        num_attention_heads=2,
+        num_kv_heads=1,
+        multiple_of=8,
+        axes_dim_rope=(4, 6, 6),
+        axes_lens=(300, 32, 32),
+        cap_feat_dim=8,
+    )
+    return Lumina2Pipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0),
+        vae=AutoencoderKL(**VAE_OF_8, scaling_factor=0.36, shift_factor=0.12),
+        **make_gemma(8),
+    )
+
+
+def make_sana(seed: int = 0):
+    """Sana: linear attention, then attention to the words; published with a DPM-Solver."""
+    torch.manual_seed(seed)
+    vae = AutoencoderDC(
+        latent_channels=4,
+        attention_head_dim=4,
+        encoder_block_out_channels=(8, 16),
+        decoder_block_out_channels=(8, 16),
+        encoder_layers_per_block=(1, 1),
+        decoder_layers_per_block=(1, 1),
+        encoder_qkv_multiscales=((), ()),
+        decoder_qkv_multiscales=((), ()),
+        scaling_factor=0.41407,
+    )
+    transformer = SanaTransformer2DModel(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        num_layers=2,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=16,
+        cross_attention_dim=32,
+        caption_channels=8,
+        sample_size=16,
+    )
+    for block in transformer.transformer_blocks:
+        torch.nn.init.normal_(block.scale_shift_table)  # less, and attention changes little
+    solver = DPMSolverMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+    )
+    return SanaPipeline(transformer=transformer, scheduler=solver, vae=vae, **make_gemma(8))
+
+
 NEWER = {
     "qwen-image": make_qwen_image,
     "krea-2": make_krea2,
     "chroma": make_chroma,
     "hidream": make_hidream,
+    "lumina2": make_lumina2,
+    "sana": make_sana,
 }

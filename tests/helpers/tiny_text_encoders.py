@@ -3,6 +3,8 @@
 import string
 
 from transformers import (
+    Gemma2Config,
+    Gemma2Model,
     LlamaConfig,
     LlamaForCausalLM,
     Qwen2_5_VLConfig,
@@ -99,3 +101,12 @@ def make_llama(width: int, layers: int) -> dict:
     settings = LlamaConfig(**small(width, layers), vocab_size=len(tokenizer), head_dim=8)
     settings._attn_implementation = "eager"
     return {"tokenizer": tokenizer, "text_encoder": LlamaForCausalLM(settings).eval()}
+
+
+def make_gemma(width: int) -> dict:
+    """Gemma 2, and a tokenizer of single bytes."""
+    tokenizer = make_qwen(width, 1)["tokenizer"]
+    settings = Gemma2Config(
+        **small(width, 2), vocab_size=len(tokenizer), head_dim=8, query_pre_attn_scalar=8
+    )
+    return {"tokenizer": tokenizer, "text_encoder": Gemma2Model(settings).eval()}
