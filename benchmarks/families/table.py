@@ -69,6 +69,7 @@ HIDREAM_I1 = {
     "in_channels": 16, "patch_size": 2, "caption_channels": (4096, 4096),
     "axes_dims_rope": (64, 32, 32), "llama_layers": (*range(32), *(31,) * 16),
 }  # fmt: skip
+AURAFLOW = {"pos_embed_max_size": 9216}
 LUMINA2 = {"cap_feat_dim": 2304}
 
 UNET, TEXT = ("diffusers", "UNet2DConditionModel"), ("transformers", "CLIPTextModel")
@@ -116,6 +117,11 @@ BASES = {
         "the class's defaults, and from memory"),
     "Sana 1.6B": ("SanaPipeline", {
         "transformer": (("diffusers", "SanaTransformer2DModel"), {})}, "the class's defaults"),
+    "Ideogram 4": ("Ideogram4Pipeline", {
+        "transformer": (("diffusers", "Ideogram4Transformer2DModel"), {})}, "the class's defaults"),
+    "AuraFlow 0.3": ("AuraFlowPipeline", {
+        "transformer": (("diffusers", "AuraFlowTransformer2DModel"), AURAFLOW)},
+        "the class's defaults, and from memory"),
 }  # fmt: skip
 
 

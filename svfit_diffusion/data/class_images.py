@@ -90,7 +90,7 @@ def _generate(
 ) -> None:
     """Generate a class image for each path, `sample_batch_size` at a time."""
     family = recognise(pipe)
-    given = family.size_kwargs(pipe, wanted.width, wanted.height)
+    given = family.call_kwargs(pipe, wanted.width, wanted.height)
     given |= family.guidance_kwargs(wanted.guidance, "") | {"num_inference_steps": wanted.steps}
     count = config.sample_batch_size
     with tqdm(total=len(paths), desc="class images", disable=not (progress and paths)) as bar:

@@ -122,7 +122,10 @@ class Family:
     def encode_frozen(
         self, pipe: Any, prompts: list[str], device: torch.device
     ) -> dict[str, Tensor]:
-        """Outputs of the frozen text encoders for the prompts as typed; training keeps them."""
+        """Outputs of the frozen text encoders for the prompts as typed; training keeps them.
+
+        What is as long as the prompt is padded with zeros, and has a mask.
+        """
         return {}
 
     def encode_text(
@@ -200,8 +203,8 @@ class Family:
         """The steps and guidance that the base is used with if the user names none."""
         return self.defaults
 
-    def size_kwargs(self, pipe: Any, width: int, height: int) -> dict[str, Any]:
-        """Width and height, in pixels, as arguments of the pipeline's call."""
+    def call_kwargs(self, pipe: Any, width: int, height: int) -> dict[str, Any]:
+        """Arguments of the pipeline's call for pictures of width x height pixels."""
         return {"width": width, "height": height}
 
     def guidance_kwargs(self, guidance: float, negative_prompt: str) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class Flux2Klein(Flow):
         latents = latents.reshape(count, channels, height // 2, 2, width // 2, 2)
         latents = latents.permute(0, 1, 3, 5, 2, 4)
         latents = latents.reshape(count, 4 * channels, height // 2, width // 2)
-        mean, deviation = _statistics(vae, latents)
+        mean, deviation = statistics(vae, latents)
         latents = (latents - mean) / deviation
         return latents, torch.zeros_like(latents)
 
@@ -55,7 +55,7 @@ class Flux2Klein(Flow):
         """Patches [1, rows x columns, 4c] -> what the VAE decodes."""
         rows, columns = (side // (2 * pipe.vae_scale_factor) for side in (height, width))
         latents = latents.transpose(1, 2).reshape(len(latents), -1, rows, columns)
-        mean, deviation = _statistics(pipe.vae, latents)
+        mean, deviation = statistics(pipe.vae, latents)
         patches = (latents * deviation + mean).unflatten(
             1, (-1, 2, 2)
         )  # as encode_images made them
@@ -92,7 +92,7 @@ class Flux2Klein(Flow):
         return {"guidance_scale": guidance}
 
 
-def _statistics(vae: nn.Module, latents: Tensor) -> tuple[Tensor, Tensor]:
+def statistics(vae: nn.Module, latents: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation [1, 4c, 1, 1] of patches, from the VAE's batch norm."""
     mean = vae.bn.running_mean.view(1, -1, 1, 1).to(latents)
     variance = vae.bn.running_var.view(1, -1, 1, 1).to(latents)

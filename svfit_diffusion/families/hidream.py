@@ -31,7 +31,7 @@ class HiDream(Flow):
         """The pipeline's own."""
         return 1024
 
-    def size_kwargs(self, pipe: Any, width: int, height: int) -> dict[str, int]:
+    def call_kwargs(self, pipe: Any, width: int, height: int) -> dict[str, int]:
         """The pipeline scales each size to the area of its default one, so that is set to it."""
         side = math.sqrt(width * height) * (1 + 1e-6)  # it rounds down
         pipe.default_sample_size = side / pipe.vae_scale_factor

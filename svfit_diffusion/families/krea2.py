@@ -34,13 +34,13 @@ class Krea2(QwenImage):
     def encode_frozen(
         self, pipe: Any, prompts: list[str], device: torch.device
     ) -> dict[str, Tensor]:
-        """Hidden states [n, 512, layers, width], padded with zeros, and their mask [n, 512].
+        """Hidden states [n, longest, layers, width], and their mask [n, longest].
 
         The pipeline pads between the prompt and the template's end; the transformer gives all of
         the text one place and masks the padding, so it can as well stand behind.
         """
         states, there = pipe.encode_prompt(list(prompts), device)
-        return pad([one[mask] for one, mask in zip(states, there, strict=True)], states.shape[1])
+        return pad([one[mask] for one, mask in zip(states, there, strict=True)])
 
     def predict(
         self, denoiser: nn.Module, noisy: Tensor, times: Tensor, text: dict, guidance: float = 1.0

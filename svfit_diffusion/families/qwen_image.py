@@ -35,9 +35,9 @@ class QwenImage(Flow):
     def encode_frozen(
         self, pipe: Any, prompts: list[str], device: torch.device
     ) -> dict[str, Tensor]:
-        """Hidden states [n, 512, width], padded with zeros, and their mask [n, 512]."""
+        """Hidden states [n, longest, width], padded with zeros, and their mask [n, longest]."""
         read = (pipe.encode_prompt(one, device, max_sequence_length=512)[0][0] for one in prompts)
-        return pad([*read], self.length)
+        return pad([*read])
 
     def encode_images(self, vae: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels [n, 3, H, W] in -1..1 -> mean and standard deviation [n, c, h, w] of the

@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+from .auraflow import AuraFlow
 from .base import Family
 from .chroma import Chroma
 from .flux import Flux
 from .flux2 import Flux2, Flux2Klein
 from .hidream import HiDream
+from .ideogram4 import Ideogram4
 from .krea2 import Krea2
 from .lumina2 import Lumina2
 from .qwen_image import QwenImage
@@ -32,6 +34,8 @@ FAMILIES: tuple[Family, ...] = (
     HiDream(),
     Lumina2(),
     Sana(),
+    Ideogram4(),
+    AuraFlow(),
 )
 
 

@@ -36,7 +36,7 @@ class Sana(Flow):
         """A latent and a patch of it."""
         return pipe.vae_scale_factor * pipe.transformer.config.patch_size
 
-    def size_kwargs(self, pipe: Any, width: int, height: int) -> dict[str, Any]:
+    def call_kwargs(self, pipe: Any, width: int, height: int) -> dict[str, Any]:
         """The size itself, not the nearest of the pipeline's list."""
         return {"width": width, "height": height, "use_resolution_binning": False}
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 
 def to_patches(latents: Tensor) -> Tensor:
@@ -27,15 +28,15 @@ def places(rows: int, columns: int) -> Tensor:
     return torch.cartesian_prod(torch.arange(1), torch.arange(rows), torch.arange(columns))
 
 
-def pad(states: Sequence[Tensor], length: int) -> dict[str, Tensor]:
-    """States of prompts, each [its length, ...] -> "states" [n, length, ...], padded with zeros,
-    and "there" [n, length], which is 1 where they are.
+def pad(states: Sequence[Tensor]) -> dict[str, Tensor]:
+    """States of prompts, each [its length, ...] -> "states" [n, longest, ...], padded with zeros,
+    and "there" [n, longest], which is 1 where they are.
     """
-    padded = states[0].new_zeros(len(states), length, *states[0].shape[1:])
-    there = padded.new_zeros(len(states), length)
-    for i, one in enumerate(states):
-        padded[i, : len(one)], there[i, : len(one)] = one[:length], 1
-    return {"states": padded, "there": there}
+    there = [one.new_ones(len(one)) for one in states]
+    return {
+        "states": pad_sequence([*states], batch_first=True),
+        "there": pad_sequence(there, batch_first=True),
+    }
 
 
 def trim(text: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

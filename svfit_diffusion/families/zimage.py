@@ -36,9 +36,9 @@ class ZImage(Flow):
     def encode_frozen(
         self, pipe: Any, prompts: list[str], device: torch.device
     ) -> dict[str, Tensor]:
-        """Hidden states [n, 512, width], padded with zeros, and their mask [n, 512]."""
+        """Hidden states [n, longest, width], padded with zeros, and their mask [n, longest]."""
         found = pipe.encode_prompt(list(prompts), device, do_classifier_free_guidance=False)[0]
-        return pad(found, self.length)
+        return pad(found)
 
     def predict(
         self, denoiser: nn.Module, noisy: Tensor, times: Tensor, text: dict, guidance: float = 1.0

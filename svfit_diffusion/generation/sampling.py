@@ -110,7 +110,7 @@ def generate(
             prompt=made.prompt,  # FLUX.2's first argument is an image
             num_inference_steps=made.steps,
             **family.guidance_kwargs(made.guidance, made.negative_prompt),
-            **family.size_kwargs(pipe, made.width, made.height),
+            **family.call_kwargs(pipe, made.width, made.height),
             generator=torch.Generator().manual_seed(made.seed),
             callback_on_step_end=stepped if watch else None,
         )

@@ -92,11 +92,11 @@ class AdaptedBase:
             tie_deltas(model, ADAPTER)
 
     def move_idle(self, device: torch.device) -> None:
-        """Move the VAE and the untrained text encoders, which no training step needs."""
-        trained = {*self.targets, *self.ids}
-        texts = self.family.text_models(self.pipe).items()
-        for model in (self.pipe.vae, *(model for part, model in texts if part not in trained)):
-            model.to(device)
+        """Move all that no training step needs, such as the VAE and untrained text encoders."""
+        trained = {self.family.denoiser, *self.targets, *self.ids}
+        for part, model in self.pipe.components.items():
+            if isinstance(model, nn.Module) and part not in trained:
+                model.to(device)
 
     @contextlib.contextmanager
     def one_at_a_time(self, offload: bool) -> Iterator[None]:

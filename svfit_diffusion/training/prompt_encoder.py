@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from .adapted_base import AdaptedBase
 
@@ -23,10 +24,15 @@ class PromptEncoder:
         self.cache: dict[str, dict[str, Tensor]] = {}
 
     def encode(self, prompts: list[str], device: torch.device) -> dict[str, Tensor]:
-        """Conditioning of the prompts, as the family names it: each tensor [prompts, ...]."""
+        """Conditioning of the prompts, as the family names it: each tensor [prompts, ...], where
+        they differ in length padded with zeros.
+        """
         self.fill_cache(prompts)
         found = [self.cache[prompt] for prompt in prompts]
-        constant = {key: torch.cat([text[key] for text in found]).to(device) for key in found[0]}
+        constant = {
+            key: pad_sequence([text[key][0] for text in found], batch_first=True).to(device)
+            for key in found[0]
+        }
         if not self.base.trains_text:
             return constant
         return self._encode_trained(prompts, constant, device)

@@ -35,8 +35,10 @@ PATCHED = {  # the ends of the denoiser's projections; all others have the plain
     "flux2-klein": MMDIT | {"to_qkv_mlp_proj", "to_out"},
     "qwen-image": MMDIT,
     "chroma": MMDIT,
+    "auraflow": MMDIT,
     "hidream": {*["to_q", "to_k", "to_v", "to_out", "to_q_t", "to_k_t", "to_v_t", "to_out_t"]},
 }
+NEEDED = {"ideogram-4": {"guidance_scale": 7.0, "guidance_schedule": None}}  # of few steps
 PROMPT = "sks dog and zwx mug"
 T5_READS = {"sd3": ["prompt_3"], "flux": ["prompt_2"]}  # which learns no word
 
@@ -66,7 +68,9 @@ def family(request, tmp_path_factory):
 
 @torch.no_grad()
 def drawn(pipe, prompt=PROMPT, **more):
-    return picture(pipe, prompt, **recognise(pipe).size_kwargs(pipe, 32, 32), **more)
+    family = recognise(pipe)
+    given = family.call_kwargs(pipe, 32, 32) | NEEDED.get(family.name, {})
+    return picture(pipe, prompt, **given, **more)
 
 
 def test_three_steps_lower_the_loss_on_fixed_noise(family):
@@ -195,10 +199,11 @@ def test_another_familys_concept_is_refused(family, base_folder):
 
 def test_time_steps_repeat_and_reach_from_first_to_last(family):
     kind, examples = family.training.base.family, family.training.subject.examples
+    config = replace(family.config, resolution=512)
 
     def steps():
         def time(random):
-            return kind.sample_timestep(random, 1000, family.config)
+            return kind.sample_timestep(random, 1000, config)
 
         return sample_batch(examples, 0, range(0, 200, 2), 1000, time=time).steps
 

@@ -3,6 +3,7 @@ on the same weights, noise and time steps. Nothing of families/ computes the exp
 text encoders read is asked of diffusers' own pipeline.
 """
 
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -67,6 +68,10 @@ def test_latents_are_what_the_pipeline_decodes(first_step):
         latents = latents * deviation.view(1, -1, 1, 1)
         latents = latents + pipe.vae.bn.running_mean.view(1, -1, 1, 1)
         latents = Flux2KleinPipeline._unpatchify_latents(latents)
+    elif first_step.name == "ideogram-4":
+        deviation = (pipe.vae.bn.running_var + pipe.vae.config.batch_norm_eps).sqrt()
+        latents = latents.movedim(1, -1) * deviation + pipe.vae.bn.running_mean
+        latents = latents.view(1, 8, 8, 2, 2, 4).permute(0, 5, 1, 3, 2, 4).reshape(1, 4, 16, 16)
     elif first_step.name in VIDEO:
         pixels, settings = pixels.unsqueeze(2), pipe.vae.config
         mean, deviation = (torch.tensor(x) for x in (settings.latents_mean, settings.latents_std))
@@ -80,12 +85,15 @@ def test_latents_are_what_the_pipeline_decodes(first_step):
 
 
 def test_time_steps_are_drawn_as_the_scripts_draw_them(first_step):
-    """SD3: logit-normal. All others: uniform."""
+    """SD3 and Ideogram 4: logit-normal. All others: uniform."""
     family, random = recognise(first_step.pipe), torch.Generator().manual_seed(0)
     steps = [family.sample_timestep(random, 1000, TrainConfig()) for _ in range(2000)]
     places = (torch.stack(steps) + 0.5) / 1000
     if family.name == "sd3":
         assert abs(places.logit().mean()) < 0.07 and abs(places.logit().std() - 1) < 0.05
+    elif family.name == "ideogram-4":  # of 2,048 px, by its pipeline's rule
+        levels = (1 - places).logit()
+        assert abs(levels.mean() - 0.5 * math.log(16)) < 0.1 and abs(levels.std() - 1.5) < 0.07
     else:
         assert abs(places.mean() - 0.5) < 0.02 and abs(places.std() - 12**-0.5) < 0.01
 

@@ -153,6 +153,24 @@ def sana(pipe, noisy, level):
     ).sample  # fmt: skip
 
 
+def ideogram4(pipe, noisy, level):
+    """train_dreambooth_lora_ideogram4.py, with what its pipeline makes of the prompt."""
+    n, long = len(noisy), 64
+    hidden, places, segments, kinds = pipe.encode_prompt([PROMPT] * n, 8, 8, long, "cpu")
+    tokens = torch.cat([torch.zeros(n, long, 16), noisy.flatten(2).transpose(1, 2)], dim=1)
+    found = pipe.transformer(
+        hidden_states=tokens, timestep=1 - level, encoder_hidden_states=hidden,
+        position_ids=places, segment_ids=segments, indicator=kinds,
+    ).sample  # fmt: skip
+    return -found[:, long:].transpose(1, 2).reshape(noisy.shape)
+
+
+def auraflow(pipe, noisy, level):
+    """No script of diffusers; what its pipeline calls the transformer with."""
+    hidden, _, _, _ = pipe.encode_prompt([PROMPT] * len(noisy), do_classifier_free_guidance=False)
+    return pipe.transformer(noisy, encoder_hidden_states=hidden, timestep=level).sample
+
+
 FLOW = {  # family -> the scheduler's shift in training, and its prediction
     "sd3": (3.0, sd3),
     "flux": (1.0, flux),
@@ -165,6 +183,8 @@ FLOW = {  # family -> the scheduler's shift in training, and its prediction
     "hidream": (3.0, hidream),
     "lumina2": (6.0, lumina2),
     "sana": (1.0, sana),
+    "ideogram-4": (1.0, ideogram4),
+    "auraflow": (1.73, auraflow),
 }
 
 

@@ -2,8 +2,11 @@
 
 import torch
 from diffusers import (
+    AuraFlowPipeline,
+    AuraFlowTransformer2DModel,
     AutoencoderDC,
     AutoencoderKL,
+    AutoencoderKLFlux2,
     AutoencoderKLQwenImage,
     ChromaPipeline,
     ChromaTransformer2DModel,
@@ -11,6 +14,8 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     HiDreamImagePipeline,
     HiDreamImageTransformer2DModel,
+    Ideogram4Pipeline,
+    Ideogram4Transformer2DModel,
     Krea2Pipeline,
     Krea2Transformer2DModel,
     Lumina2Pipeline,
@@ -20,10 +25,17 @@ from diffusers import (
     SanaPipeline,
     SanaTransformer2DModel,
 )
-from transformers import CLIPTextModelWithProjection
+from transformers import CLIPTextModelWithProjection, UMT5EncoderModel
 
 from helpers.tiny_pipelines import make_tokenizer, text_config
-from helpers.tiny_text_encoders import make_gemma, make_llama, make_qwen3_vl, make_qwen_vl, make_t5
+from helpers.tiny_text_encoders import (
+    CHAT,
+    make_gemma,
+    make_llama,
+    make_qwen3_vl,
+    make_qwen_vl,
+    make_t5,
+)
 
 VAE = {
     "block_out_channels": (8, 16),
@@ -216,6 +228,59 @@ def make_sana(seed: int = 0):
     return SanaPipeline(transformer=transformer, scheduler=solver, vae=vae, **make_gemma(8))
 
 
+def make_ideogram4(seed: int = 0):
+    """Ideogram 4: a transformer that reads the prompt, and one that does not."""
+    torch.manual_seed(seed)
+    vae = AutoencoderKLFlux2(**VAE)
+    vae.bn.running_mean.uniform_(-0.2, 0.2)
+    vae.bn.running_var.uniform_(0.5, 2.0)
+    one, other = (
+        Ideogram4Transformer2DModel(
+            in_channels=16,
+            num_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            intermediate_size=32,
+            adaln_dim=16,
+            llm_features_dim=13 * 8,
+            mrope_section=(4, 2, 2),
+        )
+        for _ in range(2)
+    )
+    reader = make_qwen3_vl(8, 36)
+    reader["tokenizer"].chat_template = CHAT.replace("m.content", "m.content[0].text")
+    return Ideogram4Pipeline(
+        transformer=one,
+        unconditional_transformer=other,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=vae,
+        **reader,
+    )
+
+
+def make_auraflow(seed: int = 0):
+    """AuraFlow: a double- and a single-stream block."""
+    torch.manual_seed(seed)
+    transformer = AuraFlowTransformer2DModel(
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        num_mmdit_layers=1,
+        num_single_dit_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        caption_projection_dim=32,
+        pos_embed_max_size=64,
+    )
+    return AuraFlowPipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.73),
+        vae=AutoencoderKL(**VAE, scaling_factor=0.13025),
+        **make_t5(32, UMT5EncoderModel),
+    )
+
+
 NEWER = {
     "qwen-image": make_qwen_image,
     "krea-2": make_krea2,
@@ -223,4 +288,6 @@ NEWER = {
     "hidream": make_hidream,
     "lumina2": make_lumina2,
     "sana": make_sana,
+    "ideogram-4": make_ideogram4,
+    "auraflow": make_auraflow,
 }

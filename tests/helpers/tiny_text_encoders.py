@@ -14,7 +14,6 @@ from transformers import (
     Qwen3ForCausalLM,
     Qwen3VLConfig,
     Qwen3VLModel,
-    T5Config,
     T5EncoderModel,
     T5TokenizerFast,
 )
@@ -36,15 +35,15 @@ def small(width: int, layers: int) -> dict:
     }
 
 
-def make_t5(width: int) -> dict:
-    """A T5 encoder that reads single letters, and its tokenizer."""
+def make_t5(width: int, made: type = T5EncoderModel) -> dict:
+    """A T5 encoder (or UMT5, as `made`) that reads single letters, and its tokenizer."""
     letters = string.ascii_letters + string.digits + ".,<>-!'"
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
     tokenizer = T5TokenizerFast(vocab=pieces + [(x, -3.0) for x in letters], extra_ids=0)
-    settings = T5Config(
+    settings = made.config_class(
         vocab_size=len(tokenizer), d_model=width, d_kv=8, d_ff=16, num_layers=1, num_heads=2
     )
-    return {"tokenizer": tokenizer, "text_encoder": T5EncoderModel(settings).eval()}
+    return {"tokenizer": tokenizer, "text_encoder": made(settings).eval()}
 
 
 def make_qwen(width: int, layers: int = 27) -> dict:
