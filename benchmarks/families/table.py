@@ -70,6 +70,7 @@ HIDREAM_I1 = {
     "axes_dims_rope": (64, 32, 32), "llama_layers": (*range(32), *(31,) * 16),
 }  # fmt: skip
 AURAFLOW = {"pos_embed_max_size": 9216}
+PIXART = {"caption_channels": 4096, "use_additional_conditions": False}
 LUMINA2 = {"cap_feat_dim": 2304}
 
 UNET, TEXT = ("diffusers", "UNet2DConditionModel"), ("transformers", "CLIPTextModel")
@@ -119,6 +120,9 @@ BASES = {
         "transformer": (("diffusers", "SanaTransformer2DModel"), {})}, "the class's defaults"),
     "Ideogram 4": ("Ideogram4Pipeline", {
         "transformer": (("diffusers", "Ideogram4Transformer2DModel"), {})}, "the class's defaults"),
+    "PixArt-Sigma": ("PixArtSigmaPipeline", {
+        "transformer": (("diffusers", "PixArtTransformer2DModel"), PIXART)},
+        "the class's defaults, and from memory"),
     "AuraFlow 0.3": ("AuraFlowPipeline", {
         "transformer": (("diffusers", "AuraFlowTransformer2DModel"), AURAFLOW)},
         "the class's defaults, and from memory"),

@@ -6,7 +6,7 @@ scheduler's `num_train_timesteps`; `model_timesteps` converts them to what the d
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -206,6 +206,10 @@ class Family:
     def call_kwargs(self, pipe: Any, width: int, height: int) -> dict[str, Any]:
         """Arguments of the pipeline's call for pictures of width x height pixels."""
         return {"width": width, "height": height}
+
+    def step_kwargs(self, stepped: Callable[..., dict]) -> dict[str, Any]:
+        """The function to call after each step, as an argument of the pipeline's call."""
+        return {"callback_on_step_end": stepped}
 
     def guidance_kwargs(self, guidance: float, negative_prompt: str) -> dict[str, Any]:
         """Guidance as arguments of the pipeline's call; ValueError for what it cannot do."""

@@ -14,6 +14,7 @@ from .hidream import HiDream
 from .ideogram4 import Ideogram4
 from .krea2 import Krea2
 from .lumina2 import Lumina2
+from .pixart import PixArtSigma
 from .qwen_image import QwenImage
 from .sana import Sana
 from .sd import StableDiffusion, StableDiffusionXL
@@ -36,6 +37,7 @@ FAMILIES: tuple[Family, ...] = (
     Sana(),
     Ideogram4(),
     AuraFlow(),
+    PixArtSigma(),
 )
 
 

@@ -112,7 +112,7 @@ def generate(
             **family.guidance_kwargs(made.guidance, made.negative_prompt),
             **family.call_kwargs(pipe, made.width, made.height),
             generator=torch.Generator().manual_seed(made.seed),
-            callback_on_step_end=stepped if watch else None,
+            **(family.step_kwargs(stepped) if watch else {}),
         )
         if is_flagged(output):
             log.warning("%s: the picture with seed %d.", TEXT, made.seed)

@@ -171,6 +171,19 @@ def auraflow(pipe, noisy, level):
     return pipe.transformer(noisy, encoder_hidden_states=hidden, timestep=level).sample
 
 
+def pixart_loss(pipe, batch):
+    """research_projects/pixart/train_pixart_controlnet_hf.py, on PixArt's own schedule."""
+    n, kept = len(batch.latents), 1 - torch.linspace(0.0001, 0.02, 1000, dtype=torch.float64)
+    kept = torch.cumprod(kept, 0)[batch.steps].view(-1, 1, 1, 1)
+    noisy = (kept.sqrt() * batch.latents + (1 - kept).sqrt() * batch.noise).float()
+    hidden, mask, _, _ = pipe.encode_prompt([PROMPT] * n, do_classifier_free_guidance=False)
+    found = pipe.transformer(
+        noisy, encoder_hidden_states=hidden, encoder_attention_mask=mask, timestep=batch.steps,
+        added_cond_kwargs={"resolution": None, "aspect_ratio": None},
+    ).sample.chunk(2, dim=1)[0]  # fmt: skip
+    return (found - batch.noise).square().mean()
+
+
 FLOW = {  # family -> the scheduler's shift in training, and its prediction
     "sd3": (3.0, sd3),
     "flux": (1.0, flux),
@@ -190,6 +203,8 @@ FLOW = {  # family -> the scheduler's shift in training, and its prediction
 
 def published_loss(name, pipe, batch):
     """The loss [] of a batch by the base's own formula."""
+    if name == "pixart-sigma":
+        return pixart_loss(pipe, batch)
     if name not in FLOW:
         return unet_loss(pipe, batch)
     return flow_loss(pipe, batch, *FLOW[name])

@@ -20,6 +20,8 @@ from diffusers import (
     Krea2Transformer2DModel,
     Lumina2Pipeline,
     Lumina2Transformer2DModel,
+    PixArtSigmaPipeline,
+    PixArtTransformer2DModel,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
     SanaPipeline,
@@ -273,11 +275,38 @@ def make_auraflow(seed: int = 0):
         caption_projection_dim=32,
         pos_embed_max_size=64,
     )
+    for name, gates in transformer.named_parameters():
+        if ".norm1.linear" in name or ".norm1_context.linear" in name:
+            torch.nn.init.normal_(gates)  # less, and attention changes little
     return AuraFlowPipeline(
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.73),
         vae=AutoencoderKL(**VAE, scaling_factor=0.13025),
         **make_t5(32, UMT5EncoderModel),
+    )
+
+
+def make_pixart(seed: int = 0):
+    """PixArt-Sigma: attention to the picture, then to the words; noise and variance predicted."""
+    torch.manual_seed(seed)
+    transformer = PixArtTransformer2DModel(
+        sample_size=16,
+        in_channels=4,
+        out_channels=8,
+        num_layers=2,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        cross_attention_dim=32,
+        caption_channels=32,
+        norm_num_groups=4,
+    )
+    for block in transformer.transformer_blocks:
+        torch.nn.init.normal_(block.scale_shift_table)  # less, and attention changes little
+    return PixArtSigmaPipeline(
+        transformer=transformer,
+        scheduler=DPMSolverMultistepScheduler(),
+        vae=AutoencoderKL(**VAE, scaling_factor=0.13025),
+        **make_t5(32),
     )
 
 
@@ -290,4 +319,5 @@ NEWER = {
     "sana": make_sana,
     "ideogram-4": make_ideogram4,
     "auraflow": make_auraflow,
+    "pixart-sigma": make_pixart,
 }
