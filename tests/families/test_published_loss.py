@@ -45,7 +45,8 @@ def first_step(request, tmp_path_factory):
     (part,) = objective._sample(examples, 0, range(4))
     loss = objective.loss(training.model, 0).item()
     return SimpleNamespace(
-        name=request.param, config=config, loss=loss, batch=part.batch, examples=examples,
+        name=request.param, training=training, config=config, loss=loss,
+        batch=part.batch, examples=examples,
         pipe=load(root / "base"), photos=root / "photos",
     )  # fmt: skip
 
@@ -125,3 +126,21 @@ def test_gradient_checkpointing_changes_no_gradient(first_step):
     assert {*plain} == {*less} and any(g.any() for g in plain.values())
     for name, gradient in plain.items():
         assert torch.allclose(less[name], gradient, rtol=1e-3, atol=1e-6), name
+
+
+@torch.no_grad()
+def test_a_prompt_is_read_alike_beside_a_longer_one(first_step):
+    """Padding says nothing, and each picture gets the prompt that is its own."""
+    model, batch = first_step.training.model, first_step.batch
+    prompts = [PROMPT, f"{PROMPT} on the wide beach in the rain", "a mug"]
+
+    def predicted(rows, prompts):
+        noisy, times = batch.latents[:1].repeat(len(rows), 1, 1, 1), torch.full((len(rows),), 0.5)
+        frames = batch.frames[:1].repeat(len(rows), 1)
+        return model(noisy, times, prompts, frames)
+
+    together = predicted(range(3), prompts)
+    for i, prompt in enumerate(prompts):
+        alone = predicted([i], [prompt])
+        assert torch.allclose(together[i : i + 1], alone, atol=1e-4)
+        assert not torch.allclose(together[i - 1 : i or None], alone, atol=1e-6)
