@@ -71,6 +71,7 @@ HIDREAM_I1 = {
 }  # fmt: skip
 AURAFLOW = {"pos_embed_max_size": 9216}
 PIXART = {"caption_channels": 4096, "use_additional_conditions": False}
+COGVIEW4 = {"num_layers": 28, "attention_head_dim": 128, "num_attention_heads": 32}
 LUMINA2 = {"cap_feat_dim": 2304}
 
 UNET, TEXT = ("diffusers", "UNet2DConditionModel"), ("transformers", "CLIPTextModel")
@@ -120,6 +121,9 @@ BASES = {
         "transformer": (("diffusers", "SanaTransformer2DModel"), {})}, "the class's defaults"),
     "Ideogram 4": ("Ideogram4Pipeline", {
         "transformer": (("diffusers", "Ideogram4Transformer2DModel"), {})}, "the class's defaults"),
+    "CogView4": ("CogView4Pipeline", {
+        "transformer": (("diffusers", "CogView4Transformer2DModel"), COGVIEW4)},
+        "the class's defaults, and from memory"),
     "PixArt-Sigma": ("PixArtSigmaPipeline", {
         "transformer": (("diffusers", "PixArtTransformer2DModel"), PIXART)},
         "the class's defaults, and from memory"),

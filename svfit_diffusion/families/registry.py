@@ -8,6 +8,7 @@ from typing import Any
 from .auraflow import AuraFlow
 from .base import Family
 from .chroma import Chroma
+from .cogview4 import CogView4
 from .flux import Flux
 from .flux2 import Flux2, Flux2Klein
 from .hidream import HiDream
@@ -38,6 +39,7 @@ FAMILIES: tuple[Family, ...] = (
     Ideogram4(),
     AuraFlow(),
     PixArtSigma(),
+    CogView4(),
 )
 
 

@@ -19,15 +19,21 @@ def diffused(steps):
     return kept.sqrt(), (1 - kept).sqrt()
 
 
+def frames_of(batch):
+    """Size, corner of the crop and its size, of the photos of save_tiny: [n, 6]."""
+    cut = {0: (32, 32, 0, 0, 32, 32), 1: (32, 56, 0, 12, 32, 32)}
+    ids = torch.tensor([cut[photo] for photo in batch.photos], dtype=torch.float32)
+    assert len(ids.unique(dim=0)) == 2
+    return ids
+
+
 def unet_loss(pipe, batch):
     keep, blur = diffused(batch.steps)
     noisy = (keep * batch.latents + blur * batch.noise).float()
     n = len(noisy)
     if hasattr(pipe, "text_encoder_2"):
         hidden, _, pooled, _ = pipe.encode_prompt([PROMPT] * n, do_classifier_free_guidance=False)
-        cut = {0: (32, 32, 0, 0, 32, 32), 1: (32, 56, 0, 12, 32, 32)}  # the photos of save_tiny
-        ids = torch.tensor([cut[photo] for photo in batch.photos], dtype=torch.float32)
-        assert len(ids.unique(dim=0)) == 2
+        ids = frames_of(batch)
         added = {"text_embeds": pooled, "time_ids": ids}
         found = pipe.unet(noisy, batch.steps, hidden, added_cond_kwargs=added).sample
     else:
@@ -184,6 +190,21 @@ def pixart_loss(pipe, batch):
     return (found - batch.noise).square().mean()
 
 
+def cogview4_loss(pipe, batch):
+    """examples/cogview4-control/train_control_cogview4.py, of 64 tokens."""
+    time = (1000 - batch.steps) / 1000
+    shift = (64 / 256) ** 0.5 * 0.75 + 0.25
+    level = (shift / (shift + (1 / time - 1))).view(-1, 1, 1, 1)
+    noisy = (1 - level) * batch.latents + level * batch.noise
+    hidden, _ = pipe.encode_prompt([PROMPT] * len(noisy), do_classifier_free_guidance=False)
+    frames = frames_of(batch)
+    found = pipe.transformer(
+        hidden_states=noisy, encoder_hidden_states=hidden, timestep=1000 * time,
+        original_size=frames[:, :2], crop_coords=frames[:, 2:4], target_size=frames[:, 4:],
+    ).sample  # fmt: skip
+    return (found - (batch.noise - batch.latents)).square().mean()
+
+
 FLOW = {  # family -> the scheduler's shift in training, and its prediction
     "sd3": (3.0, sd3),
     "flux": (1.0, flux),
@@ -203,8 +224,7 @@ FLOW = {  # family -> the scheduler's shift in training, and its prediction
 
 def published_loss(name, pipe, batch):
     """The loss [] of a batch by the base's own formula."""
-    if name == "pixart-sigma":
-        return pixart_loss(pipe, batch)
+    own = {"pixart-sigma": pixart_loss, "cogview4": cogview4_loss}
     if name not in FLOW:
-        return unet_loss(pipe, batch)
+        return own.get(name, unet_loss)(pipe, batch)
     return flow_loss(pipe, batch, *FLOW[name])

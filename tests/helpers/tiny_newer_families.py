@@ -10,6 +10,8 @@ from diffusers import (
     AutoencoderKLQwenImage,
     ChromaPipeline,
     ChromaTransformer2DModel,
+    CogView4Pipeline,
+    CogView4Transformer2DModel,
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
     HiDreamImagePipeline,
@@ -33,6 +35,7 @@ from helpers.tiny_pipelines import make_tokenizer, text_config
 from helpers.tiny_text_encoders import (
     CHAT,
     make_gemma,
+    make_glm,
     make_llama,
     make_qwen3_vl,
     make_qwen_vl,
@@ -310,6 +313,28 @@ def make_pixart(seed: int = 0):
     )
 
 
+def make_cogview4(seed: int = 0):
+    """CogView4, which is told the picture's size and crop."""
+    torch.manual_seed(seed)
+    transformer = CogView4Transformer2DModel(
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        text_embed_dim=8,
+        time_embed_dim=16,
+        condition_dim=8,
+        sample_size=16,
+        rope_axes_dim=(32, 32),
+    )
+    scheduler = FlowMatchEulerDiscreteScheduler(
+        use_dynamic_shifting=True, base_shift=0.25, max_shift=0.75, time_shift_type="linear"
+    )
+    vae = AutoencoderKL(**VAE, scaling_factor=1.0)
+    return CogView4Pipeline(transformer=transformer, scheduler=scheduler, vae=vae, **make_glm(8))
+
+
 NEWER = {
     "qwen-image": make_qwen_image,
     "krea-2": make_krea2,
@@ -320,4 +345,5 @@ NEWER = {
     "ideogram-4": make_ideogram4,
     "auraflow": make_auraflow,
     "pixart-sigma": make_pixart,
+    "cogview4": make_cogview4,
 }

@@ -2,11 +2,15 @@
 
 import string
 
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     Gemma2Config,
     Gemma2Model,
+    GlmConfig,
+    GlmModel,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2TokenizerFast,
@@ -109,3 +113,15 @@ def make_gemma(width: int) -> dict:
         **small(width, 2), vocab_size=len(tokenizer), head_dim=8, query_pre_attn_scalar=8
     )
     return {"tokenizer": tokenizer, "text_encoder": Gemma2Model(settings).eval()}
+
+
+def make_glm(width: int) -> dict:
+    """GLM, and a tokenizer of single bytes behind a mark, without which "" would be nothing."""
+    backend = make_qwen(width, 1)["tokenizer"].backend_tokenizer
+    mark = "<|im_start|>", backend.token_to_id("<|im_start|>")
+    backend.post_processor = TemplateProcessing(single=f"{mark[0]} $A", special_tokens=[mark])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<|endoftext|>")
+    settings = GlmConfig(
+        **small(width, 2), vocab_size=len(tokenizer), head_dim=8, pad_token_id=0, eos_token_id=1
+    )
+    return {"tokenizer": tokenizer, "text_encoder": GlmModel(settings).eval()}
