@@ -48,3 +48,8 @@ class ZImage(Flow):
         pictures = list(noisy.unsqueeze(2).unbind(0))
         found = denoiser(pictures, ((1000 - times) / 1000).to(noisy), words).sample
         return -torch.stack(list(found)).squeeze(2)
+
+    def sampling(self, pipe: Any) -> Sampling:
+        """Turbo, which only its name tells, takes nine steps without guidance."""
+        turbo = "turbo" in str(getattr(pipe.config, "_name_or_path", "")).lower()
+        return Sampling(steps=9, guidance=0.0) if turbo else self.defaults
