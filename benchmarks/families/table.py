@@ -146,30 +146,35 @@ def write(name: str, folder: Path) -> Path:
 
 
 def row(name: str, found: ConceptSize) -> str:
-    """The beginning of a base's row, the same in the README's table and the one printed here."""
+    """A base's row: its concept, and the memory of its denoiser in 16 bits and of its basis."""
     denoiser, *text = found.projections.values()
     projections = f"{denoiser} + {sum(text)}" if text else denoiser
-    weights = f"{next(iter(found.weights.values())) / 1e9:.2f} billion"
+    weights = next(iter(found.weights.values()))
     word = f" {found.trigger:,}" if found.trigger else ""
+    basis = f"{found.basis / 1e6:.0f} MB | {found.memory.alone / 1e9:.1f} GB"
     return (
-        f"| {name} | {weights} | {projections} | {found.values:,} |{word} | {found.bytes:,} bytes |"
+        f"| {name} | {weights / 1e9:.2f} billion | {projections} | {found.values:,} |{word} "
+        f"| {found.bytes:,} bytes | {2 * weights / 1e9:.1f} GB | {basis} |"
     )
 
 
 def main() -> None:
-    """Print the table of the README."""
+    """Print the table of docs/bases.md."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rank", default=RANK)
     parser.add_argument("--write", type=Path, help="keep the configurations in this folder")
     given = parser.parse_args()
     root = given.write or Path(tempfile.mkdtemp())
-    print("| base | denoiser | projections | values | trigger | file | cached basis | numbers |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(
+        "| base | denoiser | projections | values | word | file | memory of the denoiser ", end=""
+    )
+    print("| basis, cached | to compute it | numbers |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     plan = TrainConfig(rank=given.rank)
     for name, (_, _, source) in BASES.items():
         folder = str(write(name, root / name.lower().replace(" ", "-")))
         found = estimate_size(folder, plan)
-        print(f"{row(name, found)} {found.basis / 1e6:.0f} MB | {source} |")
+        print(f"{row(name, found)} {source} |")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ class Flux(Flow):
     encoders = (FIRST,)
     frozen_text_encoders = (SECOND,)
     original = ("flux-dev", "flux-schnell")
+    defaults = Sampling(steps=28, guidance=3.5)
 
     def encode_frozen(
         self, pipe: Any, prompts: list[str], device: torch.device
@@ -68,7 +69,7 @@ class Flux(Flow):
     def sampling(self, pipe: Any) -> Sampling:
         """The pipeline's own for dev; schnell takes four steps without guidance."""
         dev = pipe.transformer.config.guidance_embeds
-        return Sampling(steps=28, guidance=3.5) if dev else Sampling(steps=4, guidance=0.0)
+        return self.defaults if dev else Sampling(steps=4, guidance=0.0)
 
     def guidance_kwargs(self, guidance: float, negative_prompt: str) -> dict[str, Any]:
         """Guidance is an input of the transformer: there is no second, negative pass."""
