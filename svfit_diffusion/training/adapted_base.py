@@ -99,6 +99,19 @@ class AdaptedBase:
                 model.to(device)
 
     @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """For pictures: no model is in training mode, in which some give another output."""
+        models = self.family.components(self.pipe).values()
+        trained = [model for model in models if model.training]
+        for model in trained:
+            model.eval()
+        try:
+            yield
+        finally:
+            for model in trained:
+                model.train()
+
+    @contextlib.contextmanager
     def one_at_a_time(self, offload: bool) -> Iterator[None]:
         """For pictures: with `offload`, each model is on the device only while it works."""
         if not offload:

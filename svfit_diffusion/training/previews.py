@@ -51,6 +51,7 @@ class Previews:
         with (
             as_written(self.base, self.config.delta_bits),
             other as base,
+            base.evaluating(),
             base.one_at_a_time(self.config.offload),
             own_precision(base.pipe.vae),
             _own_scheduler(base.pipe),

@@ -4,6 +4,7 @@ text encoders read is asked of diffusers' own pipeline.
 """
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -126,6 +127,15 @@ def test_gradient_checkpointing_changes_no_gradient(first_step):
     assert {*plain} == {*less} and any(g.any() for g in plain.values())
     for name, gradient in plain.items():
         assert torch.allclose(less[name], gradient, rtol=1e-3, atol=1e-6), name
+
+
+def test_pictures_are_the_same_while_activations_are_recomputed(first_step):
+    """Which needs models in training mode, where HiDream's gives patches."""
+    config = replace(first_step.config, gradient_checkpointing=True)
+    training = Training(config, make_accelerator(config), progress=False)
+    pictures = [one.previews.sample(PROMPT, [0], 2)[0] for one in (first_step.training, training)]
+    assert np.array_equal(*map(np.asarray, pictures))
+    assert getattr(training.base.pipe, training.base.family.denoiser).training
 
 
 @torch.no_grad()
