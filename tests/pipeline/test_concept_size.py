@@ -98,13 +98,10 @@ def test_the_command(bases, tmp_path, capsys):
 
 
 def test_the_table_of_bases_is_what_a_count_gives(bases, tmp_path):
-    root = SCRIPT.parents[2]
-    table, short = (root / "docs" / "bases.md").read_text(), (root / "README.md").read_text()
+    table = (SCRIPT.parents[2] / "docs" / "bases.md").read_text()
     for name in bases.BASES:
         found = estimate_size(str(bases.write(name, tmp_path / name.lower().replace(" ", "-"))))
         assert bases.row(name, found) in table
-        if line := re.search(rf"^\| {re.escape(name)}[,|].* ([\d,]+ bytes) \|$", short, re.M):
-            assert line[1] == f"{found.bytes:,} bytes"
 
 
 def test_the_table_of_families_has_all_that_there_are(capsys):
