@@ -58,7 +58,7 @@ def _families() -> int:
     rows = [("family", "base", "Hub id", "precision", "steps", "guidance", "word", "single file")]
     for family in FAMILIES:
         steps, guidance = family.defaults
-        word = "learned" if family.encoders else "as typed"
+        word = "learned" if family.word_parts else "as typed"
         end = (family.dtype, str(steps), f"{guidance:g}", word, "yes" if family.original else "no")
         rows += [(family.name, name, source, *end) for name, source in family.bases.items()]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -116,6 +116,14 @@ def _concept(arguments: argparse.Namespace) -> int:
         "licence": concept.license or "not stated",
         "created": concept.created or "not stated",
     }
+    if concept.outputs:
+        places = (f"{part} ({_layers(layers)})" for part, layers in sorted(concept.outputs.items()))
+        lines["output"] = f"the word is added to that of {', '.join(places)}"
     for key, value in lines.items():
         print(printable(f"{key:<10} {value}"))
     return 0
+
+
+def _layers(layers: tuple[int, ...]) -> str:
+    """Which hidden states of a text encoder, in words."""
+    return f"hidden states {', '.join(map(str, layers))}" if layers else "last hidden state"

@@ -7,7 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import FIRST, SECOND, Sampling, clip_ids, distilled_guidance, no_negative
+from .base import (
+    FIRST,
+    SECOND,
+    Sampling,
+    WordOutput,
+    clip_ids,
+    distilled_guidance,
+    no_negative,
+)
 from .flow import Flow
 from .sequences import from_patches, places, to_patches
 
@@ -29,6 +37,7 @@ class Flux(Flow):
     dtype = "bfloat16"
     encoders = (FIRST,)
     frozen_text_encoders = (SECOND,)
+    word_outputs = (WordOutput(SECOND, "encoder_hidden_states"),)
     original = ("flux-dev", "flux-schnell")
     defaults = Sampling(steps=28, guidance=3.5)
 

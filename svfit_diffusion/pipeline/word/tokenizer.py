@@ -8,7 +8,7 @@ encoders' rows each time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import nn
@@ -71,8 +71,7 @@ class HearsWords(InstanceMixin):
         return " ".join(filter(None, parts))
 
     def _names_to_ids(self) -> dict[str, int]:
-        words = known_words(self.__dict__.get(ROWS, ()))
-        return {n: i for word in words for n, i in zip(word.names, word.ids, strict=True)}
+        return known_tokens(self)
 
     def _ids_to_names(self) -> dict[int, str]:
         return {i: name for name, i in self._names_to_ids().items()}
@@ -121,20 +120,16 @@ class Marks:
         """Write the ids of learned tokens into the tokenizer's output, and offsets in the texts as
         they were.
         """
-        samples = _samples(text, pair, split)
+        samples = samples_of(text, pair, split)
         of = found.get("overflow_to_sample_mapping", range(len(found.encodings)))
         for number, encoding in enumerate(found.encodings):
-            ids, offsets = _row(found, "input_ids", number), _row(found, "offset_mapping", number)
+            ids = row_of(found, "input_ids", number)
+            offsets = row_of(found, "offset_mapping", number)
             places: dict = {}
-            for at, (start, stop) in enumerate(encoding.offsets):
-                sequence = encoding.sequence_ids[at]
-                if sequence is None:
-                    continue
-                source = samples[int(of[number])][sequence]
-                word = encoding.word_ids[at] if split else None
-                if (sequence, word) not in places:
-                    places[sequence, word] = self.places(source if word is None else source[word])
-                starts, spans = places[sequence, word]
+            for at, (start, stop), source in sources(encoding, samples[int(of[number])], split):
+                if source not in places:
+                    places[source] = self.places(source)
+                starts, spans = places[source]
                 if start in starts and stop - start == len(self.holder):
                     ids[at] = starts[start]
                 if offsets is not None and spans:
@@ -152,18 +147,32 @@ def _back(spans: list[tuple[int, int, int, int]], start: int, stop: int) -> tupl
     return start + shift, stop + shift
 
 
-def _row(found: Any, key: str, number: int) -> Any:
+def sources(encoding: Any, texts: tuple, split: bool) -> Iterator[tuple[int, tuple[int, int], str]]:
+    """(place, (start, stop), the text that start and stop are of) of each token that is of a text.
+
+    texts: a text and its pair, in words if `split`.
+    """
+    for at, span in enumerate(encoding.offsets):
+        sequence = encoding.sequence_ids[at]
+        if sequence is not None:
+            source = texts[sequence]
+            yield at, span, source[encoding.word_ids[at]] if split else source
+
+
+def row_of(found: Any, key: str, number: int) -> Any:
     """A row of the output, whether it is a batch, tensors, or a single list."""
     if key not in found:
         return None
     values = found[key]
-    first = values[0] if len(values) else values
+    if not len(values):
+        return values
+    first = values[0]
     nested = getattr(first, "ndim", 0) > 0 or isinstance(first, list)
     nested = nested and not (key == "offset_mapping" and isinstance(first, tuple))
     return values[number] if nested else values
 
 
-def _samples(text: Any, pair: Any, split: bool) -> list[tuple]:
+def samples_of(text: Any, pair: Any, split: bool) -> list[tuple]:
     """(text, its pair) of each sample of a call."""
     single = isinstance(text, str) or (split and (not text or isinstance(text[0], str)))
     if single:
@@ -188,6 +197,12 @@ def fused_rows(tokenizer: Any) -> list[FusedRows]:
     return [rows.base_layer for rows in tokenizer.__dict__.get(ROWS, ()) if rows.remains]
 
 
+def known_tokens(tokenizer: Any) -> dict[str, int]:
+    """Name -> id of all learned tokens of a tokenizer, also of words that are not in use."""
+    words = known_words(getattr(tokenizer, ROWS, ()))
+    return {n: i for word in words for n, i in zip(word.names, word.ids, strict=True)}
+
+
 def known_words(rows: Iterable[TriggerRows]) -> tuple[Word, ...]:
     """The words of text encoders' rows, also those that are not in use."""
     return tuple(dict.fromkeys(word for one in rows for word in one.known()))
@@ -196,7 +211,7 @@ def known_words(rows: Iterable[TriggerRows]) -> tuple[Word, ...]:
 def plain_ids(tokenizer: Any, text: str) -> list[int]:
     """The ids of a text as the base reads it, whatever words were learned."""
     read = type(tokenizer)._encode_plus
-    if isinstance(tokenizer, HearsWords):
+    if isinstance(tokenizer, InstanceMixin):
         read = type(tokenizer).__bases__[1]._encode_plus
     return read(tokenizer, text, add_special_tokens=False)["input_ids"]
 
@@ -210,7 +225,7 @@ def new_ids(tokenizer: Any, encoder: nn.Module, names: Iterable[str]) -> tuple[i
     return tuple(table[name] for name in names)
 
 
-def listen(tokenizer: Any, rows: TriggerRows, methods: type[HearsWords]) -> None:
+def listen(tokenizer: Any, rows: TriggerRows, methods: type[InstanceMixin]) -> None:
     """Let a tokenizer hear the words of a text encoder's rows; methods: the class that does so."""
     mix_in(tokenizer, methods)
     held = [one for one in tokenizer.__dict__.get(ROWS, []) if one.remains]
@@ -226,5 +241,4 @@ def stop_listening(tokenizer: Any) -> None:
     tokenizer.__dict__[ROWS] = held
     if not held:
         tokenizer.__dict__.pop(ROWS)
-        if isinstance(tokenizer, HearsWords):
-            take_out(tokenizer, HearsWords)
+        take_out(tokenizer, InstanceMixin)

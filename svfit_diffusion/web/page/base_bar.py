@@ -8,14 +8,14 @@ from typing import Any
 import gradio as gr
 
 from ...families import TOYBOX
-from ..studio import KNOWN_BASES, Workspace, describe_base
+from ..studio import KNOWN_BASES, OBJECTS, SUGGESTED, Suggested, Workspace, describe_base
 from . import render
 from .events import GENERATING, UNQUEUED, user_errors
 
 TOYBOX_TITLE = "Toybox: toy-like objects on simple backgrounds, at {} px"
 TOYBOX_TEXT = (
     "It cannot draw real photos: it is a demo that needs no download. For photos of your own, use "
-    "another base."
+    f"another base. It knows such things as: {', '.join(OBJECTS)}."
 )
 OTHER_TEXT = "Concepts that are trained on it fit it alone."
 
@@ -79,6 +79,8 @@ def build_base_bar(workspace: Workspace, version: gr.Textbox, settings: list[gr.
                 max_length=500,
             )
             look_up = gr.Button("Look it up", scale=1, min_width=120)
+        with gr.Row(elem_classes="cards"):
+            suggested = [(base, _suggestion(base)) for base in SUGGESTED]
         known = gr.Dropdown(
             [*KNOWN_BASES.items()],
             value=TOYBOX,
@@ -90,6 +92,10 @@ def build_base_bar(workspace: Workspace, version: gr.Textbox, settings: list[gr.
     found, progress = [description, use], {"show_progress_on": description}
     for event in (look_up.click, source.submit):
         event(actions.describe, source, found, api_visibility="private", **progress)
+    for base, button in suggested:
+        button.click(lambda base=base: base.source, None, source, **UNQUEUED).then(
+            actions.describe, source, found, api_visibility="private", **progress
+        )
     known.input(lambda name: name, known, source, **UNQUEUED).then(
         actions.describe, source, found, api_visibility="private", **progress
     )
@@ -99,3 +105,10 @@ def build_base_bar(workspace: Workspace, version: gr.Textbox, settings: list[gr.
         actions.defaults, None, settings, **UNQUEUED
     )
     return sentence
+
+
+def _suggestion(base: Suggested) -> gr.Button:
+    """A card of a base, with the button that looks it up."""
+    with gr.Column(elem_classes="card", min_width=210):
+        gr.HTML(render.suggestion(base.name, base.sentence()))
+        return gr.Button(f"Choose {base.name}", size="sm")
