@@ -91,6 +91,9 @@ QWEN3_4B = (("transformers", "Qwen3ForCausalLM"), {"hidden_size": 2560})
 QWEN3_8B = (("transformers", "Qwen3ForCausalLM"), {"hidden_size": 4096})
 MISTRAL3 = (("transformers", "Mistral3ForConditionalGeneration"),
             {"text_config": {"model_type": "mistral", "hidden_size": 5120}})  # fmt: skip
+QWEN_VL = (("transformers", "Qwen2_5_VLForConditionalGeneration"),
+           {"text_config": {"hidden_size": 3584}})  # fmt: skip
+GEMMA2 = (("transformers", "Gemma2Model"), {"hidden_size": 2304})
 
 # name: (pipeline, component: (class, configuration), where the denoiser's numbers come from)
 BASES = {
@@ -120,13 +123,15 @@ BASES = {
     "FLUX.2 dev": ("Flux2Pipeline", {
         "transformer": (FLUX2, {}), "text_encoder": MISTRAL3}, "the class's defaults"),
     "Qwen-Image": ("QwenImagePipeline", {
-        "transformer": (QWEN, {})}, "the class's defaults"),
+        "transformer": (QWEN, {}), "text_encoder": QWEN_VL}, "the class's defaults"),
     "Krea 2": ("Krea2Pipeline", {"transformer": (KREA2, {})}, "the class's defaults"),
-    "Chroma": ("ChromaPipeline", {"transformer": (CHROMA, {})}, "the class's defaults"),
+    "Chroma": ("ChromaPipeline", {
+        "transformer": (CHROMA, {}), "text_encoder": T5}, "the class's defaults"),
     "HiDream-I1": ("HiDreamImagePipeline", {"transformer": (HIDREAM, HIDREAM_I1)},
                    "the class's defaults, and from memory"),
     "Lumina-Image 2.0": ("Lumina2Pipeline", {
-        "transformer": (("diffusers", "Lumina2Transformer2DModel"), LUMINA2)},
+        "transformer": (("diffusers", "Lumina2Transformer2DModel"), LUMINA2),
+        "text_encoder": GEMMA2},
         "the class's defaults, and from memory"),
     "Sana 1.6B": ("SanaPipeline", {
         "transformer": (("diffusers", "SanaTransformer2DModel"), {})}, "the class's defaults"),
@@ -136,7 +141,7 @@ BASES = {
         "transformer": (("diffusers", "CogView4Transformer2DModel"), COGVIEW4)},
         "the class's defaults, and from memory"),
     "PixArt-Sigma": ("PixArtSigmaPipeline", {
-        "transformer": (("diffusers", "PixArtTransformer2DModel"), PIXART)},
+        "transformer": (("diffusers", "PixArtTransformer2DModel"), PIXART), "text_encoder": T5},
         "the class's defaults, and from memory"),
     "AuraFlow 0.3": ("AuraFlowPipeline", {
         "transformer": (("diffusers", "AuraFlowTransformer2DModel"), AURAFLOW)},

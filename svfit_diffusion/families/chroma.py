@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .base import FIRST, Sampling
+from .base import FIRST, Sampling, WordOutput
 from .flux import Flux
 from .sequences import from_patches, places, to_patches
 
@@ -25,6 +25,7 @@ class Chroma(Flux):
     text_model = "T5"
     encoders = ()
     frozen_text_encoders = (FIRST,)
+    word_outputs = (WordOutput(FIRST, "encoder_hidden_states"),)
     original = ("chroma",)
     defaults = Sampling(steps=35, guidance=5.0)
 

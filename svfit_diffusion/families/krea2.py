@@ -22,6 +22,7 @@ class Krea2(QwenImage):
     bases = {"Krea 2": "krea/Krea-2-Raw"}
     pipelines = ("Krea2Pipeline",)
     editing = ()
+    word_outputs = ()
     models = ("Krea2Transformer2DModel",)
     text_model = "Qwen3VL"
     length = 507  # tokens of the prompt, in 512 with the template's end

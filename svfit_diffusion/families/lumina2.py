@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import FIRST, PromptEncoder, Sampling
+from .base import FIRST, PromptEncoder, Sampling, WordOutput
 from .flow import Flow
 
 PREFIX = " <Prompt Start> "  # which the pipeline puts between its instruction and a prompt
@@ -30,6 +30,7 @@ class Lumina2(Flow):
     text_model = "Gemma2"
     dtype = "bfloat16"
     frozen_text_encoders = (FIRST,)
+    word_outputs = (WordOutput(FIRST, "encoder_hidden_states", layers=(-2,)),)
     length = 256
     defaults = Sampling(steps=30, guidance=4.0)
 

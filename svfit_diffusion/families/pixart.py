@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import FIRST, Sampling
+from .base import FIRST, Sampling, WordOutput
 from .diffusion import Diffusion
 
 
@@ -26,6 +26,7 @@ class PixArtSigma(Diffusion):
     dtype = "float16"
     denoiser = "transformer"
     frozen_text_encoders = (FIRST,)
+    word_outputs = (WordOutput(FIRST, "encoder_hidden_states"),)
     length = 300
     defaults = Sampling(steps=20, guidance=4.5)
 

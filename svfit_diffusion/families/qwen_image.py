@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import FIRST, Sampling
+from .base import FIRST, Sampling, WordOutput
 from .flow import Flow
 from .sequences import from_patches, pad, to_patches, trim
 
@@ -30,6 +30,7 @@ class QwenImage(Flow):
     text_model = "Qwen2_5_VL"
     dtype = "bfloat16"
     frozen_text_encoders = (FIRST,)
+    word_outputs = (WordOutput(FIRST, "states", layers=(-1,)),)
     defaults = Sampling(steps=50, guidance=4.0)
 
     def encode_frozen(
