@@ -33,6 +33,7 @@ def two(tmp_path_factory):
         validation_prompt=PROMPT,
         validation_base=str(root / "z-image-turbo"),
         num_validation_images=1,
+        train_token=False,  # text encoders are shared, so the denoiser is what is compared
     )
     return root, replace(config, learning_rate=1.0)  # an edit that is seen
 
