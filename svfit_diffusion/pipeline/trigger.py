@@ -135,7 +135,7 @@ def row_parameters(encoder: nn.Module, adapter: str) -> list[nn.Parameter]:
     return list(rows_of(encoder).svfit_rows[adapter])
 
 
-def check(pipe: Any, encoders: Iterable[tuple[str, str]], concept: Concept) -> None:
+def check_rows(pipe: Any, encoders: Iterable[tuple[str, str]], concept: Concept) -> None:
     """Refuse learned rows that a pipeline's text encoders cannot take, at some strength or other.
 
     encoders: (tokenizer, text encoder), by their names in the pipeline.

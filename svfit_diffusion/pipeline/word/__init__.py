@@ -1,8 +1,8 @@
 """The learned word: rows beside a text encoder's table, and a tokenizer that gives their ids.
 
 rows.py holds the rows and embedding.py puts them into a text encoder; words.py finds words in a
-text, and tokenizer.py lets a tokenizer hear them, through instance_class.py; saving.py saves both
-with the words of fused concepts.
+text, marks.py the ids that stand there, and tokenizer.py lets a tokenizer hear them, through
+instance_class.py; saving.py saves both with the words of fused concepts.
 """
 
 from ..._lazy import lazy_names
