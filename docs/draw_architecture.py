@@ -23,7 +23,16 @@ SVG, PAGE = ROOT / "docs" / "architecture.svg", ROOT / "docs" / "architecture.md
 MARKS = ("<!-- imports: python docs/draw_architecture.py -->", "<!-- end of imports -->")
 NESTED = ("web",)  # rooms whose own rooms are drawn
 LEFT = ("settings", "concept", "adapter", "pool", "data", "evaluation")
-RIGHT = ("toybox", "families", "generation", "sharing", "web.studio", "web.page", "web.service")
+RIGHT = (
+    "toybox",
+    "families",
+    "generation",
+    "sharing",
+    "web.studio",
+    "web.page",
+    "web.service",
+    "web.serving",
+)
 WIDTH, BOX, HEIGHT, ROW = 760, 330, 62, 96  # px
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 RESULTS = Path(__file__).parent / "results"
-SCRIPTS = ("start", "load", "draw", "train", "script", "memory", "gpu")
+SCRIPTS = ("start", "load", "draw", "train", "script", "memory", "serve", "gpu")
 FORMATS = {"s": "{:.3g} s", "MB": "{:.3g} MB", "GB": "{:.3g} GB"}
 
 

@@ -17,8 +17,10 @@ from ..adapter import Projection, SVFitLinear, layers, tuner_layers, unpatch_att
 from ..families import Family
 from .activity import active_names, set_active
 from .attached import POOLS, reaches
+from .fusing import unfuse_concepts
 from .matching import patch_ranks
 from .model_methods import install_methods, uninstall_methods
+from .offloading import at_rest
 
 MAX_PLANS = 64  # whose columns are remembered
 
@@ -56,7 +58,12 @@ class BatchLayers:
         """Put the layers in, where they are not there or too narrow."""
         if self._ranks == self._wanted and self._in_place():
             return
-        self.remove()
+        with at_rest(self.pipe):
+            unfuse_concepts(self.pipe)
+            self.remove()
+            self._install()
+
+    def _install(self) -> None:
         models = self.family.components(self.pipe)
         found: dict[Projection, SVFitLinear] = {}
         for part, attention in self._attention.items():

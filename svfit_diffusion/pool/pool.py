@@ -31,7 +31,6 @@ from ..pipeline import (
     set_pooled,
     trigger_clash,
     trigger_words,
-    unfuse_concepts,
 )
 from .admission import Admission
 from .resident import Origin, Resident, compact
@@ -92,9 +91,14 @@ class ConceptPool:
         return len(self._held)
 
     def triggers(self, name: str) -> tuple[Trigger, ...]:
-        """The words that call a concept; its file is read for it, if it was not yet."""
-        with self._lock:
-            return self._resident(name).triggers
+        """The words that call a concept; never waits for pictures that are being generated."""
+        held = self._held.get(name)
+        if held is not None and held.origin is None:
+            return held.triggers
+        path = self._file(name)
+        if path is None:
+            raise ValueError(self._no_concept(name))
+        return trigger_words(read_concept(path))
 
     def add(
         self, concept: Concept | str | Path, name: str | None = None, token: str | None = None
@@ -170,14 +174,9 @@ class ConceptPool:
     @one_at_a_time
     def _use(self, batch: Sequence[Mapping[str, float]], pictures: int = 1) -> None:
         """Put the concepts of each prompt on the pipeline; one that all have costs less."""
-        rows = [{name: check_strength(s) for name, s in row.items()} for row in batch]
+        rows, found = self._checked(batch)
         if all(row == rows[0] for row in rows):
             rows, pictures = rows[:1], 1
-        found = {name: self._resident(name) for row in rows for name in row}
-        for row in rows:
-            self._check_words(row, found)
-        if any(layer.merged for layer in adapter_layers(self.pipe)):
-            unfuse_concepts(self.pipe)
         self._layers.fit()
         deltas = np.zeros((len(rows), self._layers.width()), np.float32)
         for picture, row in zip(deltas, rows, strict=True):
@@ -185,6 +184,16 @@ class ConceptPool:
                 picture[self._layers.columns(found[name].plan)] += strength * found[name].deltas()
         self._layers.put(deltas, [one.plan for one in found.values()], pictures)
         self._words.put(rows, {name: one.triggers for name, one in found.items()})
+
+    def _checked(
+        self, batch: Sequence[Mapping[str, float]]
+    ) -> tuple[list[dict[str, float]], dict[str, Resident]]:
+        """Concepts of prompts with strengths as numbers, and name -> each of them."""
+        rows = [{name: check_strength(s) for name, s in row.items()} for row in batch]
+        found = {name: self._resident(name) for row in rows for name in row}
+        for row in rows:
+            self._check_words(row, found)
+        return rows, found
 
     def _check_words(self, row: Mapping[str, float], found: Mapping[str, Resident]) -> None:
         """ValueError where two concepts of one picture are called by the same word."""
