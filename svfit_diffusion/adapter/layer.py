@@ -170,13 +170,16 @@ class SVFitLinear(nn.Module, Mergeable, Strengths):
     def _dense_is_cheaper(self, x: Tensor, adapters: list[str]) -> bool:
         """Whether `x (W + edits)^T` takes fewer products than `x W^T` and the edits by themselves.
 
-        In training the weight's gradient is a product of its own, and each edit's three.
+        In training each edit is a product of the sum of weights and one of its gradient, which is
+        one more, of the rows. By themselves an edit's rows are multiplied by V, and by U twice; by
+        V again where their own gradient is wanted.
         """
         rows, size = x.numel() // self.in_features, self.in_features * self.out_features
         sides = self.in_features + self.out_features
         if torch.is_grad_enabled() and any(self.svfit_delta[a].requires_grad for a in adapters):
             rank = sum(map(self.svfit_rank.get, adapters))
-            cheaper = rows * size + 3 * rank * size < 2 * rows * rank * sides
+            sides += self.out_features + (self.in_features if x.requires_grad else 0)
+            cheaper = rows * size + 2 * rank * size < rows * rank * sides
         else:
             cheaper = size < rows * sides
         base = self._modules["base_layer"]
@@ -218,6 +221,13 @@ def _edited(result: Tensor, x: Tensor, U: Tensor, V: Tensor, delta: Tensor) -> T
     U [out, r], V [in, r]; delta [r], or [n, r] of the n pictures of a batch, whose rows x [k * n,
     ..., in] holds one after the other k times, as classifier-free guidance does.
     """
+    if delta.ndim == 1 and x.dtype == V.dtype == result.dtype == delta.dtype:  # with fewest calls
+        inner, rows = x.reshape(-1, x.shape[-1]) @ V * delta, result.reshape(-1, result.shape[-1])
+        if torch.is_grad_enabled():
+            rows = torch.addmm(rows, inner, U.T)
+        else:
+            rows.addmm_(inner, U.T)  # the base layer has just made it
+        return rows.view(result.shape)
     inner = x.to(V.dtype) @ V
     if delta.ndim > 1:
         delta = _of_rows(delta, inner)
