@@ -12,6 +12,7 @@ import gc
 import statistics
 import tempfile
 import time
+import tracemalloc
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -73,11 +74,20 @@ def resident() -> float:
     return psutil.Process().memory_info().rss / 1e6
 
 
-def fill(pool: ConceptPool, paths: list[Path]) -> tuple[list[float], float]:
-    """Seconds of each addition, and MB in all."""
-    before = resident()
-    times = [seconds_alone(partial(pool.add, path)) for path in paths]
-    return times, resident() - before
+def size_of_each(pipe: Any, paths: list[Path]) -> float:
+    """MB of each concept but the first, of which all share what they have in common: of all that
+    Python and numpy allocate, since the process would take what it has freed before.
+    """
+    pool = ConceptPool(pipe, name="counted")
+    pool.add(paths[0])
+    gc.collect()
+    tracemalloc.start()
+    for path in paths[1:]:
+        pool.add(path)
+    gc.collect()
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    return held / 1e6 / (len(paths) - 1)
 
 
 def seconds_alone(action: Any) -> float:
@@ -117,7 +127,8 @@ def resident_rows(quick: bool) -> tuple[list[Row], dict]:
         small.add(paths[0], "first")  # what all of a kind share is checked with the first
         few = switching_pool(small, paths[:some])
         pool.add(paths[0])
-        times, held = fill(pool, paths[1:])
+        times = [seconds_alone(partial(pool.add, path)) for path in paths[1:]]
+        each_ours = size_of_each(pipe, paths)
         names = list(pool)
     few_times = switching(small, few, rounds)
     small.close()
@@ -130,11 +141,10 @@ def resident_rows(quick: bool) -> tuple[list[Row], dict]:
     alone, each = found[0], (found[-1][0] - found[0][0]) / max(1, len(found) - 1)
     median, last = statistics.median, len(found)
     note = f"{count} concepts, {last} LoRAs in {LORA_SECONDS} s"
-    size = 1_000 * held / (count - 1)
     add = median(times[-10:]), median(times[:10])
     return [
-        row("memory of a concept, words included", "50 KB", size / 1e3, 0.05, 1.0, "MB", note),
-        row("memory of a concept", f"of a LoRA of rank 4, of {last}", size / 1e3, each, None,
+        row("memory of a concept, words included", "50 KB", each_ours, 0.05, 1.0, "MB", note),
+        row("memory of a concept", f"of a LoRA of rank 4, of {last}", each_ours, each, None,
             "MB", note),
         row(f"adding number {count}", "adding the first ten", *add, 1.2, note=note),
         row(f"adding number {count}", f"LoRA number {last}", add[0], found[-1][1], None, note=note),

@@ -17,7 +17,7 @@ from text_model import build_text_encoder, load_tokenizer
 from unet_model import build_scheduler, build_unet
 from vae_model import build_vae, load_vae
 
-LIMIT = 30_000_000  # bytes
+LIMIT = 60_000_000  # bytes
 
 
 def pipeline(checkpoint: str, untrained: bool = False) -> tuple[StableDiffusionPipeline, dict]:

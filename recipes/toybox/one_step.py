@@ -17,7 +17,7 @@ from objects import TRAIN, with_article
 from vae_model import to_tensor
 from world import Placed, Sample, World
 
-TIMES = (999, 900, 700, 500, 300, 100)
+TIMES = (999, 700, 500, 300, 200, 80, 40)
 
 
 @torch.inference_mode()

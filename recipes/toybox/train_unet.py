@@ -15,23 +15,25 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
+import signal
 import time
 
 import torch
-import torch.nn.functional as F
 from common import save_checkpoint, work_dir
 from diffusers.training_utils import EMAModel
 from fast_norm import quicken
 from hogwild import run_workers
 from latents import LatentPool
 from muon import Optimizers
+from picture_metric import picture_metric
 from text_model import build_text_encoder, load_tokenizer
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from unet_model import build_scheduler, build_unet
+from vae_model import load_vae
 
 WARMUP, EMA_EVERY, EMPTY = 100, 4, 0.1
 ENDS = ("conv_in", "conv_out", "time_embedding", "embeddings")
-SHAPED_ABOVE = 400  # shapes are decided at timesteps from here on: half of each batch
+TIMES = 1000
 
 
 class Trainer:
@@ -49,6 +51,7 @@ class Trainer:
             self.optimizers.append(Optimizers([text], *rates, ENDS))
         self.ema = EMAModel(self.weights, decay=0.99)
         self.alphas = build_scheduler().alphas_cumprod.to(self.device)
+        self.metric = picture_metric(load_vae()).to(self.device)
         self.first = state["step"] if state else 0
         self.seen = state["samples"] if state else 0
         if state and "optimizer" in state:
@@ -78,31 +81,34 @@ class Trainer:
         })  # fmt: skip
 
     def loss(self, latents: torch.Tensor, captions: list[str]) -> torch.Tensor:
-        """Mean squared error of v on (batch, 8, 16, 16) latents, each at two times.
+        """Mean squared error of v on (batch, 8, 16, 16) latents, each at two times, as the picture
+        feels it.
 
-        One time is of the whole schedule, the other of its noisier part; both are spread evenly.
+        One time is of the whole schedule, the other of `--second-times`; both are spread evenly.
         """
         size = len(captions)
         captions = ["" if torch.rand(()) < EMPTY else words for words in captions]
         ids = self.tokenizer(captions, padding="max_length", truncation=True,
                              return_tensors="pt").input_ids.to(self.device)  # fmt: skip
         spread = (torch.arange(size) + torch.rand(2, size)) / size
-        spread[1] = SHAPED_ABOVE / 1000 + spread[1] * (1 - SHAPED_ABOVE / 1000)
+        first, last = self.args.second_times
+        spread[1] = first / TIMES + spread[1] * (last - first) / TIMES
         times = torch.cat([part[torch.randperm(size)] for part in spread])
-        times = (times * 1000).long().clamp(0, 999).to(self.device)
+        times = (times * TIMES).long().clamp(0, TIMES - 1).to(self.device)
         latents = latents.to(self.device).repeat(2, 1, 1, 1)
-        signal = self.alphas[times].sqrt()[:, None, None, None]
+        latent_share = self.alphas[times].sqrt()[:, None, None, None]
         noise_share = (1 - self.alphas[times]).sqrt()[:, None, None, None]
         noise = torch.randn_like(latents)
-        noisy = signal * latents + noise_share * noise
-        target = signal * noise - noise_share * latents
+        noisy = latent_share * latents + noise_share * noise
+        target = latent_share * noise - noise_share * latents
         noisy = noisy.contiguous(memory_format=torch.channels_last)
         half = torch.autocast(self.device.type, torch.bfloat16, enabled=self.args.bf16)
         cpu = self.device.type == "cpu"  # where the fused kernel's backward pass is slower
         with half, sdpa_kernel(SDPBackend.MATH) if cpu else contextlib.nullcontext():
             words = self.text(ids).last_hidden_state.repeat(2, 1, 1)
             guess = self.unet(noisy, times, words).sample
-        return F.mse_loss(guess.float(), target)
+        error = torch.einsum("dc,nchw->ndhw", self.metric, guess.float() - target)
+        return error.square().mean()
 
     def update(self, latents: torch.Tensor, captions: list[str], rate: float) -> float:
         """One optimizer step at `rate` (0..1) of the full learning rate; returns the loss."""
@@ -128,6 +134,8 @@ def work(rank: int, alive, args, unet, text, counter, state: dict | None) -> Non
         torch.manual_seed(args.seed + rank + trainer.step)
     decay = args.decay_minutes > 0
     target = work_dir() / args.name / ("decayed.pt" if decay else "stable.pt")
+    asked: list[int] = []  # to stop, by a signal
+    signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
     pool = LatentPool(args.objects, 1000 + 2 * trainer.step + rank, rank, args.pool_start,
                       (args.simple, args.variety), args.device, args.renderers,
                       args.unnamed)  # fmt: skip
@@ -135,6 +143,8 @@ def work(rank: int, alive, args, unet, text, counter, state: dict | None) -> Non
     begin = saved = time.time()
     mean, mine = None, 0
     while (spent := time.time() - begin) < seconds and trainer.step < args.until_step and alive():
+        if asked:
+            break
         rate = (
             max(1 - spent / seconds, 0.01)
             if decay
@@ -170,6 +180,10 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1e-3, help="AdamW")
     parser.add_argument("--muon-lr", type=float, default=0.02, help="0: AdamW for everything")
     parser.add_argument("--objects", type=int, default=163, help="how many training objects")
+    parser.add_argument(
+        "--second-times", type=int, nargs=2, default=(0, 400), metavar=("FIRST", "LAST"),
+        help="timesteps at which each picture serves the second time",
+    )  # fmt: skip
     parser.add_argument("--pool-start", type=int, default=2500, help="latents, of each worker")
     parser.add_argument("--simple", type=float, default=0.6, help="share of single centred objects")
     parser.add_argument("--variety", type=float, default=1.0, help="of their pose, 0 to 1")

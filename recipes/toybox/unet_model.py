@@ -8,9 +8,12 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from text_model import WIDTH
 
 WIDTHS = (64, 128, 192)
+LAYERS = (2, 1, 1)  # residual blocks of each resolution
 
 
-def build_unet(widths: tuple[int, ...] = WIDTHS) -> UNet2DConditionModel:
+def build_unet(
+    widths: tuple[int, ...] = WIDTHS, layers: tuple[int, ...] = LAYERS
+) -> UNet2DConditionModel:
     """A fresh UNet on 16 x 16 x 8 latents; no attention at 16 x 16.
 
     The pooled text joins the time embedding, as in SDXL, but from the one text encoder's states,
@@ -23,7 +26,7 @@ def build_unet(widths: tuple[int, ...] = WIDTHS) -> UNet2DConditionModel:
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         block_out_channels=widths,
-        layers_per_block=1,
+        layers_per_block=layers,
         cross_attention_dim=WIDTH,
         attention_head_dim=4,  # diffusers reads this as the number of heads
         norm_num_groups=16,

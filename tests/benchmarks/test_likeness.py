@@ -53,7 +53,7 @@ def test_subjects_count_as_wholes():
 
 
 OURS = "SVFit top 3, text values and outputs top 80, 4 bits + token"
-ROWS = {  # the README's rows: the method of each in the whole table
+ROWS = {  # the rows of docs/likeness.md: the method of each in the whole table
     "the base": "base model",
     "SVFit, as by default": f"{OURS} + captions",
     "rank 16 everywhere (`--text_encoder_rank 16`)": "SVFit top 3, 4 bits + token + captions",
@@ -85,7 +85,7 @@ ROWS = {  # the README's rows: the method of each in the whole table
 }
 
 
-def test_the_readmes_rows_are_those_of_the_whole_table():
+def test_the_rows_of_the_docs_are_those_of_the_whole_table():
     """Each method's own figures, and no other's."""
 
     def rows(path, width, fidelity):
@@ -94,7 +94,7 @@ def test_the_readmes_rows_are_those_of_the_whole_table():
         return [row for row in cells if len(row) == width and " to " in row[fidelity]]
 
     whole = rows("benchmarks/likeness/results/sealed.md", 11, fidelity=5)
-    told = rows("README.md", 6, fidelity=2)
+    told = rows("docs/likeness.md", 6, fidelity=2)
     methods = {row[0]: row for row in whole}
     assert [row[0] for row in told] == list(ROWS) and len(methods) == len(whole)
     for name, size, fidelity, against, *others in told:

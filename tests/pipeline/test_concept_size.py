@@ -98,7 +98,7 @@ def test_the_command(bases, tmp_path, capsys):
 
 
 def test_the_readmes_table_is_what_a_count_gives(bases, tmp_path):
-    table = (SCRIPT.parents[2] / "README.md").read_text()
+    table = (SCRIPT.parents[2] / "docs/bases.md").read_text()
     for name in bases.BASES:
         found = estimate_size(str(bases.write(name, tmp_path / name.lower().replace(" ", "-"))))
         assert bases.row(name, found) in table

@@ -1,0 +1,100 @@
+"""README and docs: commands that the parser takes, links that lead on, figures as measured."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from svfit_diffusion.cli.main import _parser
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMAND = re.compile(r"^ {4}svfit (?:[^\n]*\\\n)*[^\n]*", re.MULTILINE)
+NAMED = re.compile(r"`svfit ([a-z]+)(?=[ `])([^`]*)`")
+LINK = re.compile(r"\]\(([^)\s#]+)(?:#([^)\s]*))?\)")
+SPEED = ROOT / "benchmarks" / "speed" / "results"
+
+
+def commands() -> list[str]:
+    """All commands of indented blocks, each on one line."""
+    found = [match for page in PAGES for match in COMMAND.findall(page.read_text("utf-8"))]
+    return sorted({re.sub(r"\s*\\\n\s*", " ", match).strip() for match in found})
+
+
+def test_there_are_commands():
+    assert len(commands()) >= 10
+
+
+@pytest.mark.parametrize("command", commands())
+def test_a_command_is_one_that_the_parser_takes(command):
+    words = shlex.split(re.split(r" [>|] ", command)[0], comments=True)
+    parsed = _parser().parse_args(words[1:])
+    assert callable(parsed.run)
+
+
+def test_commands_named_in_a_sentence_exist_with_their_flags():
+    parser = _parser()
+    (commands_of,) = [a for a in parser._actions if getattr(a, "choices", None)]
+    for page in PAGES:
+        for name, rest in NAMED.findall(page.read_text("utf-8")):
+            assert name in commands_of.choices, (page.name, name)
+            flags = set(re.findall(r"--[a-z_]+", rest))
+            known = commands_of.choices[name].format_help()
+            assert all(flag in known for flag in flags), (page.name, name, flags)
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings."""
+    heads = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.MULTILINE)
+    plain = (re.sub(r"[^\w\s-]", "", head.lower()).strip() for head in heads)
+    return {re.sub(r"\s", "-", head) for head in plain}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_and_headings(page):
+    for target, anchor in LINK.findall(page.read_text("utf-8")):
+        if "://" in target:
+            continue
+        path = page.parent / target
+        assert path.exists(), target
+        assert not anchor or anchor in anchors(path), f"{target}#{anchor}"
+
+
+def cells(path: Path, width: int) -> list[list[str]]:
+    """Rows of a page's tables that have so many columns."""
+    lines = path.read_text("utf-8").splitlines()
+    rows = [[cell.strip(" *") for cell in line.split("|")[1:-1]] for line in lines]
+    return [row for row in rows if len(row) == width]
+
+
+def test_the_table_of_speed_is_the_measured_one():
+    assert cells(ROOT / "docs" / "speed.md", 7) == cells(SPEED / "speed.md", 7)
+
+
+def test_the_readme_is_short_and_its_comparison_is_measured():
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert len(text.splitlines()) <= 180
+    table = {row[0]: row[1:] for row in cells(ROOT / "README.md", 4)}
+    rows = cells(ROOT / "docs" / "likeness.md", 6)
+    methods = {row[0]: row for row in rows if " to " in row[2]}
+
+    def likeness(*names: str) -> list[str]:
+        return [methods[name][2].split(" ")[0] for name in names]
+
+    ours = "SVFit, as by default"
+    assert table["likeness, as it is usually trained"] == likeness(
+        "Textual Inversion", "LoRA rank 4 on the UNet, as diffusers' script trains it", ours
+    )
+    assert table["likeness, with the same word and captions"] == likeness(
+        "Textual Inversion: the learned word alone, with named backgrounds",
+        "LoRA rank 4, with a learned word and named backgrounds",
+        ours,
+    )
+    rows = json.loads((SPEED / "load.json").read_text("utf-8"))["rows"]
+    load = next(row for row in rows if row["claim"] == "load, basis cached, default ranks")
+    swap = next(row for row in rows if row["claim"] == "swap")
+    assert table["load, relative to the LoRA"][2] == f"{load['ratio']:.2f}"
+    times = [f"{swap['theirs']:.2f} s", f"{swap['ours']:.3f} s"]
+    assert table["switch to another subject"][1:] == times
