@@ -156,7 +156,7 @@ def resident_rows(quick: bool) -> tuple[list[Row], dict]:
         row("set_adapters of a LoRA", f"number {last} against number 1", found[-1][2], alone[2],
             None, note=note),
         row(f"memory after {SWITCHES} switches", "2 MB", max(leaked, 0), 2.0, 1.0, "MB", note),
-    ], curves(times, many_times, found)  # fmt: skip
+    ], curves(times, found)  # fmt: skip
 
 
 def switching_pool(pool: ConceptPool, paths: list[Path]) -> list[str]:
@@ -172,15 +172,17 @@ def row(claim: str, against: str, ours: float, theirs: float, goal: float | None
     return Row(claim, against, ours, theirs, *(ours / theirs,) * 3, goal, unit, note)
 
 
-def curves(times: list[float], switches: list[float], found: list) -> dict:
+def curves(times: list[float], found: list) -> dict:
     """Growth with the number of concepts and of LoRAs."""
     marks = [n for n in (1, 3, 10, 30, 100, 300, len(times)) if n <= len(times)]
     middle = [statistics.median(times[max(0, n - 10) : n]) for n in marks]
-    ours = {"concepts": marks, "adding one": middle,
-            "set_concepts": [statistics.median(switches)] * len(marks)}  # fmt: skip
+    ours = {"concepts": marks, "adding one": middle}
     marks = [n for n in (1, 3, 10, 30, 100, 300, len(found)) if n <= len(found)]
-    theirs = {"LoRAs": marks, "adding one": [found[n - 1][1] for n in marks],
-              "set_adapters": [found[n - 1][2] for n in marks]}  # fmt: skip
+    theirs = {
+        "LoRAs": marks,
+        "adding one": [found[n - 1][1] for n in marks],
+        "set_adapters": [found[n - 1][2] for n in marks],
+    }
     return {"concepts in a pool": ours, "LoRAs in PEFT": theirs}
 
 

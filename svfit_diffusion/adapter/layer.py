@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from .basis import Basis
 from .merging import Mergeable
 from .placement import Bases, Deltas, compute_dtype, fetch, hooked
+from .products import each, edited
 from .strength import Strengths
 
 BASE = "__base__"  # peft's name for "no adapter" in a mixed batch
@@ -124,13 +125,16 @@ class SVFitLinear(nn.Module, Mergeable, Strengths):
             weight = base.weight
             for adapter in adapters:
                 U, V, delta = self._parts(adapter)
-                weight = torch.addmm(weight, U * delta, V.T)
-            return F.linear(x, weight, base.bias)
+                if delta.ndim == 1 and weight.ndim == 2:
+                    weight = torch.addmm(weight, U * delta, V.T)
+                else:
+                    weight = weight + (U * delta.unsqueeze(-2)) @ V.T
+            return F.linear(x, weight, base.bias) if weight.ndim == 2 else each(x, weight, base)
         result = base(x, *args, **kwargs)
         if self.quantization_backend is not None:
             result = self.quantization_backend.maybe_clone_base_result(result)
         for adapter in adapters:
-            result = _edited(result, x, *self._parts(adapter))
+            result = edited(result, x, *self._parts(adapter))
         return result
 
     def _acting(self) -> list[str]:
@@ -164,7 +168,7 @@ class SVFitLinear(nn.Module, Mergeable, Strengths):
                 if name in ours:
                     delta = ours[name][2]
                     deltas[row, : delta.shape[-1]] = delta
-            result = _edited(result, x, U, V, deltas)
+            result = edited(result, x, U, V, deltas)
         return result
 
     def _dense_is_cheaper(self, x: Tensor, adapters: list[str]) -> bool:
@@ -181,15 +185,16 @@ class SVFitLinear(nn.Module, Mergeable, Strengths):
             sides += self.out_features + (self.in_features if x.requires_grad else 0)
             cheaper = rows * size + 2 * rank * size < rows * rank * sides
         else:
-            cheaper = size < rows * sides
+            batch = [len(self.svfit_batch[a]) for a in adapters if a in self.svfit_batch]
+            pictures = max(batch, default=1)  # each with a sum of its own
+            cheaper = size * pictures < rows * sides and (pictures == 1 or x.ndim == 3)
         base = self._modules["base_layer"]
         return (
             cheaper
             and type(base) is nn.Linear
             and self.quantization_backend is None
             and base.weight.dtype == x.dtype == torch.float32
-            # else rows differ, or the weight may lie elsewhere, or be rounded
-            and not any(len(self.svfit_batch.get(a, ())) > 1 for a in adapters)
+            # else the weight may lie elsewhere, or be rounded
             and not (hooked(base) or torch.is_autocast_enabled(x.device.type))
         )
 
@@ -213,37 +218,3 @@ class SVFitLinear(nn.Module, Mergeable, Strengths):
 
     def __repr__(self) -> str:
         return "svfit." + super().__repr__()
-
-
-def _edited(result: Tensor, x: Tensor, U: Tensor, V: Tensor, delta: Tensor) -> Tensor:
-    """result [..., out] with what an edit adds to it for x [..., in].
-
-    U [out, r], V [in, r]; delta [r], or [n, r] of the n pictures of a batch, whose rows x [k * n,
-    ..., in] holds one after the other k times, as classifier-free guidance does.
-    """
-    if delta.ndim == 1 and x.dtype == V.dtype == result.dtype == delta.dtype:  # with fewest calls
-        inner, rows = x.reshape(-1, x.shape[-1]) @ V * delta, result.reshape(-1, result.shape[-1])
-        if torch.is_grad_enabled():
-            rows = torch.addmm(rows, inner, U.T)
-        else:
-            rows.addmm_(inner, U.T)  # the base layer has just made it
-        return rows.view(result.shape)
-    inner = x.to(V.dtype) @ V
-    if delta.ndim > 1:
-        delta = _of_rows(delta, inner)
-    inner = inner * delta.to(inner.dtype)
-    if inner.dtype == result.dtype:
-        rows = torch.addmm(result.flatten(0, -2), inner.flatten(0, -2), U.T)
-        return rows.view_as(result)
-    return result + (inner @ U.T).to(result.dtype)
-
-
-def _of_rows(delta: Tensor, inner: Tensor) -> Tensor:
-    """The deltas [n, r] of a batch's pictures -> those of the rows of inner [k * n, ..., r]."""
-    count, rest = divmod(len(inner), len(delta))
-    if rest or inner.ndim < 2:
-        raise ValueError(
-            f"a layer was called with {len(inner)} rows, but concepts were given for "
-            f"{len(delta)} pictures; give each picture its concepts, none of them as {{}}."
-        )
-    return delta.repeat(count, 1).view(len(inner), *(1,) * (inner.ndim - 2), delta.shape[-1])
