@@ -1,6 +1,6 @@
 # make test-newest tries the newest releases of the libraries, in an environment of its own.
-# make demo | check | test | test-slow | test-browser | test-integrations | screenshots | faults |
-# bench:
+# make demo | check | test | test-slow | test-browser | test-integrations | docs | screenshots |
+# faults | bench:
 # each makes .venv first, if it is not there. CONTRIBUTING.md says what they cost.
 PYTHON ?= python3
 VENV := .venv
@@ -13,7 +13,7 @@ SOURCES := pyproject.toml constraints.txt requirements/demo.txt
 
 INTEGRATIONS ?= $(BIN)/python
 
-.PHONY: demo check test test-slow test-newest test-browser test-integrations screenshots faults bench lint clean
+.PHONY: demo check test test-slow test-newest test-browser test-integrations docs screenshots faults bench lint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/svfit demo
@@ -38,6 +38,10 @@ test-browser: $(VENV)/.test
 	$(LOCKED)/browser.txt
 	npm ci --prefix tests/end_to_end/axe
 	$(BIN)/python -m pytest -m slow tests/end_to_end/test_browser.py
+
+docs: $(VENV)/.test
+	$(LOCKED)/docs.txt
+	$(BIN)/mkdocs build --strict
 
 screenshots: $(VENV)/.test
 	$(LOCKED)/browser.txt

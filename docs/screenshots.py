@@ -60,9 +60,9 @@ def prepare(browser: Browser, url: str, train: bool) -> None:
     page.wait_for_timeout(2_000)
     if train:
         page.get_by_role("tab", name="Train").click()
-        photos = sorted((ROOT / "samples" / "robot" / "photos").glob("*.png"))
-        page.locator("#photos input[type=file]").set_input_files([str(path) for path in photos])
-        page.locator("#what textarea, #what input").first.fill("a toy")
+        page.get_by_role("button", name="Try it with the sample").click()
+        page.locator("#views img").nth(4).wait_for()
+        page.get_by_text("In prompts you will call it").wait_for()
         page.locator("button.go:visible").click()
         page.locator(".run.done").wait_for()
         page.wait_for_timeout(3_000)

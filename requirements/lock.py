@@ -15,8 +15,8 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-EXTRAS = {"demo": (), "test": ("test",)}
-EXTRAS |= {extra: ("test", extra) for extra in ("bench", "browser")}
+EXTRAS = {"demo": ("app", "train"), "test": ("test",)}
+EXTRAS |= {extra: ("test", extra) for extra in ("bench", "browser", "docs")}
 TORCH = (
     *("filelock", "typing-extensions>=4.10.0", "setuptools>=77.0.3", "sympy>=1.13.3"),
     *("networkx>=2.5.1", "jinja2", "fsspec>=0.8.5"),

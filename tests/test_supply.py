@@ -138,7 +138,7 @@ def test_a_folder_with_code_of_its_own_is_refused_and_not_run(base_folder, tmp_p
 
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-LISTS = {"demo": (), "test": ("test",)}
+LISTS = {"demo": ("app", "train"), "test": ("test",)}
 LISTS |= {extra: ("test", extra) for extra in ("bench", "browser")}
 UNHASHED = {"torch", "svfit-diffusion"}  # requirements/lock.py says why; ourselves
 

@@ -72,7 +72,13 @@ MMDIT, FLUX = ("diffusers", "SD3Transformer2DModel"), ("diffusers", "FluxTransfo
 FLUX2 = ("diffusers", "Flux2Transformer2DModel")
 ZIMAGE = ("diffusers", "ZImageTransformer2DModel")
 XL_TEXT = {"text_encoder": (TEXT, CLIP_L), "text_encoder_2": (TEXT_2, CLIP_G)}
-SD3_TEXT = {"text_encoder": (TEXT_2, CLIP_L), "text_encoder_2": (TEXT_2, CLIP_G)}
+T5 = (("transformers", "T5EncoderModel"), {"d_model": 4096})
+SD3_TEXT = {"text_encoder": (TEXT_2, CLIP_L), "text_encoder_2": (TEXT_2, CLIP_G),
+            "text_encoder_3": T5}  # fmt: skip
+QWEN3_4B = (("transformers", "Qwen3ForCausalLM"), {"hidden_size": 2560})
+QWEN3_8B = (("transformers", "Qwen3ForCausalLM"), {"hidden_size": 4096})
+MISTRAL3 = (("transformers", "Mistral3ForConditionalGeneration"),
+            {"text_config": {"model_type": "mistral", "hidden_size": 5120}})  # fmt: skip
 
 # name: (pipeline, component: (class, configuration), where the denoiser's numbers come from)
 BASES = {
@@ -88,14 +94,19 @@ BASES = {
     "SD 3.5 large": ("StableDiffusion3Pipeline", {
         "transformer": (MMDIT, SD35_LARGE), **SD3_TEXT}, "from memory"),
     "FLUX.1 dev": ("FluxPipeline", {
-        "transformer": (FLUX, {"guidance_embeds": True}), "text_encoder": (TEXT, CLIP_L)},
+        "transformer": (FLUX, {"guidance_embeds": True}), "text_encoder": (TEXT, CLIP_L),
+        "text_encoder_2": T5},
         "the class's defaults"),
-    "FLUX.2 klein 4B": ("Flux2KleinPipeline", {"transformer": (FLUX2, KLEIN_4B)},
+    "FLUX.2 klein 4B": ("Flux2KleinPipeline", {
+        "transformer": (FLUX2, KLEIN_4B), "text_encoder": QWEN3_4B},
                         "diffusers' convert_flux2_to_diffusers.py"),
-    "FLUX.2 klein 9B": ("Flux2KleinPipeline", {"transformer": (FLUX2, KLEIN_9B)},
+    "FLUX.2 klein 9B": ("Flux2KleinPipeline", {
+        "transformer": (FLUX2, KLEIN_9B), "text_encoder": QWEN3_8B},
                         "diffusers' convert_flux2_to_diffusers.py"),
-    "Z-Image": ("ZImagePipeline", {"transformer": (ZIMAGE, {})}, "the class's defaults"),
-    "FLUX.2 dev": ("Flux2Pipeline", {"transformer": (FLUX2, {})}, "the class's defaults"),
+    "Z-Image": ("ZImagePipeline", {
+        "transformer": (ZIMAGE, {}), "text_encoder": QWEN3_4B}, "the class's defaults"),
+    "FLUX.2 dev": ("Flux2Pipeline", {
+        "transformer": (FLUX2, {}), "text_encoder": MISTRAL3}, "the class's defaults"),
 }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
     python -m benchmarks.likeness ladder                  validates the measure of fidelity
     python -m benchmarks.likeness sweep                   learning rates, on dev subjects
     python -m benchmarks.likeness length                  fixed numbers of steps against `auto`
+    python -m benchmarks.likeness word                    a word's embedding against its output
     python -m benchmarks.likeness measure --split dev     all methods at their best, on dev subjects
     python -m benchmarks.likeness measure --split sealed  the same, once, for the final table
     python -m benchmarks.likeness report --split sealed   table, plot and sheets of what was
@@ -34,6 +35,7 @@ LOOKS = (50, 100, 200)  # steps; all methods are measured after the last
 ALIGNED, TIE = 0.95, 0.01
 SEEN = ("fidelity", "copy", "aligned")
 LENGTH_METHODS = ("svfit-text", "lora-4")
+WORD_SUBJECTS = 2
 SWEEP_SUBJECTS, SUBJECTS = 2, {"dev": 6, "sealed": 8}
 TRAINING_SEEDS = 0, 1
 
@@ -68,8 +70,13 @@ def run_job(job: dict) -> dict:
     from benchmarks.likeness.methods import BY_NAME
     from benchmarks.likeness.subjects import SPLITS
 
-    method, work = BY_NAME[job["method"]], work_folder()
+    work = work_folder()
     item = next(item for item in SPLITS[job["split"]] if item.slug == job["subject"])
+    if job["stage"] == "word":
+        from benchmarks.likeness import word as likeness_word
+
+        return likeness_word.one(job["method"], item, job["rate"], work)
+    method = BY_NAME[job["method"]]
     if job["stage"] == "length":
         from benchmarks.likeness import length as likeness_length
 
@@ -101,6 +108,8 @@ def results_of(jobs: list[dict]) -> list[dict]:
 
 def run_all(jobs: list[dict], workers: int) -> None:
     """Run the jobs, of one stage and split, that have no result yet."""
+    from benchmarks.likeness import __main__ as stages  # a process cannot look into "__main__"
+
     stage, split = jobs[0]["stage"], jobs[0]["split"]
     done = known(stage, split)
     todo = [job for job in jobs if json.dumps(job) not in done]
@@ -110,7 +119,7 @@ def run_all(jobs: list[dict], workers: int) -> None:
         ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool,
         runs_file(stage, split).open("a", encoding="utf-8") as file,
     ):
-        futures = {pool.submit(run_job, job): job for job in todo}
+        futures = {pool.submit(stages.run_job, job): job for job in todo}
         bar = tqdm(as_completed(futures), total=len(jobs), initial=len(jobs) - len(todo))
         for future in bar:
             entry = {"base": base_name(), "job": futures[future], "result": future.result()}
@@ -203,12 +212,24 @@ def length_jobs() -> list[dict]:
     ]
 
 
+def word_jobs() -> list[dict]:
+    """A word's embedding, its output at several rates, and both, on a few dev subjects."""
+    from benchmarks.likeness.subjects import subjects
+    from benchmarks.likeness.word import ARMS
+
+    return [
+        {"stage": "word", "split": "dev", "method": name, "subject": item.slug, "rate": rate}
+        for name, rate in ARMS
+        for item in subjects("dev", WORD_SUBJECTS)
+    ]
+
+
 def main() -> None:
     """Parse and run one stage."""
     from benchmarks.likeness.methods import METHODS
 
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("stage", choices=("ladder", "sweep", "length", "measure", "report"))
+    parser.add_argument("stage", choices=("ladder", "sweep", "length", "word", "measure", "report"))
     parser.add_argument("--split", choices=("dev", "sealed"), default="dev")
     parser.add_argument("--methods", nargs="*", default=[method.name for method in METHODS])
     parser.add_argument("--workers", type=int, default=os.cpu_count())
@@ -228,6 +249,14 @@ def main() -> None:
         run_all(jobs, args.workers)
         text = likeness_length.markdown(results_of(jobs))
         (RESULTS / "length.md").write_text(text, "utf-8")
+        print(text)
+    elif args.stage == "word":
+        from benchmarks.likeness import word as likeness_word
+
+        jobs = word_jobs()
+        run_all(jobs, args.workers)
+        text = likeness_word.markdown(results_of(jobs))
+        (RESULTS / "word.md").write_text(text, "utf-8")
         print(text)
     elif args.stage == "measure":
         run_all(measure_jobs(args.methods, args.split), args.workers)

@@ -181,6 +181,7 @@ METHODS = (
     _ours(RANK_EQUAL, 16, text=False),
     _ours(RANK_EQUAL, 16, token=False),
     _ours(RANK_EQUAL, 4, captions=True),
+    _ours(RANK_EQUAL, 4, text=False, captions=True),
     _ours(FOUR_BITS, 4),
     _ours("full", 4),
     Method("paper", "SVFit, 99 % of the energy", "svfit", {"r": "energy=0.99"}, text=True,
@@ -249,8 +250,8 @@ def tensor_bytes(sizes: list[int], bits: int) -> int:
 
 
 @torch.no_grad()
-def round_values(parameter: nn.Parameter) -> None:
+def round_values(parameter: nn.Parameter, block: int = BLOCK) -> None:
     """Round an adapter's tensor to four bits, block by block."""
-    blocks = parameter.detach().flatten().split(BLOCK)
-    held = [torch.from_numpy(round_to_four_bits(block.numpy())) for block in blocks]
+    blocks = parameter.detach().flatten().split(block)
+    held = [torch.from_numpy(round_to_four_bits(part.numpy())) for part in blocks]
     parameter.copy_(torch.cat(held).view_as(parameter))

@@ -21,11 +21,10 @@ from svfit_diffusion.adapter.tuner import tie_deltas
 from svfit_diffusion.data.encoding import photo_encoder
 from svfit_diffusion.data.reading import edge_colours, read_folder
 from svfit_diffusion.evaluation.measures import denoising_loss, diversity, drift
-from svfit_diffusion.families import TOYBOX, load_base, recognise
+from svfit_diffusion.families import TOYBOX, Family, load_base, recognise
 from svfit_diffusion.generation.pictures import save_png
-from svfit_diffusion.pipeline import trigger
 from svfit_diffusion.settings import TrainConfig
-from svfit_diffusion.training.adapted_base import ADAPTER, AdaptedBase
+from svfit_diffusion.training.adapted_base import AdaptedBase
 from svfit_diffusion.training.backgrounds import complete_captions, recognise_backgrounds
 from svfit_diffusion.training.objective import Denoiser, Objective
 from svfit_diffusion.training.runtime import make_accelerator
@@ -40,13 +39,21 @@ WORDS = [prompt.words for prompt in PROMPTS]
 class Run:
     """A base with a method applied to it, and a subject to learn."""
 
-    def __init__(self, method: Method, item: ToyObject, seed: int, rate: float, work: Path) -> None:
+    def __init__(
+        self,
+        method: Method,
+        item: ToyObject,
+        seed: int,
+        rate: float,
+        work: Path,
+        family: Family | None = None,
+    ) -> None:
         torch.set_num_threads(1)
         torch.manual_seed(seed)
         self.method, self.item, self.work = method, item, work
         self.pipe: StableDiffusionPipeline = load_base(TOYBOX)
         self.pipe.set_progress_bar_config(disable=True)
-        self.family = recognise(self.pipe)
+        self.family = family or recognise(self.pipe)
         self.models = self.family.components(self.pipe)
         for model in (*self.models.values(), self.pipe.vae):
             model.requires_grad_(False)
@@ -64,13 +71,9 @@ class Run:
         self.subject = self._subject()
         if method.captions:
             self.subject.examples = replace(self.subject.examples, captions=captions(item, work))
-        rows = [
-            row
-            for part in self.adapted.ids
-            for row in trigger.row_parameters(getattr(self.pipe, part), ADAPTER)
-        ]
+        rows = [row for part in self.adapted.learners for row in self.adapted.learned_rows(part)]
         adapter = [*groups["denoiser"], *groups["text"]]
-        self.parameters, self.adapter = [*adapter, *rows], adapter
+        self.parameters, self.adapter, self.rows = [*adapter, *rows], adapter, rows
         rates = ((adapter, rate), (rows, rate if not adapter else TOKEN_RATE))
         parts = [{"params": part, "lr": value} for part, value in rates if part]
         self.optimizer = torch.optim.AdamW(parts, weight_decay=0.0) if parts else None

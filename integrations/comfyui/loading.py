@@ -8,6 +8,7 @@ own means, at strengths that cost no new decomposition.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -60,6 +61,9 @@ def apply_concept(
     fine-tuned version of it. Raises ValueError, in one sentence, where they do not fit together.
     """
     family = check_family(concept, model)
+    if concept.output_words:
+        logging.warning("SVFit: %s", concept.output_words)
+        concept = concept.without_outputs()
     dtype, parts = DTYPES.get(family, "bfloat16"), parts_of(model, clip, family)
     check_parts(concept, parts, clip)
     theirs = parts

@@ -25,7 +25,7 @@ __getattr__, __dir__, __all__ = lazy_names(
             "values_and_outputs",
         ],
         "basis": ["Basis", "parse_rank", "resolve_rank"],
-        "cache": ["bases_of", "fingerprint", "load_bases"],
+        "cache": ["bases_of", "cache_folder", "fingerprint", "load_bases"],
         "factoring": ["Memory", "basis_bytes", "factoring_memory"],
         "held": ["held_weights"],
         "layer": ["SVFitLinear"],

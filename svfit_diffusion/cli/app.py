@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from .._extras import need
 from .paths import expanded
 from .terminal import quiet_libraries
 
@@ -36,6 +37,7 @@ def add_command(commands: Any) -> None:
 
 
 def _app(arguments: argparse.Namespace) -> int:
+    need("gradio", "app", "svfit app")
     quiet_libraries()
     from ..web.service import run_app
 

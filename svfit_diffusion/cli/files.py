@@ -122,6 +122,8 @@ def _export(given: argparse.Namespace) -> int:
     print("call it by")
     for program, call in made.calls.items():
         print(f"  in {program}: {shown(call)}")
+    if made.lacks:
+        print(shown(made.lacks))
     if given.to == "diffusers" and not given.fuse and concept.family in ("sd", "sdxl"):
         print("ComfyUI, AUTOMATIC1111 and Forge do not read this form; for them, pass --to kohya.")
     return 0

@@ -95,6 +95,14 @@ def _concept(arguments: argparse.Namespace) -> int:
         "licence": concept.license or "not stated",
         "created": concept.created or "not stated",
     }
+    if concept.outputs:
+        places = (f"{part} ({_layers(layers)})" for part, layers in sorted(concept.outputs.items()))
+        lines["output"] = f"the word is added to that of {', '.join(places)}"
     for key, value in lines.items():
         print(printable(f"{key:<10} {value}"))
     return 0
+
+
+def _layers(layers: tuple[int, ...]) -> str:
+    """Which hidden states of a text encoder, in words."""
+    return f"hidden states {', '.join(map(str, layers))}" if layers else "last hidden state"

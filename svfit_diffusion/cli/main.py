@@ -10,10 +10,10 @@ import sys
 from typing import NoReturn
 
 from .. import __version__
-from . import app, demo, evaluate, files, generate, info, rename, serve, train
+from . import app, completion, demo, doctor, evaluate, files, generate, info, rename, serve, train
 from .terminal import shown
 
-GROUPS = (demo, train, generate, app, serve, info, files, rename, evaluate)
+GROUPS = (demo, train, generate, app, serve, info, files, rename, evaluate, doctor)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
     for group in GROUPS:
         group.add_command(commands)
+    completion.add_command(commands, parser)
     return parser
 
 

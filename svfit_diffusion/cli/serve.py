@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from .._extras import need
 from .paths import expanded
 from .terminal import quiet_libraries
 
@@ -37,6 +38,7 @@ def add_command(commands: Any) -> None:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
+    need("uvicorn", "app", "svfit serve")
     quiet_libraries()
     from ..web.serving import run_server
 

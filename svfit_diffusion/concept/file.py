@@ -19,14 +19,14 @@ import os
 import stat
 import unicodedata
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from .atomic import replace_file
-from .header import MAX_FILE_BYTES, PACKED, TEXT_FIELDS, Refused, parse
-from .packing import pack
+from .header import MAX_FILE_BYTES, OUTPUTS, PACKED, TEXT_FIELDS, Refused, parse
+from .packing import blocks, pack
 
 KINDS = {"f": "F", "u": "U"}  # numpy's kinds of numbers -> safetensors'
 MAX_MARKS = 3  # combining marks shown on one letter
@@ -59,6 +59,8 @@ class Concept:
     (tokens, width). training: settings, for people to read. check: the self-check (self_check.py),
     () in files of version 1. triggers: of a combined concept, word -> (class word, tokens,
     strength), with the rows of each encoder in the order of the words; token is the first word.
+    outputs: text encoder -> the layers whose hidden states its rows are added to (none: the last),
+    for those that are not trained through; the rows of others are embeddings.
     """
 
     deltas: np.ndarray
@@ -79,6 +81,7 @@ class Concept:
     check: tuple[float, ...] = ()
     triggers: Mapping[str, tuple[str, int, float]] = field(default_factory=dict)
     packed: bool = False
+    outputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def trigger(self) -> str:
@@ -105,6 +108,29 @@ class Concept:
     def values(self) -> int:
         """The number of trained values."""
         return self.deltas.size + (0 if self.trigger_rows is None else self.trigger_rows.size)
+
+    def without_outputs(self) -> Concept:
+        """The concept as programs take it that cannot add anything to a text encoder's output."""
+        kept = {part: rows for part, rows in self.rows().items() if part not in self.outputs}
+        return replace(
+            self,
+            outputs={},
+            trigger_shape={part: rows.shape for part, rows in kept.items()},
+            trigger_rows=np.concatenate([r.ravel() for r in kept.values()]) if kept else None,
+        )
+
+    @property
+    def output_words(self) -> str:
+        """A sentence on what `without_outputs` lacks, "" if nothing."""
+        if not self.outputs:
+            return ""
+        words = ", ".join(call.word for call in self.all_triggers() if call.rows)
+        parts = " and ".join(sorted(self.outputs))
+        return printable(
+            f"the learned word {words} is, in part or as a whole, added to the output of the "
+            f"{parts}, which this form cannot hold: there it is read as it is typed, and the "
+            "subject will be less alike than with the concept file."
+        )
 
     def rows(self) -> dict[str, np.ndarray]:
         """Text encoder -> learned rows [tokens, width]."""
@@ -145,11 +171,12 @@ def to_bytes(concept: Concept) -> bytes:
         "fingerprints": dict(concept.fingerprints),
         "trigger_shape": {k: list(v) for k, v in concept.trigger_shape.items()},
         "triggers": {k: list(v) for k, v in concept.triggers.items()},
+        "outputs": {k: list(v) for k, v in concept.outputs.items()},
         "training": dict(concept.training),
     }
     text = {
         "format": "svfit",
-        "version": PACKED if concept.packed else "2" if concept.check else "1",
+        "version": _version(concept),
         "ranks": _pack_ranks(concept.ranks),
         "check": base64.b64encode(np.array(concept.check, "<f4").tobytes()).decode(),
         **{key: getattr(concept, key) for key in TEXT_FIELDS},
@@ -163,7 +190,10 @@ def to_bytes(concept: Concept) -> bytes:
     body, tensors = b"", {"deltas": concept.deltas, "trigger": concept.trigger_rows}
     if concept.packed:
         levels, scales = pack(concept.deltas, concept.ranks)
-        tensors = {"scales": scales, "trigger": concept.trigger_rows, "deltas": levels}
+        rows, more = concept.trigger_rows, {}
+        if concept.outputs:
+            rows, more = _packed_vectors(concept)
+        tensors = {"scales": scales, "trigger": rows, **more, "deltas": levels}
     for name, tensor in tensors.items():
         if tensor is not None:
             kind = KINDS.get(tensor.dtype.kind, tensor.dtype.kind) + str(8 * tensor.itemsize)
@@ -175,6 +205,24 @@ def to_bytes(concept: Concept) -> bytes:
     data = len(packed).to_bytes(8, "little") + packed + body
     from_bytes(data, "this concept")
     return data
+
+
+def _packed_vectors(concept: Concept) -> tuple[np.ndarray | None, dict[str, np.ndarray]]:
+    """The rows of embeddings alone, in half precision, and the vectors' tensors in four bits."""
+    rows, outputs = concept.rows(), sorted(concept.outputs)
+    held = [row.ravel() for part, row in rows.items() if part not in outputs]
+    sizes = [n for part in outputs for n in blocks(*rows[part].shape)]
+    numbers = np.concatenate([rows[part].ravel() for part in outputs])
+    levels, scales = pack(numbers, tuple(sizes))
+    found = {"vector_scales": scales, "vectors": levels}
+    return np.concatenate(held).astype(np.float16) if held else None, found
+
+
+def _version(concept: Concept) -> str:
+    """The version that a concept is written in: the oldest that has all of it."""
+    if concept.outputs:
+        return OUTPUTS
+    return PACKED if concept.packed else "2" if concept.check else "1"
 
 
 def write_concept(concept: Concept, path: str | Path) -> Path:
@@ -214,6 +262,7 @@ def from_bytes(data: bytes, name: str) -> Concept:
         raise ValueError(f"{name} is not a usable concept file: {reason}.") from None
     shapes = {encoder: tuple(shape) for encoder, shape in fields.pop("trigger_shape").items()}
     fields["triggers"] = {word: tuple(entry) for word, entry in fields["triggers"].items()}
+    fields["outputs"] = {part: tuple(layers) for part, layers in fields["outputs"].items()}
     rows = tensors.get("trigger")
     return Concept(tensors["deltas"], trigger_rows=rows, trigger_shape=shapes, **fields)
 

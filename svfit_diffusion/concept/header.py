@@ -14,22 +14,24 @@ import math
 import numpy as np
 
 from ..settings import ATTENTION
-from .packing import unpack
+from .packing import MAX_PACKED, unpack, unpack_vectors
 from .self_check import PROBES
 
-VERSIONS = ("1", "2", "3")  # 1: no self-check, one trigger only; 3: deltas in four bits
-PACKED = "3"
+# 1: no self-check, one trigger only; 3: deltas in four bits; 4: words in outputs, in any bits
+VERSIONS = ("1", "2", "3", "4")
+PACKED, OUTPUTS = "3", "4"
 MAX_FILE_BYTES = 16_000_000  # bytes; the whole spectrum of FLUX.2 takes 4,000,000 in float32
 MAX_HEADER = 200_000  # bytes
-MAX_PACKED = 4_000_000  # deltas in four bits
 MAX_TEXT = 2_000  # characters of one metadata field
 MAX_WORD = 100  # characters of one of several triggers
 MAX_STRENGTH = 1e6
-TENSORS = ("deltas", "scales", "trigger")
+MAX_LAYERS = 1_000  # of a text encoder
+TENSORS = ("deltas", "scales", "trigger", "vectors", "vector_scales")
+BYTES = ("deltas", "vectors")  # in four bits
 MAX_NUMBER = 1 << 40  # of a size or an offset
 DTYPES = {"F16": 2, "F32": 4, "U8": 1}  # bytes of a number, little-endian
 TEXT_FIELDS = (*("rank", "layout", "base", "family", "token", "class_word", "license", "created"),)
-JSON_FIELDS = ("targets", "fingerprints", "trigger_shape", "triggers", "training")
+JSON_FIELDS = ("targets", "fingerprints", "trigger_shape", "triggers", "outputs", "training")
 _REQUIRED = ("rank", "layout", "base", "family", "ranks", "targets", "fingerprints")
 
 
@@ -49,10 +51,12 @@ def parse(data: bytes) -> tuple[dict, dict[str, np.ndarray]]:
         raise Refused("it has no tensor 'deltas'; a LoRA or another kind of file, perhaps")
     check_tensors(header, len(data) - start, DTYPES, range(1, 2))
     fields = _check_text(text)
-    fields["packed"] = text["version"] == PACKED
+    fields["packed"] = text["version"] == PACKED or (
+        text["version"] == OUTPUTS and "scales" in header
+    )
     tensors = {}
     for name, info in header.items():
-        if (info["dtype"] == "U8") != (fields["packed"] and name == "deltas"):
+        if (info["dtype"] == "U8") != (fields["packed"] and name in BYTES):
             raise Refused(f"its tensor {name!r} is not of the type that its version has")
         (count,), offset = info["shape"], start + info["data_offsets"][0]
         kind = "u1" if info["dtype"] == "U8" else f"<f{DTYPES[info['dtype']]}"
@@ -61,6 +65,7 @@ def parse(data: bytes) -> tuple[dict, dict[str, np.ndarray]]:
         if not np.isfinite(tensor).all():
             raise Refused(f"its tensor {name!r} holds NaN or infinity; the training failed")
     _unpack_deltas(fields, tensors)
+    _unpack_vectors(fields, tensors)
     _check_sizes(fields, tensors)
     return fields, tensors
 
@@ -76,6 +81,20 @@ def _unpack_deltas(fields: dict, tensors: dict[str, np.ndarray]) -> None:
         if deltas is None:
             raise Refused("its deltas are not levels and scales that match its ranks")
         tensors["deltas"] = deltas
+
+
+def _unpack_vectors(fields: dict, tensors: dict[str, np.ndarray]) -> None:
+    """Put words' vectors in four bits between the rows of other text encoders. Raises Refused."""
+    levels, scales = tensors.pop("vectors", None), tensors.pop("vector_scales", None)
+    shapes, outputs = sorted(fields["trigger_shape"].items()), fields["outputs"]
+    if {levels is None, scales is None} != {not (fields["packed"] and outputs)}:
+        raise Refused("it has no vectors for its words in outputs, or some that it does not need")
+    if levels is not None:
+        held = tensors.pop("trigger", np.zeros(0, np.float16))
+        found = unpack_vectors(levels, scales, held, shapes, outputs)
+        if found is None:
+            raise Refused("its vectors are not levels and scales that match its words")
+        tensors["trigger"] = found
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict:
@@ -172,9 +191,11 @@ def _check_text(text: object) -> dict:
         )
     added = set() if version == "1" else {"check", "triggers"}
     known = {*TEXT_FIELDS, *JSON_FIELDS, "ranks", "format", "version", "check"}
-    if unknown := sorted(set(text) - (known - {"check", "triggers"} | added)):
+    added |= {"outputs"} if version == OUTPUTS else set()
+    if unknown := sorted(set(text) - (known - {"check", "triggers", "outputs"} | added)):
         raise Refused(f"its metadata has an unknown field {unknown[0][:60]!r}")
     required = _REQUIRED if version == "1" else (*_REQUIRED, "check")
+    required = (*required, "outputs") if version == OUTPUTS else required
     if missing := [key for key in required if not text.get(key)]:
         raise Refused(f"its metadata lacks {missing[0]!r}")
     for key in (*TEXT_FIELDS, *JSON_FIELDS):
@@ -200,8 +221,17 @@ def _check_objects(fields: dict) -> None:
         raise Refused("its fingerprints are not one hash for each target")
     if not all(_whole(v, range(2, 3), 1) for v in fields["trigger_shape"].values()):
         raise Refused("its trigger's shape is not rows and width for each text encoder")
+    if not set(fields["outputs"]) <= set(fields["trigger_shape"]) or not all(
+        isinstance(v, list) and len(v) < MAX_LAYERS and all(_is_layer(layer) for layer in v)
+        for v in fields["outputs"].values()
+    ):
+        raise Refused("its outputs are not layers of text encoders that learned a word")
     if not all(isinstance(v, str | int | float | None) for v in fields["training"].values()):
         raise Refused("its training settings are not plain values")
+
+
+def _is_layer(value: object) -> bool:
+    return type(value) is int and abs(value) < MAX_LAYERS
 
 
 def _check_triggers(triggers: dict, shapes: dict) -> None:

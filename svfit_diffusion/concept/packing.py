@@ -1,4 +1,5 @@
-"""Deltas in four bits: a level from -7 to 7 for each, and a scale for each projection.
+"""Numbers in four bits: a level from -7 to 7 for each, and a scale for each projection's deltas,
+or for each block of a word's vector.
 
     delta = scale * level        level: integer, 7 or -7 for the largest; scale: float16
 
@@ -8,9 +9,13 @@ holds four times as many of them in the same number of bytes as with float16.
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterable
+
 import numpy as np
 
 LEVELS = 7
+MAX_PACKED = 4_000_000  # numbers in four bits
+BLOCK = 64  # numbers of a word's vector that share a scale
 CLIPS = np.arange(1, 0.45, -0.05)  # fractions of the largest delta that level 7 may represent
 
 
@@ -27,6 +32,18 @@ def round_to_four_bits(delta: np.ndarray) -> np.ndarray:
             options.append(scale * levels)
     nothing = np.zeros(len(delta), np.float32)
     return min(options, key=lambda o: float(((o - delta) ** 2).sum()), default=nothing)
+
+
+def blocks(rows: int, width: int) -> tuple[int, ...]:
+    """The sizes of the parts of vectors [rows, width] that have a scale of their own each."""
+    full, rest = divmod(width, BLOCK)
+    return (*(BLOCK,) * full, *(rest,) * bool(rest)) * rows
+
+
+def round_vector(vector: np.ndarray) -> np.ndarray:
+    """A word's vector [width] rounded to what four bits can represent, block by block, float32."""
+    parts = np.split(vector, np.cumsum(blocks(1, len(vector)))[:-1])
+    return np.concatenate([round_to_four_bits(part) for part in parts])
 
 
 def pack(deltas: np.ndarray, ranks: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -52,6 +69,33 @@ def unpack(data: np.ndarray, scales: np.ndarray, ranks: tuple[int, ...]) -> np.n
     if not np.array_equal(_tops(levels[:count], ranks), np.where(scales > 0, LEVELS, 0)):
         return None
     return levels[:count] * np.repeat(scales.astype(np.float32), ranks)
+
+
+def unpack_vectors(
+    data: np.ndarray,
+    scales: np.ndarray,
+    rows: np.ndarray,
+    shapes: Iterable[tuple[str, tuple[int, int]]],
+    outputs: Container[str],
+) -> np.ndarray | None:
+    """All that words have learned [n], float32, of vectors in four bits and the rows of embeddings;
+    None where these do not fit the shapes.
+
+    shapes: text encoder, (tokens, width) of each in the file's order. outputs: those with vectors.
+    """
+    sizes = [(part in outputs, *shape) for part, shape in shapes]
+    counts = [sum(n * width for kind, n, width in sizes if kind == one) for one in (False, True)]
+    if counts[1] > MAX_PACKED or counts[0] != rows.size or not (scales >= 0).all():
+        return None
+    parts = tuple(size for kind, *shape in sizes if kind for size in blocks(*shape))
+    vectors = unpack(data, scales, parts)
+    if vectors is None:
+        return None
+    left, found = {False: rows, True: vectors}, []
+    for kind, n, width in sizes:
+        found.append(left[kind][: n * width])
+        left[kind] = left[kind][n * width :]
+    return np.concatenate(found).astype(np.float32)
 
 
 def _tops(values: np.ndarray, ranks: tuple[int, ...]) -> np.ndarray:

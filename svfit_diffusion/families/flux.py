@@ -7,7 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import FIRST, SECOND, Sampling, clip_ids, distilled_guidance, no_negative
+from .base import (
+    FIRST,
+    SECOND,
+    Sampling,
+    WordOutput,
+    clip_ids,
+    distilled_guidance,
+    no_negative,
+)
 from .flow import Flow
 
 
@@ -20,6 +28,7 @@ class Flux(Flow):
     dtype = "bfloat16"
     encoders = (FIRST,)
     frozen_text_encoders = (SECOND,)
+    word_outputs = (WordOutput(SECOND, "encoder_hidden_states"),)
     original = ("flux-dev", "flux-schnell")
 
     def encode_frozen(

@@ -1,8 +1,8 @@
 """FLUX.2: klein with Qwen3 as its text encoder, dev with Mistral 3.
 
 The transformer takes the hidden states of three layers of the language model, side by side. A
-concept neither edits that model nor teaches it a word: it has 4 to 24 billion parameters, and
-diffusers' LoRA files have no place for it. So prompts are encoded once, as typed.
+concept does not edit that model: it has 4 to 24 billion parameters, and diffusers' LoRA files have
+no place for it. So prompts are encoded once, as typed, and a learned word is added to the states.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import FIRST, Sampling, distilled_guidance, no_negative
+from .base import FIRST, Sampling, WordOutput, distilled_guidance, no_negative
 from .flow import Flow
 
 
@@ -26,6 +26,7 @@ class Flux2Klein(Flow):
     dtype = "bfloat16"
     defaults = Sampling(steps=50, guidance=4.0)
     frozen_text_encoders = (FIRST,)
+    word_outputs = (WordOutput(FIRST, "encoder_hidden_states", layers=(9, 18, 27)),)
 
     def encode_frozen(
         self, pipe: Any, prompts: list[str], device: torch.device
@@ -100,3 +101,4 @@ class Flux2(Flux2Klein):
     name = "flux2"
     pipelines = ("Flux2Pipeline",)
     text_model = "Mistral3"
+    word_outputs = (WordOutput(FIRST, "encoder_hidden_states", layers=(10, 20, 30)),)

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from torch import nn
 
 from .. import toybox
-from .base import Family
+from .base import Family, WordOutput
 from .hub import hub_options
 from .loading import TOYBOX, base_folder, load_base, not_loaded, refuse_pickles
 from .registry import family_named
@@ -49,6 +49,22 @@ def skeleton(folder: Path) -> tuple[Family, dict[str, nn.Module]]:
             else:
                 models[part] = made(made.config_class.from_dict(settings))
     return family, models
+
+
+def output_widths(folder: Path, family: Family) -> dict[WordOutput, int]:
+    """The numbers of a word in the output of each text encoder of a diffusers folder that has one.
+
+    Its weights may be missing. Raises ValueError where a configuration is.
+    """
+    index, found = _json(folder / "model_index.json"), {}
+    for output in family.word_outputs:
+        library, kind = index.get(output.encoder.model) or (None, None)
+        if kind is not None:
+            made = getattr(importlib.import_module(library), kind).config_class
+            settings = made.from_dict(_json(folder / output.encoder.model / "config.json"))
+            width = settings.get_text_config().hidden_size
+            found[output] = max(1, len(output.layers)) * width
+    return found
 
 
 def outline_base(base: str) -> Any:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import FIRST, SECOND, THIRD, Sampling, clip_ids
+from .base import FIRST, SECOND, THIRD, Sampling, WordOutput, clip_ids
 from .flow import Flow
 from .sd import clip_pair
 
@@ -24,6 +24,7 @@ class StableDiffusion3(Flow):
     dtype = "float16"
     encoders = (FIRST, SECOND)
     frozen_text_encoders = (THIRD,)
+    word_outputs = (WordOutput(THIRD, "t5"),)
     original = ("sd3", "sd35_medium", "sd35_large")
     scheme = "logit_normal"
     length = 256  # tokens that T5 reads, as the pipeline's default

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import FIRST, Sampling
+from .base import FIRST, Sampling, WordOutput
 from .flow import Flow
 
 
@@ -24,6 +24,7 @@ class ZImage(Flow):
     text_model = "Qwen3"
     dtype = "bfloat16"
     frozen_text_encoders = (FIRST,)
+    word_outputs = (WordOutput(FIRST, "states", layers=(-2,)),)
     defaults = Sampling(steps=50, guidance=5.0)
 
     def size(self, pipe: Any) -> int:

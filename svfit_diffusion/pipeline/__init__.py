@@ -4,7 +4,7 @@ loading.py and fusing.py hold the calls that users make, batch_layers.py and bat
 each picture of a batch has of its own; attached.py reads from the modules what is loaded, and
 activity.py which adapters are active. matching.py, naming.py and verification.py decide whether a
 concept fits a pipeline. trigger.py teaches the learned word, which the room word holds; prompts.py
-says what a tokenizer does not read.
+says what a tokenizer does not read, read_prompts.py what frozen text encoders say.
 model_methods.py: what a model with a concept does otherwise; locking.py: one change at a time;
 offloading.py: what is idle waits in main memory; concept_size.py: how large a concept would be.
 """
@@ -45,7 +45,9 @@ __getattr__, __dir__, __all__ = lazy_names(
             "warn_split_trigger",
             "warn_unread_prompt",
         ],
+        "read_prompts": ["class_difference", "read_prompt"],
         "trigger": ["check_rows"],
         "verification": ["basis_of", "check_basis"],
+        "word": ["with_vector", "without_vectors"],
     },
 )

@@ -17,7 +17,7 @@ from torch import nn
 from ..adapter import SVFitLinear
 from ..concept import Concept, Trigger
 from ..families import recognise
-from .word import rows_of
+from .word import known_tokens, rows_of
 
 CONCEPTS = "_svfit_concepts"  # attribute of a model: adapter name -> Attached
 POOLS = "_svfit_pools"  # the same: name of a pool -> strengths of what all pictures have of it
@@ -157,7 +157,7 @@ class Loaded:
 
 def loaded_concepts(pipe: Any) -> dict[str, Loaded]:
     """Name -> what is loaded under it; a view to read, not to change."""
-    models = recognise(pipe).components(pipe)
+    models = recognise(pipe).holders(pipe)
     names = dict.fromkeys(name for model in models.values() for name in _books(model))
     return {name: Loaded(name, *_parts(models, name)) for name in names}
 
@@ -193,9 +193,9 @@ def check_whole(pipe: Any, entry: Loaded) -> None:
     family = recognise(pipe)
     ids = entry.ids
     deaf = [
-        tokenizer
-        for tokenizer, part in family.encoders
-        if part in ids and not set(ids[part]) <= set(_known_ids(pipe, tokenizer))
+        f"tokenizer of the {part}"
+        for part, tokenizer in family.word_tokenizers(pipe).items()
+        if part in ids and not set(ids[part]) <= set(known_tokens(tokenizer).values())
     ]
     if entry.missing or deaf:
         what = (entry.missing or deaf)[0]
@@ -203,11 +203,6 @@ def check_whole(pipe: Any, entry: Loaded) -> None:
             f"{entry.name!r} is on this pipeline only in part, since its {what} was replaced or "
             "its adapter removed there; remove_concept takes the rest off, then load it again."
         )
-
-
-def _known_ids(pipe: Any, tokenizer: str) -> list[int]:
-    read = getattr(getattr(pipe, tokenizer), "_names_to_ids", dict)
-    return list(read().values())
 
 
 def set_pooled(pipe: Any, pool: str, strengths: Mapping[str, float]) -> None:

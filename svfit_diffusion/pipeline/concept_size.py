@@ -7,6 +7,7 @@ real concept file with zeros in it, with the trigger `sks dog` of one row.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,14 @@ from ..adapter import (
     values_and_outputs,
 )
 from ..concept import PROBES, Concept, to_bytes
-from ..families import Family, base_name, configuration_of, skeleton
+from ..families import (
+    Family,
+    WordOutput,
+    base_name,
+    configuration_of,
+    output_widths,
+    skeleton,
+)
 from ..settings import TrainConfig
 
 
@@ -76,12 +84,14 @@ def estimate_size(base: str, config: TrainConfig | None = None) -> ConceptSize:
         for _, part in family.encoders
         if text and part in models
     }
+    outputs = output_widths(configuration_of(base), family) if text else {}
+    rows |= {output.encoder.model: width for output, width in outputs.items()}
     return ConceptSize(
         family=family.name,
         projections={part: sum(p.part == part for p in plan) for part in targets},
         values=sum(ranks),
         trigger=sum(rows.values()),
-        bytes=len(to_bytes(_empty(base, config, family, targets, ranks, rows))),
+        bytes=len(to_bytes(_empty(base, config, family, targets, ranks, rows, outputs))),
         basis=sum(basis_bytes(*size) for size in sizes),
         weights={part: sum(w.numel() for w in m.parameters()) for part, m in models.items()},
         memory=factoring_memory(sizes),
@@ -95,6 +105,7 @@ def _empty(
     targets: dict,
     ranks: tuple[int, ...],
     rows: dict[str, int],
+    outputs: Iterable[WordOutput],
 ) -> Concept:
     """A concept of that layout, all zeros, with the header that a training writes."""
     chosen = {"batch": config.train_batch_size, "lr": config.learning_rate, "seed": config.seed}
@@ -112,6 +123,7 @@ def _empty(
         class_word="dog",
         trigger_rows=np.zeros(sum(rows.values()), np.float16) if rows else None,
         trigger_shape={part: (1, width) for part, width in rows.items()},
+        outputs={output.encoder.model: output.layers for output in outputs},
         training={"steps": 200, "photos": 5, "px": 512} | chosen,
         created="2026-01-01T00:00:00Z",
         check=(0.0,) * PROBES,

@@ -40,6 +40,6 @@ def unfuse_concepts(pipe: Any) -> None:
 
 def adapter_layers(pipe: Any) -> list[Strengths]:
     """All layers of a pipeline that hold something of a concept."""
-    models = recognise(pipe).components(pipe).values()
+    models = recognise(pipe).holders(pipe).values()
     held = (layer for model in models for layer in tuner_layers(model).values())
     return [layer for layer in held if isinstance(layer, Strengths)]

@@ -66,10 +66,10 @@ def load_concept(
         try:
             put_on(models, concept, plan, name, family, folders)
             if concept.learned:
-                trigger.teach_concept(pipe, family.encoders, name, triggers)
+                trigger.teach_concept(pipe, family, name, triggers)
             entry = Attached(concept, triggers, token, basis_from, table, [], None)
             _remember(pipe, family, name, entry, plan)
-            for part, model in family.components(pipe).items():
+            for part, model in family.holders(pipe).items():
                 layers = tuner_layers(model).values()
                 set_active(layers, [*active[part], name])
                 set_strengths(layers, {name: strength})
@@ -81,7 +81,7 @@ def load_concept(
 
 def _remember(pipe: Any, family: Family, name: str, entry: Attached, plan: list) -> None:
     """Let each model that the concept edits, or teaches a word, remember it."""
-    models = family.components(pipe)
+    models = family.holders(pipe)
     for part in sorted({*entry.concept.targets, *entry.concept.trigger_shape}):
         ours = [p.local for p in plan if p.part == part]
         layers = [_layer(models[part], local, name) for local in ours]
@@ -115,7 +115,7 @@ def set_concepts(pipe: Any, strengths: Mapping[str, float]) -> None:
         check_whole(pipe, held[name])
     if any(entry.merged for entry in held.values()):
         unfuse_concepts(pipe)
-    for part, model in recognise(pipe).components(pipe).items():
+    for part, model in recognise(pipe).holders(pipe).items():
         on = [name for name, entry in held.items() if name in wanted and part in entry.parts]
         layers = tuner_layers(model).values()
         set_active(layers, [*others_active(layers, held), *on])
@@ -140,7 +140,7 @@ def swap_concept(pipe: Any, name: str, concept: Concept | str | Path, **options:
     triggers = trigger_words(new)
     check_names({k: v for k, v in held.items() if k != name}, name, triggers)
     family = recognise(pipe)
-    trigger.check_rows(pipe, family.encoders, new)
+    trigger.check_rows(pipe, family, new)
     check_basis(new, old.any.table)
     with at_rest(pipe):
         if any(entry.merged for entry in held.values()):
@@ -149,7 +149,7 @@ def swap_concept(pipe: Any, name: str, concept: Concept | str | Path, **options:
         with torch.no_grad():
             torch._foreach_copy_([layer.svfit_delta[name] for layer in old.layers], deltas)
         if new.learned:
-            trigger.teach_concept(pipe, family.encoders, name, triggers)
+            trigger.teach_concept(pipe, family, name, triggers)
         for entry in old.parts.values():
             entry.concept, entry.triggers, entry.token = new, triggers, None
     return name
@@ -179,7 +179,7 @@ def _rest(pipe: Any, name: str) -> None:
     """Leave a loaded concept out of use, and all others as they are."""
     family, held = recognise(pipe), loaded_concepts(pipe)
     active = _activity(pipe, family, held)
-    for part, model in family.components(pipe).items():
+    for part, model in family.holders(pipe).items():
         set_active(tuner_layers(model).values(), [other for other in active[part] if other != name])
 
 
@@ -217,7 +217,7 @@ def _held(held: Mapping[str, Loaded], name: str) -> Loaded:
 def _activity(pipe: Any, family: Family, held: Mapping[str, Loaded]) -> dict[str, list[str]]:
     """Component -> its active adapters: concepts that act there, and all others."""
     found = {}
-    for part, model in family.components(pipe).items():
+    for part, model in family.holders(pipe).items():
         on = [name for name, entry in held.items() if entry.acts(part)]
         found[part] = [*others_active(tuner_layers(model).values(), held), *on]
     return found
@@ -225,8 +225,8 @@ def _activity(pipe: Any, family: Family, held: Mapping[str, Loaded]) -> dict[str
 
 def _take_off(pipe: Any, family: Family, name: str, active: Mapping[str, list[str]]) -> None:
     """Remove all of a concept that is there; what else was active stays so."""
-    tokenizers = {part: getattr(pipe, reader, None) for reader, part in family.encoders}
-    for part, model in family.components(pipe).items():
+    tokenizers = family.word_tokenizers(pipe)
+    for part, model in family.holders(pipe).items():
         if part in tokenizers:
             trigger.forget(tokenizers[part], model, name)
         unpatch_attention(model, name)

@@ -182,7 +182,7 @@ def _match_base(
             if source.files or not concept.check or _fused(model):
                 raise ValueError(_wrong_base(concept, part, model, got, basis_from))
             unknown.append(part)
-    trigger.check_rows(pipe, family.encoders, concept)  # not before: a wrong base is what is wrong
+    trigger.check_rows(pipe, family, concept)  # not before: a wrong base is what is wrong
     return models, folders, check_layout(concept, models), unknown
 
 

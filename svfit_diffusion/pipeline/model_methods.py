@@ -18,7 +18,7 @@ from torch import nn
 from ..adapter import tuner_layers
 from .activity import active_names, set_active
 from .attached import CONCEPTS, POOLS
-from .word import with_words
+from .word import with_words, without_vectors
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,14 @@ def save_pretrained(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
             type(model).__name__,
             ", ".join(loose),
         )
-    with with_words(model), _unwrapped(model):
+    with with_words(model), without_vectors(model) as lost, _unwrapped(model):
+        if lost:
+            log.warning(
+                "the %s is saved without the learned word %s, which is added to its output and "
+                "cannot be a part of its weights; share the concept file for it.",
+                type(model).__name__,
+                ", ".join(lost),
+            )
         return type(model).save_pretrained(model, *args, **kwargs)
 
 

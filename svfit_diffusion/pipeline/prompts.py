@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..families import recognise
+from ..families import plain_tokenizer, recognise
 from ..settings import RARE_WORDS
 
 QUOTED = 200  # characters of what was cut
@@ -28,7 +28,7 @@ def prompt_length(pipe: Any, prompt: str) -> PromptLength:
     """
     family, found = recognise(pipe), []
     for name, length in family.prompt_encoders(pipe):
-        read = getattr(pipe, name)(
+        read = plain_tokenizer(pipe, name)(
             prompt, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False
         )
         marks = zip(read.offset_mapping, read.special_tokens_mask, strict=True)
@@ -63,7 +63,7 @@ def warn_split_trigger(pipe: Any, word: str, learned: bool) -> str:
     names = [
         name for name, _ in (*family.frozen_text_encoders, *(() if learned else family.encoders))
     ]
-    tokenizers = [found for name in names if (found := getattr(pipe, name, None))]
+    tokenizers = [found for name in names if (found := plain_tokenizer(pipe, name))]
     if not tokenizers:
         return ""
 

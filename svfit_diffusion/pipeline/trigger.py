@@ -1,7 +1,8 @@
 """The learned trigger of a concept: teaching a text encoder and its tokenizer the word.
 
 Textual inversion (arXiv 2208.01618), trained together with the deltas. The rows lie in the text
-encoder (rows.py); the tokenizer gives their ids where the word stands in a text (tokenizer.py).
+encoder (rows.py); the tokenizer gives their ids where the word stands in a text (tokenizer.py). An
+encoder that is not trained through gets vectors for its output instead (outputs.py).
 """
 
 from __future__ import annotations
@@ -13,10 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from ..concept import Concept, Trigger
+from ..families import Family, WordOutput
 from .word import (
+    VECTORS,
     SavesWords,
+    TagsWords,
     Word,
     install_rows,
+    install_vectors,
     listen,
     new_ids,
     plain_ids,
@@ -24,6 +29,7 @@ from .word import (
     stop_listening,
     token_names,
     uninstall_rows,
+    uninstall_vectors,
 )
 
 MAX_TOKENS = 1_000  # rows of learned words in one text encoder
@@ -41,32 +47,80 @@ def teach(
 
     calls: word, class word and share of the strength of each. rows: [tokens, width] of each.
     """
-    width = encoder.get_input_embeddings().weight.shape[1]
-    for block in rows:
-        if block.ndim != 2 or block.shape[1] != width:
-            raise ValueError(
-                f"the trigger has rows of shape {tuple(block.shape)}, but this text encoder takes "
-                f"{width} numbers a row; the concept belongs to another base."
-            )
+    _check_width(rows, encoder.get_input_embeddings().weight.shape[1])
     old = _held(encoder, adapter)
     nouns = [(call.class_word, len(block)) for call, block in zip(calls, rows, strict=True)]
     if old is not None and nouns == [(word.class_word, len(word.ids)) for word in old.words]:
         start = old.start  # a swap, which is to be quick
     else:
         start = torch.cat([start_row(tokenizer, encoder, n).expand(k, -1) for n, k in nouns])
+    words = _words(tokenizer, encoder, old, calls, rows)
+    if rows_of(encoder) is None:
+        pool_at_end(encoder, tokenizer)
+    held = install_rows(encoder)
+    held.update_layer(adapter, words, *_placed(encoder, torch.cat(list(rows)), start), train)
+    listen(tokenizer, held, SavesWords)
+    return words
+
+
+def teach_output(
+    tokenizer: Any,
+    encoder: nn.Module,
+    output: WordOutput,
+    adapter: str,
+    calls: Sequence[Trigger],
+    vectors: Sequence[Tensor],
+    train: bool = False,
+) -> tuple[Word, ...]:
+    """Teach the words of an adapter to the output of a text encoder that is not trained through.
+
+    calls: word, class word and share of the strength of each. vectors: [tokens, layers x width] of
+    each.
+    """
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"{type(tokenizer).__name__} does not say where a word stands in a prompt, so the text "
+            "encoder cannot be taught one; use the fast tokenizer of the base."
+        )
+    _check_width(vectors, output_width(encoder, output))
+    words = _words(tokenizer, encoder, _held(encoder, adapter), calls, vectors)
+    held, learned = install_vectors(encoder, output.layers), torch.cat(list(vectors))
+    start = torch.zeros_like(learned)
+    held.update_layer(adapter, words, *_placed(encoder, learned, start), train)
+    listen(tokenizer, held, TagsWords)
+    return words
+
+
+def output_width(encoder: nn.Module, output: WordOutput) -> int:
+    """The numbers of a vector: layers x width of the encoder's hidden states."""
+    return max(1, len(output.layers)) * encoder.config.get_text_config().hidden_size
+
+
+def _check_width(rows: Sequence[Tensor], width: int) -> None:
+    for block in rows:
+        if block.ndim != 2 or block.shape[1] != width:
+            raise ValueError(
+                f"the trigger has rows of shape {tuple(block.shape)}, but this text encoder takes "
+                f"{width} numbers a row; the concept belongs to another base."
+            )
+
+
+def _placed(encoder: nn.Module, *parts: Tensor) -> list[Tensor]:
+    """Parts of rows in float32, on the encoder's device."""
+    place = encoder.get_input_embeddings().weight.device
+    place = "cpu" if place.type == "meta" else place
+    return [part.to(place, torch.float32) for part in parts]
+
+
+def _words(
+    tokenizer: Any, encoder: nn.Module, old: Any, calls: Sequence[Trigger], rows: Sequence[Tensor]
+) -> tuple[Word, ...]:
+    """The words of an adapter, each with ids for its rows [tokens, width]."""
     ids = iter(_ids(tokenizer, encoder, old, calls, rows))
-    words = tuple(
+    return tuple(
         Word(call.word, tuple(next(ids) for _ in block), call.strength, call.class_word)
         for call, block in zip(calls, rows, strict=True)
     )
-    if rows_of(encoder) is None:
-        pool_at_end(encoder, tokenizer)
-    held, place = install_rows(encoder), encoder.get_input_embeddings().weight.device
-    place = "cpu" if place.type == "meta" else place
-    both = torch.cat(list(rows)), start
-    held.update_layer(adapter, words, *(part.to(place, torch.float32) for part in both), train)
-    listen(tokenizer, held, SavesWords)
-    return words
 
 
 def _held(encoder: nn.Module, adapter: str) -> Any:
@@ -92,26 +146,24 @@ def forget(tokenizer: Any, encoder: nn.Module, adapter: str) -> None:
     held = rows_of(encoder)
     if held is not None and adapter in held.svfit_rows:
         held.drop(adapter)
-        uninstall_rows(encoder)
+        uninstall_vectors(encoder) if held.place == VECTORS else uninstall_rows(encoder)
     if tokenizer is not None:
         stop_listening(tokenizer)
 
 
-def teach_concept(
-    pipe: Any, encoders: Iterable[tuple[str, str]], adapter: str, calls: Iterable[Trigger]
-) -> None:
-    """Teach a pipeline's text encoders the learned words of a concept.
-
-    encoders: (tokenizer, text encoder), by their names in the pipeline.
-    """
-    calls = tuple(calls)
-    for tokenizer, part in encoders:
+def teach_concept(pipe: Any, family: Family, adapter: str, calls: Iterable[Trigger]) -> None:
+    """Teach a pipeline's text encoders the learned words of a concept."""
+    calls, outputs = tuple(calls), family.outputs(pipe)
+    for part, tokenizer in family.word_tokenizers(pipe).items():
         ours = [call for call in calls if part in call.rows]
         rows = [torch.from_numpy(call.rows[part]).float() for call in ours]
-        if ours:
-            teach(getattr(pipe, tokenizer), getattr(pipe, part), adapter, ours, rows)
-        elif getattr(pipe, part, None) is not None:
-            forget(getattr(pipe, tokenizer), getattr(pipe, part), adapter)
+        encoder = family.holders(pipe)[part]
+        if not ours:
+            forget(tokenizer, encoder, adapter)
+        elif part in outputs:
+            teach_output(tokenizer, encoder, outputs[part], adapter, ours, rows)
+        else:
+            teach(tokenizer, encoder, adapter, ours, rows)
 
 
 def pool_at_end(encoder: nn.Module, tokenizer: Any) -> None:
@@ -135,22 +187,32 @@ def row_parameters(encoder: nn.Module, adapter: str) -> list[nn.Parameter]:
     return list(rows_of(encoder).svfit_rows[adapter])
 
 
-def check_rows(pipe: Any, encoders: Iterable[tuple[str, str]], concept: Concept) -> None:
-    """Refuse learned rows that a pipeline's text encoders cannot take, at some strength or other.
-
-    encoders: (tokenizer, text encoder), by their names in the pipeline.
-    """
-    shapes, known = concept.trigger_shape, {part: tokenizer for tokenizer, part in encoders}
+def check_rows(pipe: Any, family: Family, concept: Concept) -> None:
+    """Refuse learned rows that a pipeline's text encoders cannot take, at any strength."""
+    shapes, tokenizers = concept.trigger_shape, family.word_tokenizers(pipe)
+    outputs, models = family.outputs(pipe), family.holders(pipe)
+    absent = [part for part in shapes if part in family.word_parts and part not in tokenizers]
+    if absent:
+        raise ValueError(
+            f"this concept's learned word is heard in {absent[0]!r}, which the pipeline was loaded "
+            "without; load the whole pipeline."
+        )
     nouns = [call.class_word for call in concept.all_triggers() if call.rows]
     fit = len({tokens for tokens, _ in shapes.values()}) <= 1
     for part, (tokens, width) in shapes.items():
-        encoder = getattr(pipe, part, None) if part in known else None
-        fit = fit and encoder is not None and tokens <= MAX_TOKENS
+        fit = fit and part in tokenizers and tokens <= MAX_TOKENS
+        if not fit:
+            break
+        encoder, output = models[part], outputs.get(part)
+        fit = concept.outputs.get(part) == (output.layers if output else None)
+        if output:
+            fit = fit and output_width(encoder, output) == width
+            continue
         fit = fit and encoder.get_input_embeddings().weight.shape[1] == width
         rows = rows_of(encoder) if fit else None
         taught = {word.class_word for word in rows.known()} if rows else set()
         for noun in nouns if fit else ():
-            fit = fit and (noun in taught or bool(plain_ids(getattr(pipe, known[part]), noun)))
+            fit = fit and (noun in taught or bool(plain_ids(tokenizers[part], noun)))
     if not fit:
         raise ValueError(
             "this concept's learned word is not one for the text encoders of the pipeline; the "

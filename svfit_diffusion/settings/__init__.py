@@ -3,8 +3,8 @@
 inputs.py and process.py hold the settings, a dataclass for each group, made of options.py's
 `option`; config.py composes them into the flat `TrainConfig`; words.py completes trigger, class
 word and prompt from one another; flags.py makes a flag of each setting, and diffusers_flags.py
-takes those of diffusers' scripts that are none here. Nothing here imports anything heavy, so that
-`--help` answers at once.
+takes those of diffusers' scripts that are none here; run_file.py keeps them as YAML. Nothing here
+imports anything heavy, so that `--help` answers at once.
 """
 
 from .._lazy import lazy_names
@@ -24,6 +24,7 @@ __getattr__, __dir__, __all__ = lazy_names(
             "SCHEMES",
             "TEXT_RANK",
         ],
+        "run_file": ["RUN_FILE", "read_run", "run_text"],
         "words": ["RARE_WORDS", "says"],
     },
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, replace
+from datetime import datetime
 from pathlib import Path
 
 from .inputs import BaseSettings, LearnedSettings, PhotoSettings, WordSettings
@@ -60,6 +61,9 @@ class TrainConfig(
                 "hub_token beside report_to wandb could be logged there; run `hf auth login` and "
                 "leave it out."
             )
+
+        if self.created:
+            _check_time(self.created)
 
     def _check_length(self) -> None:
         steps = self.max_train_steps
@@ -119,6 +123,17 @@ class TrainConfig(
 
 
 GROUPS = TrainConfig.__bases__
+
+
+def _check_time(text: str) -> None:
+    """ValueError for a text that is no date and time as concept files state it."""
+    try:
+        datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ")
+    except ValueError:
+        raise ValueError(
+            f"created is {text!r}, but must be a date and time in UTC, such as "
+            "2026-01-31T12:00:00Z."
+        ) from None
 
 
 def _check(

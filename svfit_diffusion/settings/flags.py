@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import Field, fields
 from types import NoneType
 from typing import Any, get_args, get_type_hints
@@ -10,10 +11,16 @@ from typing import Any, get_args, get_type_hints
 from .config import GROUPS, PRESETS, TrainConfig
 from .diffusers_flags import add_diffusers_flags, explain, renamed
 from .options import RANK, TEXT_RANK
+from .run_file import RUN_FILE, read_run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """A flag for each field of TrainConfig, in its group, --preset, and those of other scripts."""
+    """A flag for each field of TrainConfig, in its group, --preset, --config, those of others."""
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help=f"settings of an earlier training, the {RUN_FILE} beside its concept; flags win",
+    )
     parser.add_argument(
         "--preset",
         choices=tuple(PRESETS),
@@ -55,12 +62,16 @@ def value_type(annotation: Any) -> type:
 
 
 def from_arguments(arguments: argparse.Namespace) -> TrainConfig:
-    """The TrainConfig of parsed arguments; flags that were given win over the preset."""
+    """The TrainConfig of parsed arguments.
+
+    Flags that were given win over the file of --config, and that over the preset.
+    """
     names = {item.name for item in fields(TrainConfig)}
     given = {k: v for k, v in vars(arguments).items() if k in names and v is not None}
     if given.get("max_train_steps") is not None:
         given.pop("num_train_epochs", None)  # as in diffusers' scripts; flag_remarks says so
-    return TrainConfig(**(PRESETS[arguments.preset] | renamed(arguments) | given))
+    held = read_run(os.path.expanduser(arguments.config)) if arguments.config else {}
+    return TrainConfig(**(PRESETS[arguments.preset] | held | renamed(arguments) | given))
 
 
 def flag_remarks(arguments: argparse.Namespace) -> list[str]:

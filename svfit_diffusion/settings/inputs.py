@@ -97,8 +97,12 @@ class LearnedSettings:
     )
     attention: str = option("both", "UNet attention to adapt", choices=ATTENTION)
     train_text_encoder: bool = option(True, "adapt the text encoder as well as the UNet")
-    train_token: bool = option(True, "learn an embedding for the placeholder token")
-    num_vectors: int = option(1, "embedding rows of the placeholder token", above=0)
+    train_token: bool = option(
+        True,
+        "learn the placeholder token: an embedding, or a vector in the output of a text encoder "
+        "that is not trained through (T5, Qwen, Mistral)",
+    )
+    num_vectors: int = option(1, "embedding rows, or vectors, of the placeholder token", above=0)
     delta_bits: int = option(4, "bits of a trained singular value in the file", choices=(4, 16))
 
     @property

@@ -52,7 +52,8 @@ class ScheduleSettings:
     scale_lr: bool = option(False, "learning_rate times batch, accumulation and processes")
     token_lr: float = option(
         0.24,
-        "of the placeholder token's embedding, times the root mean square of the encoder's table",
+        "of the placeholder token's embedding, times the root mean square of the encoder's table; "
+        "of its vector in an output, times the size of the states there",
         above=0,
     )
     lr_scheduler: str = option("constant", "how rates change", choices=SCHEDULERS)
@@ -169,3 +170,6 @@ class FileSettings:
     hub_model_id: str | None = option(None, "where to: user/name; default: the concept's name")
     hub_token: str | None = option(None, "for the upload; default: your login's", hidden=True)
     license: str = option("", "licence of the concept file, such as CC-BY-4.0")
+    created: str | None = option(
+        None, "date and time that the concept file states, 2026-01-31T12:00:00Z; default: now"
+    )

@@ -58,7 +58,9 @@ def combine(
             "packed": False,
             "check": tuple(check.tolist()),
         }
-        return replace(first, **values, **_text(concepts), **trigger_fields(calls))
+        return replace(
+            first, **values, **_text(concepts), **_outputs(concepts), **trigger_fields(calls)
+        )
     return _on_base(concepts, calls, pipe)
 
 
@@ -91,7 +93,7 @@ def _on_base(concepts: Sequence[tuple[Concept, float]], calls: list[Trigger], pi
         raise ValueError(
             f"the base given is not {printable(first.base, 60)!r}, which the concepts belong to."
         )
-    text = _text(concepts) | {"rank": str(max(ranks))}
+    text = _text(concepts) | _outputs(concepts) | {"rank": str(max(ranks))}
     values = np.concatenate(found).astype(np.float32)
     return with_self_check(
         replace(first, deltas=values, packed=False, **own, **text, **trigger_fields(calls)),
@@ -157,6 +159,11 @@ def trigger_fields(calls: list[Trigger]) -> dict[str, Any]:
         "trigger_shape": {part: value.shape for part, value in rows.items()},
         "trigger_rows": np.concatenate([rows[p].ravel() for p in parts]) if parts else None,
     }
+
+
+def _outputs(concepts: Sequence[tuple[Concept, float]]) -> dict[str, Any]:
+    """Where words are added to outputs, which is the same for all that learned one."""
+    return {"outputs": {p: layers for c, _ in concepts for p, layers in c.outputs.items()}}
 
 
 def _text(concepts: Sequence[tuple[Concept, float]]) -> Mapping[str, Any]:

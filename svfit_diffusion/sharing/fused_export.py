@@ -29,13 +29,15 @@ def export_pipeline(
     family = recognise(pipe)
     if loaded_concepts(pipe):
         raise ValueError("the pipeline has concepts loaded; export with a freshly loaded base.")
+    lacks, concept = concept.output_words, concept.without_outputs()
     plain = replace(concept, trigger_rows=None, trigger_shape={}, triggers={})
     load_concept(pipe, plain, strength, name="fused")
     fuse_concepts(pipe)
     words = [_write_trigger(one, pipe, family, strength) for one in concept.all_triggers()]
     pipe.to(checked_dtype(dtype)).save_pretrained(folder)
     words = printable(", ".join(words))
-    return Exported((Path(folder),), words, {"diffusers, and any program that reads it": words})
+    calls = {"diffusers, and any program that reads it": words}
+    return Exported((Path(folder),), words, calls, lacks)
 
 
 @torch.no_grad()

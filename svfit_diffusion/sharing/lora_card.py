@@ -39,12 +39,14 @@ TYPED_TOO = ("sd3", "flux")  # families in which another text encoder reads the 
 @dataclass(frozen=True)
 class Exported:
     """The written files, the main one first; the words that call the subject in AUTOMATIC1111, or
-    in the written base; and program -> what to do and to write there.
+    in the written base; and program -> what to do and to write there. lacks: a sentence on what
+    of the concept they do not hold, "" if nothing.
     """
 
     files: tuple[Path, ...]
     words: str
     calls: Mapping[str, str]
+    lacks: str = ""
 
 
 def version_of(pipe: Any, family: Family) -> str:

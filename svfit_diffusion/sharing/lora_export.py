@@ -50,7 +50,8 @@ def export_lora(
     LoRA's size in bytes before anything is written. Raises ValueError when concept and base do not
     belong together.
     """
-    path, family = Path(path), recognise(pipe)
+    path, family, lacks = Path(path), recognise(pipe), concept.output_words
+    concept = concept.without_outputs()
     check_strength(strength)
     precision = checked_dtype(dtype)
     if bundle and kind != "kohya":
@@ -81,7 +82,7 @@ def export_lora(
     files.append(replace_file(path.with_suffix(".json"), sidecar(concept, version, words, calls)))
     if preview is not None:
         files.append(replace_file(path.with_suffix(".png"), png(preview)))
-    return Exported(tuple(files), words, calls)
+    return Exported(tuple(files), words, calls, lacks)
 
 
 def plain_name(text: str) -> str:
@@ -94,7 +95,8 @@ def plain_name(text: str) -> str:
 def lora_files(concept: Concept, path: str | Path) -> list[Path]:
     """All files that `export_lora` may write for a path, the main one first."""
     path = Path(path)
-    embeddings = [_embedding_file(path, call.word) for call in concept.all_triggers() if call.rows]
+    calls = concept.without_outputs().all_triggers()
+    embeddings = [_embedding_file(path, call.word) for call in calls if call.rows]
     return [path, *embeddings, path.with_suffix(".json"), path.with_suffix(".png")]
 
 

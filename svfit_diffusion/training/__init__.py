@@ -15,7 +15,7 @@ __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
         "adapted_base": ["DTYPES", "AdaptedBase"],
-        "backgrounds": ["PHRASES"],
+        "backgrounds": ["MIN_GAIN", "PHRASES"],
         "loop": ["train"],
         "preparing": ["dry_run"],
         "result": ["Trained"],

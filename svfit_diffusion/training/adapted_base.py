@@ -20,13 +20,14 @@ from ..adapter import (
     values_and_outputs,
 )
 from ..concept import Trigger
-from ..families import Family, family_of, load_base, recognise
-from ..pipeline import trigger
+from ..families import Family, WordOutput, family_of, load_base, recognise
+from ..pipeline import class_difference, trigger, without_vectors
 from ..settings import TrainConfig
 from .precision import check_precision
 
 log = logging.getLogger(__name__)
 ADAPTER, TOKEN = "subject", "token"
+MOST_VECTORS = 256  # numbers that a text encoder in bfloat16 says exactly, to find their places
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -35,7 +36,9 @@ class AdaptedBase:
     """A frozen base on its device, and the parameters that a training adds to it.
 
     targets: component -> which of its attention has deltas. tokens: the names of the trigger's own
-    tokens, in order, where it is learned; ids: text encoder -> the ids of those tokens.
+    tokens, in order, where it is learned; ids: text encoder -> the ids of those tokens. outputs:
+    text encoder -> where its output gets the trigger, of those that are not trained through;
+    state_scales: text encoder -> the size of its states there.
     """
 
     pipe: Any
@@ -43,6 +46,8 @@ class AdaptedBase:
     targets: dict[str, str] = field(default_factory=dict)
     tokens: list[str] = field(default_factory=list)
     ids: dict[str, list[int]] = field(default_factory=dict)
+    outputs: dict[str, WordOutput] = field(default_factory=dict)
+    state_scales: dict[str, float] = field(default_factory=dict)
 
     @property
     def adapted(self) -> dict[str, nn.Module]:
@@ -52,20 +57,28 @@ class AdaptedBase:
     @property
     def trains_text(self) -> bool:
         """Whether a training changes what a prompt's conditioning is."""
-        return bool(self.ids) or set(self.targets) != {self.family.denoiser}
+        return bool(self.learners) or set(self.targets) != {self.family.denoiser}
+
+    @property
+    def learners(self) -> tuple[str, ...]:
+        """The text encoders that learn the trigger."""
+        return (*self.ids, *self.outputs)
+
+    def learned_rows(self, part: str) -> list[nn.Parameter]:
+        """The rows [width] of the trigger in a text encoder: embeddings, or vectors."""
+        return trigger.row_parameters(getattr(self.pipe, part), ADAPTER)
 
     def parameter_groups(self) -> dict[str, dict[str, nn.Parameter]]:
         """What is trained, each group name -> parameter: the deltas of "denoiser" and "text", and
-        the trigger's rows of each encoder, such as "text_encoder.token".
+        the trigger's rows (or vectors) of each encoder, such as "text_encoder.token".
         """
         groups: dict[str, dict[str, nn.Parameter]] = {"denoiser": {}, "text": {}}
         for part, model in self.adapted.items():
             group = groups["denoiser" if part == self.family.denoiser else "text"]
             for name, layer in layers(model).items():
                 group[f"{part}.{name}"] = layer.svfit_delta[ADAPTER]
-        for part in self.ids:
-            rows = trigger.row_parameters(getattr(self.pipe, part), ADAPTER)
-            kind = f"{part}.{TOKEN}"
+        for part in self.learners:
+            kind, rows = f"{part}.{TOKEN}", self.learned_rows(part)
             groups[kind] = {f"{kind}.{i}": row for i, row in enumerate(rows)}
         return groups
 
@@ -75,7 +88,7 @@ class AdaptedBase:
 
     def scales(self) -> dict[str, float]:
         """Of each group of parameters, the root mean square of the values that it changes: the
-        singular values, or the encoder's table of embeddings.
+        singular values, the encoder's table of embeddings, or its states.
         """
         denoiser = self.family.denoiser
         text = [model for part, model in self.adapted.items() if part != denoiser]
@@ -84,7 +97,7 @@ class AdaptedBase:
         for part in self.ids:
             table = getattr(self.pipe, part).get_input_embeddings().weight
             scales[f"{part}.{TOKEN}"] = table.float().square().mean().sqrt().item()
-        return scales
+        return scales | {f"{part}.{TOKEN}": size for part, size in self.state_scales.items()}
 
     def tie_deltas(self) -> None:
         """Make the deltas of equal singular values equal, whose directions are not determined."""
@@ -96,7 +109,11 @@ class AdaptedBase:
         trained = {*self.targets, *self.ids}
         texts = self.family.text_models(self.pipe).items()
         for model in (self.pipe.vae, *(model for part, model in texts if part not in trained)):
-            model.to(device)
+            with without_vectors(model):  # which are trained
+                model.to(device)
+        here = getattr(self.pipe, self.family.denoiser).device
+        for part in self.outputs:
+            trigger.rows_of(getattr(self.pipe, part)).to(here)
 
     @contextlib.contextmanager
     def one_at_a_time(self, offload: bool) -> Iterator[None]:
@@ -130,7 +147,8 @@ class AdaptedBase:
 
     def add_trigger(self, word: str, class_word: str, count: int = 1) -> None:
         """Give the trigger `count` trainable rows in each text encoder, which start at the class
-        word's embedding; from here on the tokenizers read the word as them.
+        word's embedding; from here on the tokenizers read the word as them. An encoder that is not
+        trained through gets vectors, which start where the trigger reads as the class word.
         """
         call = Trigger(word, class_word, {})
         for tokenizer_name, part in self.family.encoders:
@@ -138,6 +156,18 @@ class AdaptedBase:
             rows = trigger.start_row(tokenizer, encoder, class_word).repeat(count, 1)
             (learned,) = trigger.teach(tokenizer, encoder, ADAPTER, [call], [rows], train=True)
             self.ids[part], self.tokens = list(learned.ids), list(learned.names)
+        outputs = self.family.outputs(self.pipe)
+        if outputs and count > MOST_VECTORS:
+            raise ValueError(
+                f"num_vectors is {count}, but on this base it can be at most {MOST_VECTORS}."
+            )
+        for part, output in outputs.items():
+            start, size = class_difference(self.pipe, self.family, part, word, class_word)
+            reader = self.family.word_tokenizers(self.pipe)[part], getattr(self.pipe, part)
+            rows = [start.repeat(count, 1)]
+            (learned,) = trigger.teach_output(*reader, output, ADAPTER, [call], rows, train=True)
+            self.outputs[part], self.tokens = output, list(learned.names)
+            self.state_scales[part] = size
 
     def enable_gradient_checkpointing(self) -> None:
         """Keep fewer activations; what is trained must be in training mode for it."""
@@ -175,7 +205,7 @@ def load_frozen_base(config: TrainConfig, device: torch.device) -> AdaptedBase:
 def adapt(base: AdaptedBase, config: TrainConfig, words: tuple[str, str], announce: bool) -> None:
     """Put on a base all that the configuration trains. words: the trigger and the class word."""
     base.add_deltas(config, announce)
-    if config.train_token and base.family.encoders:
+    if config.train_token:
         base.add_trigger(*words, config.num_vectors)
-    if announce and not base.family.encoders:
+    if announce and config.train_token and not base.tokens:
         log.info("the text encoder stays as it is, and reads the trigger as its words.")

@@ -20,7 +20,6 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..concept import write_concept
 from ..data import by_main, reseed
 from ..settings import AUTO, TrainConfig
 from .advice import advice, remarks
@@ -31,7 +30,7 @@ from .length import auto_length
 from .objective import Denoiser, Objective
 from .preparing import prepare
 from .previews import Previews
-from .result import Trained, as_written, make_concept, rounded_parameters, upload
+from .result import Trained, as_written, make_concept, rounded_parameters, upload, write_result
 from .resuming import Identity, find_checkpoint, known_backgrounds, resume, save_checkpoint
 from .runtime import (
     deterministic_attention,
@@ -270,7 +269,7 @@ class Training:
         loss_after = self.fixed_noise.error(self.model)
         processes = accelerator.num_processes
         concept = make_concept(config, self.base, self.subject, self.step, processes)
-        by_main(accelerator, lambda: write_concept(concept, config.concept_path))
+        by_main(accelerator, lambda: write_result(config, concept, self.stopped))
         accelerator.end_training()
         hints = advice(config, concept.deltas, self.step, loss_before, loss_after)
         self._warn(hints)

@@ -48,6 +48,9 @@ class Denoiser(nn.Module):
         super().__init__()
         self.models = nn.ModuleDict(base.family.components(base.pipe))
         self.family, self.guidance = base.family, guidance
+        # beside their text encoders, which are not trained and may be elsewhere
+        vectors = {part: nn.ParameterList(base.learned_rows(part)) for part in base.outputs}
+        self.vectors = nn.ModuleDict(vectors)
         self.prompt_encoder = PromptEncoder(base)
 
     def forward(self, noisy: Tensor, times: Tensor, prompts: list[str], frames: Tensor) -> Tensor:

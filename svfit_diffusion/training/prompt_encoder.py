@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from ..pipeline import read_prompt, with_vector
 from .adapted_base import AdaptedBase
 
 
@@ -15,40 +16,54 @@ class PromptEncoder:
 
     cache: prompt -> the part of its conditioning that no step changes: all of it where no text
     encoder is trained, else what the frozen text encoders give. It is in main memory: a prompt of
-    FLUX.2 takes 16 MB, and captions are tried by the hundred.
+    FLUX.2 takes 16 MB, and captions are tried by the hundred. places: prompt -> where the trigger's
+    vectors are added to it.
     """
 
     def __init__(self, base: AdaptedBase) -> None:
         self.base = base
         self.cache: dict[str, dict[str, Tensor]] = {}
+        self.places: dict[str, dict[str, Tensor]] = {}
 
     def encode(self, prompts: list[str], device: torch.device) -> dict[str, Tensor]:
         """Conditioning of the prompts, as the family names it: each tensor [prompts, ...]."""
         self.fill_cache(prompts)
-        found = [self.cache[prompt] for prompt in prompts]
-        constant = {key: torch.cat([text[key] for text in found]).to(device) for key in found[0]}
+        constant = _together([self.cache[prompt] for prompt in prompts], device)
         if not self.base.trains_text:
             return constant
-        return self._encode_trained(prompts, constant, device)
+        places = _together([self.places[prompt] for prompt in prompts], device)
+        return self._encode_trained(prompts, self._with_word(constant, places), device)
 
     def fill_cache(self, prompts: Iterable[str]) -> None:
         """Compute what no step changes, of prompts that are new."""
         for prompt in dict.fromkeys(prompts):
             if prompt not in self.cache:
-                self.cache[prompt] = self._constant_part(prompt)
+                self._read(prompt)
 
     def prune_cache(self, kept: Iterable[str]) -> None:
         """Drop what is cached of any other prompt."""
-        kept = set(kept)
-        self.cache = {prompt: text for prompt, text in self.cache.items() if prompt in kept}
+        for prompt in set(self.cache) - set(kept):
+            del self.cache[prompt], self.places[prompt]
 
     @torch.no_grad()
-    def _constant_part(self, prompt: str) -> dict[str, Tensor]:
+    def _read(self, prompt: str) -> None:
         base = self.base
         here = next(iter(base.family.text_models(base.pipe).values())).device
-        frozen = base.family.encode_frozen(base.pipe, [prompt], here)
-        text = frozen if base.trains_text else self._encode_trained([prompt], frozen, here)
-        return {key: value.to("cpu") for key, value in text.items()}
+        text, places = read_prompt(base.pipe, base.family, prompt, here)
+        if not base.trains_text:
+            text = self._encode_trained([prompt], text, here)
+        self.cache[prompt] = {key: value.to("cpu") for key, value in text.items()}
+        self.places[prompt] = {key: value.to("cpu") for key, value in places.items()}
+
+    def _with_word(self, frozen: dict[str, Tensor], places: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the frozen text encoders say, with the trigger's vectors as they are now."""
+        found = dict(frozen)
+        for part, output in self.base.outputs.items():
+            states, numbers = frozen[output.states], places[output.states]
+            vectors = torch.stack(self.base.learned_rows(part)).to(states.device)
+            picked = vectors[(numbers - 1).clamp(min=0)]
+            found[output.states] = with_vector(states, numbers > 0, picked)
+        return found
 
     def _encode_trained(
         self, prompts: list[str], frozen: dict[str, Tensor], device: torch.device
@@ -57,3 +72,8 @@ class PromptEncoder:
         base = self.base
         ids = base.family.tokenize(base.pipe, prompts)
         return base.family.encode_text(base.pipe, tuple(i.to(device) for i in ids), frozen)
+
+
+def _together(parts: list[dict[str, Tensor]], device: torch.device) -> dict[str, Tensor]:
+    """Tensors of several prompts side by side, on a device."""
+    return {key: torch.cat([part[key] for part in parts]).to(device) for key in parts[0]}

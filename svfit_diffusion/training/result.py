@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,10 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..concept import PROBES, Concept, round_to_four_bits
+from ..concept import (
+    PROBES,
+    Concept,
+    printable,
+    replace_file,
+    round_to_four_bits,
+    round_vector,
+    write_concept,
+)
 from ..families import base_name
 from ..pipeline import concept_fields, trigger, with_self_check
-from ..settings import TrainConfig
+from ..settings import RUN_FILE, TrainConfig, run_text
 from ..sharing import push_to_hub
 from .adapted_base import ADAPTER, TOKEN, AdaptedBase
 from .runtime import restore, snapshot
@@ -48,6 +56,16 @@ class Trained:
     address: str = ""
 
 
+def write_result(config: TrainConfig, concept: Concept, stopped: str | None) -> None:
+    """Write a concept's file and, beside it, the settings that train it again."""
+    write_concept(concept, config.concept_path)
+    head = f"svfit train --config {RUN_FILE} --output_dir again    trains the same file again"
+    if stopped:
+        head += f"\nexcept that this training was stopped early ({printable(stopped)})"
+    text = run_text(replace(config, created=concept.created), head)
+    replace_file(config.concept_path.with_name(RUN_FILE), text.encode())
+
+
 def upload(config: TrainConfig, path: Path) -> str:
     """Upload a concept file, as the configuration says; its address, "" where that failed, which is
     logged: the file is there all the same.
@@ -60,12 +78,17 @@ def upload(config: TrainConfig, path: Path) -> str:
 
 
 def rounded_parameters(base: AdaptedBase, delta_bits: int) -> dict[str, Tensor]:
-    """The parameters as the file holds them: float16, deltas in four bits if wanted."""
+    """The parameters as the file holds them: float16; if wanted, deltas in four bits, and vectors
+    of the word in outputs.
+    """
+    vectors = {f"{part}.{TOKEN}" for part in base.outputs}
     found = {}
     for kind, group in base.parameter_groups().items():
         for name, parameter in group.items():
             value = parameter.detach()
-            if delta_bits == 4 and not kind.endswith(TOKEN):
+            if delta_bits == 4 and kind in vectors:
+                found[name] = torch.from_numpy(round_vector(value.cpu().numpy())).to(value)
+            elif delta_bits == 4 and not kind.endswith(TOKEN):
                 found[name] = torch.from_numpy(round_to_four_bits(value.cpu().numpy())).to(value)
             else:
                 found[name] = value.half().float()
@@ -114,21 +137,27 @@ def unchecked_concept(
     fields["packed"] = config.delta_bits == 4
     if not fields["packed"]:
         fields["deltas"] = fields["deltas"].astype(np.float16)
-    if base.ids:
-        rows = {
-            part: trigger.get_rows(getattr(base.pipe, part), ADAPTER).half().numpy()
-            for part in sorted(base.ids)
-        }
+    if base.learners:
+        rows = {part: _rows(base, part, config.delta_bits) for part in sorted(base.learners)}
         fields["trigger_rows"] = np.concatenate([r.ravel() for r in rows.values()])
         fields["trigger_shape"] = {part: r.shape for part, r in rows.items()}
+        fields["outputs"] = {part: output.layers for part, output in base.outputs.items()}
     return Concept(
         rank=str(config.rank),
         base=base_name(config.pretrained_model_name_or_path),
         token=words[0],
         class_word=words[1],
         license=config.license,
-        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        created=config.created or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         training=facts,
         check=(0.0,) * PROBES,
         **fields,
     )
+
+
+def _rows(base: AdaptedBase, part: str, delta_bits: int) -> np.ndarray:
+    """The trigger's rows or vectors [tokens, width] of a text encoder, as the file holds them."""
+    rows = trigger.get_rows(getattr(base.pipe, part), ADAPTER).numpy()
+    if part in base.outputs and delta_bits == 4:
+        return np.stack([round_vector(row) for row in rows])
+    return rows.astype(np.float16)

@@ -36,7 +36,7 @@ MAY_CHANGE = frozenset(
         *("validation_prompt", "num_validation_images", "validation_steps"),
         *("push_to_hub", "hub_model_id", "hub_token"),
         *("checkpointing_steps", "checkpoints_total_limit", "resume_from_checkpoint"),
-        *("validation_epochs", "report_to", "logging_dir", "license"),
+        *("validation_epochs", "report_to", "logging_dir", "license", "created"),
     }
 )
 

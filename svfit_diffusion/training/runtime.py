@@ -19,7 +19,12 @@ from ..settings import TrainConfig
 from .launcher import launched
 
 # Of settings that need a package which is not always installed.
-LIBRARIES = {"wandb": "wandb", "comet_ml": "comet_ml", "prodigy": "prodigyopt"}
+LIBRARIES = {
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
+    "comet_ml": "comet_ml",
+    "prodigy": "prodigyopt",
+}
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
@@ -54,7 +59,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
 
 def check_libraries(config: TrainConfig) -> None:
     """ValueError where a setting needs a package that is not installed."""
-    for setting, instead in (("report_to", "pass tensorboard"), ("optimizer", "pass AdamW")):
+    for setting, instead in (("report_to", "leave it out"), ("optimizer", "pass AdamW")):
         value = getattr(config, setting)
         package = LIBRARIES.get(value)
         if package and find_spec(package) is None:

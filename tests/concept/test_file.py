@@ -55,6 +55,13 @@ def same(a, b):
         {"ranks": (1,) * 10, "rank": "energy=0.99"},
         {"triggers": {"max": ("cat", 0, 0.25), "sks": ("dog", 2, 0.5)}},
         {"check": ()},
+        {"outputs": {"text_encoder": (9, 18)}},
+        {
+            "outputs": {"text_encoder": ()},
+            "packed": True,
+            "deltas": np.zeros(10, np.float32),
+            "trigger_rows": np.full(8, 3.5, np.float32),
+        },
         {"class_word": "Hündchen 犬", "training": {}, "license": "", "created": ""},
     ],
 )
@@ -63,7 +70,22 @@ def test_round_trip(tmp_path, changes):
     again = read_concept(path)
     assert same(again, concept(**changes))
     assert again.ranks == concept(**changes).ranks
-    assert set(load_file(path)) <= {"deltas", "trigger"}
+    assert again.outputs == concept(**changes).outputs
+    assert set(load_file(path)) <= {"deltas", "trigger", "scales", "vectors", "vector_scales"}
+
+
+def test_what_a_program_gets_that_cannot_add_to_an_output():
+    shape = {"text_encoder": (2, 2), "text_encoder_3": (2, 3)}
+    rows = np.arange(10, dtype=np.float16)
+    both = concept(trigger_rows=rows, trigger_shape=shape, outputs={"text_encoder_3": (-2,)})
+    kept = both.without_outputs()
+    assert kept.rows().keys() == {"text_encoder"} and not kept.outputs and not kept.output_words
+    assert kept.rows()["text_encoder"].tolist() == [[0, 1], [2, 3]]
+    assert "word sks is, in part or as a whole, added to the output of the text_encoder_3" in (
+        both.output_words
+    )
+    alone = replace(both, outputs=dict.fromkeys(shape, ())).without_outputs()
+    assert not alone.learned and not alone.all_triggers()[0].rows
 
 
 def test_rows_are_per_encoder():
@@ -97,6 +119,7 @@ def entry(dtype="F16", shape=(10,), span=(0, 20), **more):
     return {"dtype": dtype, "shape": list(shape), "data_offsets": list(span), **more}
 
 
+OUTPUT = {"outputs": '{"text_encoder":[9]}'}
 NAN = np.full(10, np.nan, np.float16).tobytes() + np.ones(8, np.float16).tobytes()
 BAD = {
     "empty": (b"", "cut off"),
@@ -125,7 +148,17 @@ BAD = {
     "another format": (raw(metadata={"format": "pt"}), "not marked"),
     "no metadata": (raw({"__metadata__": None}), "not marked"),
     "a number in metadata": (raw({"__metadata__": {"format": 1}}), "not text"),
-    "newer version": (raw(metadata={"version": "4"}), "update svfit-diffusion"),
+    "newer version": (raw(metadata={"version": "5"}), "update svfit-diffusion"),
+    "outputs in version 2": (raw(metadata=OUTPUT | {"version": "2"}), "unknown field 'outputs'"),
+    "version 4 without outputs": (raw(metadata={"version": "4"}), "lacks 'outputs'"),
+    "outputs of nothing": (
+        raw(metadata={"version": "4", "outputs": '{"text_encoder_9":[]}'}),
+        "not layers of text encoders",
+    ),
+    "outputs no layers": (
+        raw(metadata={"version": "4", "outputs": '{"text_encoder":[1.5]}'}),
+        "not layers of text encoders",
+    ),
     "version 1 with a check": (raw(metadata={"version": "1"}), "unknown field 'check'"),
     "no check": (raw(metadata={"check": None}), "lacks 'check'"),
     "check": (raw(metadata={"check": "AAAA"}), "not 8 numbers"),

@@ -5,6 +5,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from svfit_diffusion.adapter.tuner import layers
-from svfit_diffusion.concept.file import write_concept
+from svfit_diffusion.concept.file import read_concept, write_concept
+from svfit_diffusion.concept.packing import round_vector
 from svfit_diffusion.pipeline.loading import load_concept
 
 ENDS = ("to_q", "to_k", "to_v", "to_out.0", "q_proj", "k_proj", "v_proj", "out_proj")
@@ -59,7 +61,8 @@ def read(path, folder):
     with safe_open(path, framework="np") as file:
         text = file.metadata()
     tensors = load_file(path)
-    assert text["format"] == "svfit" and text["version"] in ("2", "3")
+    assert text["format"] == "svfit" and text["version"] in ("2", "3", "4")
+    assert ("outputs" in text) == (text["version"] == "4")
     found = {}
     for part, kind in json.loads(text["targets"]).items():
         weights = published(folder, part)
@@ -74,7 +77,7 @@ def read(path, folder):
     lines = [f"{n} {found[n].shape[0]} {found[n].shape[1]} {rank}" for n, rank in pairs]
     assert hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32] == text["layout"]
     deltas = tensors["deltas"].astype(np.float64)
-    if text["version"] == "3":
+    if "scales" in tensors:
         halves = np.stack([tensors["deltas"] % 16, tensors["deltas"] // 16], 1).reshape(-1)
         scales = np.repeat(tensors["scales"].astype(np.float64), ranks)
         deltas = (halves[: sum(ranks)].astype(np.float64) - 8) * scales
@@ -90,6 +93,31 @@ def read(path, folder):
     stated = np.frombuffer(base64.b64decode(text["check"]), "<f4")
     assert np.sqrt(np.mean((check - stated) ** 2)) <= 1e-4 * np.linalg.norm(deltas)
     return edits
+
+
+def vectors(path):
+    """Text encoder -> (layers, vectors [tokens, layers x width]) of the words in outputs."""
+    with safe_open(path, framework="np") as file:
+        text = file.metadata()
+    tensors, found = load_file(path), {}
+    layers, shapes = json.loads(text["outputs"]), json.loads(text["trigger_shape"])
+    if "vectors" in tensors:
+        halves = np.stack([tensors["vectors"] % 16, tensors["vectors"] // 16], 1).reshape(-1)
+        levels, scales = halves.astype(np.float32) - 8, tensors["vector_scales"]
+    rows, scale = tensors["trigger"].astype(np.float32), 0
+    for part, (tokens, width) in sorted(shapes.items()):
+        if part in layers and "vectors" in tensors:
+            block = np.zeros((tokens, width), np.float32)
+            for row in block:
+                for start in range(0, width, 64):
+                    piece = row[start : start + 64]
+                    piece[:] = levels[: len(piece)] * scales[scale]
+                    levels, scale = levels[len(piece) :], scale + 1
+        else:
+            block, rows = rows[: tokens * width].reshape(tokens, width), rows[tokens * width :]
+        if part in layers:
+            found[part] = layers[part], block
+    return found
 
 
 def ours(pipe, concept, name="made"):
@@ -124,6 +152,28 @@ def test_it_reads_sdxl_too(tmp_path):
     edits = read(write_concept(concept, tmp_path / "a.safetensors"), tmp_path / "xl")
     for name, edit in ours(pipe, concept):
         assert np.linalg.norm(edit - edits[name]) < 1e-6 * np.linalg.norm(edits[name]), name
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_it_finds_the_words_in_outputs(pipe, tmp_path, packed):
+    """Of FLUX.2's layout: three layers side by side, with an embedding beside it."""
+    rows = np.random.default_rng(0).standard_normal(2 * 32 + 2 * 75).astype(np.float16)
+    if packed:
+        word = [round_vector(row) for row in rows[64:].astype(np.float32).reshape(2, 75)]
+        rows = np.concatenate([rows[:64], *word])
+    concept = replace(
+        make_concept(pipe, packed=packed),
+        trigger_rows=rows,
+        trigger_shape={"text_encoder": (2, 32), "text_encoder_3": (2, 75)},
+        outputs={"text_encoder_3": (9, 18, 27)},
+    )
+    path = write_concept(concept, tmp_path / "a.safetensors")
+    ((part, (layers, block)),) = vectors(path).items()
+    assert (part, layers) == ("text_encoder_3", [9, 18, 27])
+    again = read_concept(path)
+    assert np.array_equal(block, rows[64:].reshape(2, 75)) and again.packed == packed
+    assert np.array_equal(again.rows()[part], block) and again.outputs == {part: (9, 18, 27)}
+    assert np.array_equal(again.deltas, concept.deltas)
 
 
 @pytest.mark.slow

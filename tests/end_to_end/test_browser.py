@@ -5,6 +5,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from PIL import Image
 
 from svfit_diffusion.concept.file import read_concept, write_concept
 from svfit_diffusion.training.subject import sample_folder
@@ -40,24 +42,23 @@ TRAINING = 900_000  # ms, of a hundred steps there
 @pytest.fixture(scope="module")
 def url(tmp_path_factory):
     """The app as `svfit app` serves it, with an empty library at first; one for all tests."""
-    with served(tmp_path_factory) as address:
+    with served(tmp_path_factory.mktemp("home")) as address:
         yield address
 
 
 @pytest.fixture
-def own_url(tmp_path_factory):
-    """The same for one test, which needs a library of its own."""
-    with served(tmp_path_factory) as address:
+def own_url(tmp_path):
+    """The same for one test, which needs a library of its own: tmp_path / "home"."""
+    with served(tmp_path / "home") as address:
         yield address
 
 
 @contextlib.contextmanager
-def served(tmp_path_factory):
+def served(home):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    home = str(tmp_path_factory.mktemp("home"))
-    environment = os.environ | {"SVFIT_HOME": home, "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"SVFIT_HOME": str(home), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "svfit_diffusion.cli", "app", "--port", str(port)]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as app:
         assert "Open http://127.0.0.1" in app.stdout.readline()
@@ -133,7 +134,9 @@ def test_from_an_empty_app_to_a_shared_file_with_the_sample(page, url):
     page.locator("#known").get_by_text("Toybox knows such things.").wait_for(timeout=TIMEOUT)
     page.get_by_text("In prompts you will call it “toyrobot").wait_for()
     press_main_button(page)  # 2
-    page.locator(".run.preparing").get_by_text("of 5").wait_for(timeout=TIMEOUT)
+    page.locator(".run.preparing").get_by_text(re.compile(r"photo \d of \d")).wait_for(
+        timeout=TIMEOUT
+    )
     page.locator(".run.training .strip img").first.wait_for(timeout=TIMEOUT)
     page.get_by_role("tab", name="Compare").click()
     page.locator("#strip").get_by_text("Learning: “toyrobot").wait_for()
@@ -155,22 +158,29 @@ def test_from_an_empty_app_to_a_shared_file_with_the_sample(page, url):
     page.locator("#chips input:checked").wait_for()
     prompt = page.locator("#prompt textarea").input_value()
     page.locator("#prompt textarea:visible").press("Control+Enter")
-    page.locator("#live img").wait_for()
+    page.locator("#live .tile").nth(1).wait_for(timeout=3_000)
+    page.locator("#live .tile img").first.wait_for()
+    assert not page.locator("#pictures").is_visible(), "the tiles have its place"
     page.locator("button.stop:visible").wait_for()
     page.wait_for_function("document.querySelectorAll('#pictures img').length >= 2")
     page.locator("button.go:visible").wait_for()
+    page.locator("#pictures img").nth(1).wait_for()
+    assert page.locator("#live .tile").count() == 0
     assert restored(page, prompt)
     page.locator("#history button").first.click()
     page.locator("#text textarea:visible").wait_for()
     assert '"toy_robot:1.0"' in page.locator("#text textarea").input_value()
+    page.locator("#pictures img").first.wait_for()  # it is shown large, with its date
+    page.locator("#pictures").get_by_text(re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d$")).wait_for()
     page.get_by_role("tab", name="Compare").click()
     page.locator("#compared").get_by_text("toyrobot").wait_for()
     press_main_button(page)
-    page.locator("#comparison img").wait_for(timeout=TIMEOUT)
+    page.locator("#comparison img").first.wait_for(timeout=TIMEOUT)
     page.get_by_role("tab", name="Share").click()
-    page.get_by_role("button", name="toy_robot as LoRA").click()
-    with page.expect_download() as got:
-        page.locator("a[download='toy_robot-lora.zip']").first.click()
+    page.get_by_role("button", name="Export toy_robot as LoRA").click()
+    page.get_by_role("button", name="Making the LoRA of toy_robot").wait_for(timeout=3_000)
+    with page.expect_download(timeout=TRAINING) as got:  # after what Compare still generates
+        page.locator("a[download='toy_robot-lora.zip']").first.click(timeout=TRAINING)
     with zipfile.ZipFile(got.value.path()) as archive:
         names = {"toy_robot.safetensors", "toy_robot.json", "toy_robot.png", "README.txt"}
         assert names <= set(archive.namelist())
@@ -209,7 +219,7 @@ def test_on_a_phone_files_of_others_two_concepts_reuse_and_stop(page, url, tmp_p
         page.locator("#chips").get_by_label(f"({name})").check()
         page.locator(".in-use").get_by_label(f"range slider for Strength of {name}").wait_for()
     prompt = page.locator("#prompt textarea").input_value()
-    assert "sks toy" in prompt and "and second" in prompt
+    assert "sks toy and second" in prompt and prompt.endswith(" toy on the beach")
     press_main_button(page)
     page.locator("button.go:visible").wait_for(state="detached")
     page.locator("button.go:visible").wait_for(timeout=TIMEOUT)
@@ -231,7 +241,7 @@ def test_on_a_phone_files_of_others_two_concepts_reuse_and_stop(page, url, tmp_p
     page.locator("#chips").get_by_label("(second)").uncheck()
     page.locator("#prompt-hints").get_by_text("but second is off").wait_for()
     press_main_button(page)
-    page.locator("#live img").wait_for()
+    page.locator("#live .tile img").first.wait_for()
     page.locator("button.stop:visible").click()
     page.locator("#live").get_by_text("Stopped.").wait_for()
     page.locator("button.go:visible").wait_for()
@@ -262,6 +272,40 @@ def test_a_strength_that_is_typed_is_the_one_that_is_shown_and_used(page, own_ur
         )
         assert float(field.input_value()) == float(used)
         assert page.get_by_text("maximum value").count() == 0
+
+
+def test_a_photo_is_cropped_captioned_and_left_out(page, own_url, tmp_path):
+    page.goto(own_url)
+    page.get_by_role("button", name="Try it with the sample").click()
+    tiles, caption = page.locator("#views button"), page.locator("#caption textarea")
+    tiles.get_by_text("4 on a teal background").wait_for(timeout=TIMEOUT)  # as Toybox sees it
+    tiles.nth(3).click()
+    page.locator("#photo img").wait_for()
+    assert caption.input_value() == "a photo of {} on a teal background"
+    whole = page.locator("#photo img").get_attribute("src")
+    page.get_by_label("number input for Zoom").fill("2")
+    page.get_by_label("number input for Zoom").press("Tab")
+    page.wait_for_function("whole => document.querySelector('#photo img').src != whole", arg=whole)
+    caption.fill("a photo of {} in a box")
+    page.locator("#photo-done").click()
+    tiles.get_by_text("4 in a box").wait_for()
+    tiles.nth(4).click()
+    page.locator("#leave-out").click()
+    tiles.nth(4).wait_for(state="detached")
+    tiles.first.click()
+    page.locator("#photo img").wait_for()
+    caption.fill("a drawing of {}")
+    press_main_button(page)  # what is on the page counts, without Done
+    page.locator(".run.preparing, .run.training").wait_for(timeout=TIMEOUT)
+    (photos,) = (tmp_path / "home" / "runs").glob("*/photos")
+    word = (photos / "000.txt").read_text().removeprefix("a drawing of ")
+    assert word.startswith("toyrobot") and word.endswith(" toy robot")
+    assert (photos / "003.txt").read_text() == f"a photo of {word} in a box"
+    assert (photos / "002.txt").read_text() == f"a photo of {word} on the grass"
+    sides = [Image.open(path).width for path in sorted(photos.glob("*.png"))]
+    assert len(sides) == 4 and sides[3] == sides[0] // 2
+    page.locator("#stop").click()
+    page.locator(".run.stopped, .run.cancelled").wait_for(timeout=TIMEOUT)
 
 
 def test_stop_ends_a_training_and_a_second_must_wait(page, url):
@@ -297,7 +341,9 @@ def test_a_click_is_answered_at_once_while_another_window_generates(page, url):
     data = ["a photo of a toy", "", {}, 8, 0, 100, None, None, None]
     httpx.post(f"{url}gradio_api/call/generate", json={"data": data}).raise_for_status()
     press_main_button(page)
-    page.locator("#live").get_by_text("Waiting for its turn").wait_for(timeout=3_000)
+    waiting = page.locator("#live .message")
+    waiting.get_by_text(re.compile("Waiting for its turn|in the queue")).wait_for(timeout=3_000)
+    waiting.get_by_text(re.compile(r"^1st in the queue(, about \d+ s)?$")).wait_for()
     page.locator("button.stop:visible").click()
     page.locator("#live").get_by_text("Stopped.").wait_for()
     page.locator("button.go:visible").wait_for()

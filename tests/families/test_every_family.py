@@ -26,7 +26,7 @@ from svfit_diffusion.training.loop import Training, train
 from svfit_diffusion.training.runtime import make_accelerator
 
 PROMPT = "sks dog and zwx mug"
-T5_READS = {"sd3": ["prompt_3"], "flux": ["prompt_2"]}  # which learns no word
+T5_READS = {"sd3": ["prompt_3"], "flux": ["prompt_2"]}  # which learns no embedding
 
 
 @pytest.fixture(scope="module", params=TINY)
@@ -63,7 +63,8 @@ def test_three_steps_lower_the_loss_on_fixed_noise(family):
     concept, encoders = read_concept(result.path), {part for _, part in ours.encoders}
     assert concept.family == ours.name and concept.deltas.any()
     assert set(concept.targets) == {ours.denoiser, *encoders}
-    assert set(concept.rows()) == encoders  # a word is taught to those, and to no reader
+    outputs = ours.outputs(family.training.base.pipe)  # where the others learn the word
+    assert set(concept.rows()) == {*encoders, *outputs} and set(concept.outputs) == {*outputs}
     assert len(list((family.base.parent / "class").iterdir())) == 1
 
 
@@ -85,7 +86,8 @@ def test_save_load_generate_and_remove(family):
     with torch.no_grad():  # what is shown meanwhile is, after the last step, the picture
         last = fresh.image_processor.postprocess(fresh.vae.decode(seen[-1][1]).sample)[0]
     assert len(seen) == 1 and np.array_equal(np.array(last), np.array(image))
-    limit = PROMPT.replace("sks", "dog") if family.result.concept.rows() else PROMPT
+    embedded = family.result.concept.without_outputs().learned
+    limit = PROMPT.replace("sks", "dog") if embedded else PROMPT
     set_concepts(fresh, {name: 0.0})
     typed = T5_READS.get(family.training.base.family.name, ())
     assert torch.equal(
@@ -135,7 +137,7 @@ def test_stop_and_resume_is_as_if_never_stopped(family, tmp_path):
 
 def test_diffusers_loads_the_exported_lora(family, tmp_path):
     """By its own loader, onto every projection, with the same pictures as the concept."""
-    concept = replace(family.result.concept, trigger_rows=None, trigger_shape={})
+    concept = replace(family.result.concept, trigger_rows=None, trigger_shape={}, outputs={})
     ours, lora = load(family.base), load(family.base)
     base = drawn(ours, "a dog")
     export_lora(concept, ours, tmp_path / "lora.safetensors", "diffusers", "float32")

@@ -12,6 +12,7 @@ from helpers.tiny_pipelines import load, make_concept
 from svfit_diffusion.cli.main import main
 from svfit_diffusion.concept.file import to_bytes
 from svfit_diffusion.families import recognise
+from svfit_diffusion.pipeline import trigger
 from svfit_diffusion.pipeline.concept_size import estimate_size
 from svfit_diffusion.settings import TrainConfig
 
@@ -38,11 +39,16 @@ def test_it_counts_what_a_concept_has(name, tmp_path):
     concept = make_concept(pipe, targets=targets, trigger=False, packed=True)
     assert found.family == family.name and set(found.projections) == set(targets)
     assert (sum(found.projections.values()), found.values) == (len(concept.ranks), concept.values)
-    assert found.trigger == sum(
+    rows = sum(
         getattr(pipe, part).get_input_embeddings().weight.shape[1] for _, part in family.encoders
     )
-    data = len(to_bytes(concept)) + 2 * found.trigger
-    assert data < found.bytes < data + 400  # the word's tensor and a training's settings
+    vectors = sum(
+        trigger.output_width(getattr(pipe, part), output)
+        for part, output in family.outputs(pipe).items()
+    )
+    assert found.trigger == rows + vectors
+    data = len(to_bytes(concept)) + 2 * rows + vectors // 2
+    assert data < found.bytes < data + 500  # the word's tensor and a training's settings
     for part, weights in found.weights.items():
         assert weights == sum(w.numel() for w in getattr(pipe, part).parameters())
 

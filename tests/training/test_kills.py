@@ -66,7 +66,7 @@ def ends_the_same(config, unbroken):
     concepts = [read_concept(c.concept_path).deltas.tobytes() for c in (config, unbroken)]
     left = sorted(p.name for p in Path(config.output_dir).iterdir())
     kept = [f"checkpoint-{config.max_train_steps - 1}", f"checkpoint-{config.max_train_steps}"]
-    clean = left == sorted([".training.lock", *kept, "rex.safetensors"])
+    clean = left == sorted([".training.lock", *kept, "rex.safetensors", "run.yaml"])
     return clean and same[0] == same[1] and concepts[0] == concepts[1]
 
 

@@ -20,6 +20,7 @@ from helpers.tiny_pipelines import (
 from PIL import Image
 
 from svfit_diffusion.adapter.attention import layout
+from svfit_diffusion.cli.main import main
 from svfit_diffusion.concept.file import read_concept
 from svfit_diffusion.pipeline.loading import load_concept
 from svfit_diffusion.training.loop import Training
@@ -56,6 +57,16 @@ def test_directions_of_equal_singular_values_are_trained_as_one(config, base_fol
     delta = next(d for p, d in zip(plan, deltas, strict=True) if p.local == name)
     assert delta[0] == delta[1] != 0 and len(set(delta.tolist())) == 3
     load_concept(load(tmp_path / "base"), result.path)
+
+
+def test_the_settings_beside_a_concept_train_the_same_file(config, tmp_path):
+    first = run(replace(config, num_train_epochs=3, scale_lr=True, created=None))
+    beside = first.path.with_name("run.yaml")
+    again = tmp_path / "again" / "rex"
+    assert main(["train", "--config", str(beside), "--output_dir", str(again)]) == 0
+    assert (again / "rex.safetensors").read_bytes() == first.path.read_bytes()
+    assert (again / "run.yaml").read_bytes() == beside.read_bytes()
+    assert first.concept.created[:2] == "20", "the time of the first"
 
 
 @pytest.mark.parametrize("train_token", [True, False])

@@ -34,10 +34,14 @@ def test_a_click_switches_a_concept_on_and_writes_its_word(workspace):
     assert (chosen, prompt) == ({"rex": 1.0}, "a photo of sks dog on the beach")
     chosen, prompt, *_ = actions.choose(["rex", "max"], chosen | {"rex": 0.5}, prompt)
     assert chosen == {"rex": 0.5, "max": 1.0}
-    assert prompt == "a photo of sks dog on the beach and zwx dog"
+    assert prompt == "a photo of sks dog and zwx dog on the beach"
     assert actions.choose(["max"], chosen, prompt)[:2] == ({"max": 1.0}, prompt)
     rex = workspace.library.get("rex")
     assert with_word("a photo of sks dog", rex) == "a photo of sks dog"
+    max_ = workspace.library.get("max")
+    beside = with_word("a photo of sks dog on the beach, at night", max_, [rex])
+    assert beside == "a photo of sks dog and zwx dog on the beach, at night"
+    assert with_word("a photo of a car", max_, [rex]) == "a photo of a car and zwx dog"
 
 
 def test_tokens_are_counted_and_the_unread_end_is_struck_through(workspace):

@@ -1,5 +1,6 @@
 """web.studio.history: every picture is kept, by every window, until it is deleted."""
 
+import time
 import zipfile
 
 import pytest
@@ -47,4 +48,10 @@ def test_all_pictures_are_packed_as_they_are(history):
 def test_a_foreign_file_in_the_folder_is_shown_without_parameters(history):
     (history.folder / "holiday.png").write_bytes(b"no picture")
     (found,) = history.last()
-    assert found.parameters is None and found.caption == "holiday.png"
+    assert found.parameters is None and found.caption == "holiday.png" and found.made == ""
+
+
+def test_a_picture_says_when_it_was_made(history):
+    before = time.time()
+    made = time.mktime(time.strptime(history.get(add(history, 1).name).made, "%Y-%m-%d %H:%M"))
+    assert before - 60 < made <= time.time()

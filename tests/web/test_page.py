@@ -31,7 +31,13 @@ EVIL = "<img src=x onerror=alert(1)>\"'\x1b[2J\u202e\n"
         ("facts", {"error": "", "mismatch": EVIL, "remark": EVIL, "facts": {EVIL: EVIL}}),
         ("facts", {"error": EVIL, "mismatch": "", "remark": "", "facts": {}}),
         ("pictures", {"pictures": [(EVIL, EVIL)]}),
-        ("progress", {"message": EVIL, "percent": 50, "preview": EVIL, "remarks": [EVIL]}),
+        (
+            "progress",
+            {
+                **{"message": EVIL, "percent": 50, "preview": EVIL, "remarks": [EVIL]},
+                **{"tiles": [EVIL, ""], "shape": EVIL},
+            },
+        ),
         (
             "run",
             {
@@ -71,6 +77,20 @@ def test_a_live_view_has_a_bar_only_where_the_total_is_known():
     assert "bar" not in render.note("Waiting.")
     view = render.progress(Progress("Step", 1, 4, Image.new("RGB", (8, 8))))
     assert "width:25.0%" in view and 'src="data:image/jpeg;base64,' in view
+
+
+def test_the_live_view_has_a_tile_for_each_picture(tmp_path):
+    red, now = tmp_path / "red.png", Image.new("RGB", (8, 8), "blue")
+    Image.new("RGB", (8, 8), "red").save(red)
+    view = render.progress(Progress("Step", 1, 4, now), [red, None, None], "512 / 768")
+    tiles = view.partition('<div class="tiles">')[2].split('<div class="tile"')[1:]
+    assert [tile.count("<img") for tile in tiles] == [1, 1, 0]
+    assert 'alt="picture 1"' in tiles[0] and 'alt="picture 2 so far"' in tiles[1]
+    assert all("aspect-ratio: 512 / 768" in tile for tile in tiles)
+    assert render.inline_picture(red) in tiles[0] and render.inline_picture(now) in tiles[1]
+    assert view.count("<img") == 2, "the preview is in its tile alone"
+    (first, second) = render.progress(Progress("Step", 0, 4), [None] * 2).split("</div><div")[-2:]
+    assert "<img" not in first + second
 
 
 def test_a_loss_curve_lies_within_its_picture():

@@ -13,6 +13,8 @@ def test_what_it_is_and_a_trigger(tmp_path):
         class_word(" the ")
     quick = make_config("toybox", tmp_path, "rex", "sks", "dog", "quick", seed=3)
     other = make_config("some/base", tmp_path, "rex", "sks", "dog", "thorough", preset="paper")
+    bases = [given["pretrained_model_name_or_path"] for given in (quick, other)]
+    assert bases == ["toybox", "some/base"], "the page knows a run by it, also the default"
     assert quick["max_train_steps"] < other["max_train_steps"] and quick["seed"] == 3
     assert other["rank"] == "energy=0.99" and other["gradient_checkpointing"]
     assert make_config("toybox", tmp_path, "rex", "sks", "dog", "auto")["max_train_steps"] == "auto"

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .rows import PLACE, TriggerRows
+from .rows import PLACE, VECTORS, TriggerRows
 
 TABLE = "token_embedding"  # attribute of the module that holds the table
 
@@ -44,7 +44,11 @@ def holder_of(encoder: nn.Module) -> nn.Module:
 
 
 def rows_of(encoder: nn.Module) -> TriggerRows | None:
-    """The rows of a text encoder, None where it has been taught no word, or they were unloaded."""
+    """What a text encoder has learned of words, be it for its input or for its output; None where
+    it has been taught none, or they were unloaded.
+    """
+    if isinstance(vectors := encoder._modules.get(VECTORS), TriggerRows):
+        return vectors
     if not hasattr(type(encoder), "get_input_embeddings"):
         return None  # a denoiser, of many modules
     for module in encoder.modules():

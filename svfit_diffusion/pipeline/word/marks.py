@@ -6,7 +6,7 @@ cut or joined; its id is replaced afterwards, by where it stood.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from .rows import Word
@@ -60,21 +60,16 @@ class Marks:
         """Write the ids of learned tokens into the tokenizer's output, and offsets in the texts as
         they were.
         """
-        read = samples(text, pair, split)
+        read = samples_of(text, pair, split)
         of = found.get("overflow_to_sample_mapping", range(len(found.encodings)))
         for number, encoding in enumerate(found.encodings):
-            ids, offsets = _row(found, "input_ids", number), _row(found, "offset_mapping", number)
+            ids, sample = row_of(found, "input_ids", number), int(of[number])
+            offsets = row_of(found, "offset_mapping", number)
             places: dict = {}
-            for at, (start, stop) in enumerate(encoding.offsets):
-                sequence = encoding.sequence_ids[at]
-                if sequence is None:
-                    continue
-                source = read[int(of[number])][sequence]
-                word = encoding.word_ids[at] if split else None
-                if (sequence, word) not in places:
-                    one = source if word is None else source[word]
-                    places[sequence, word] = self.of(int(of[number])).places(one)
-                starts, spans = places[sequence, word]
+            for at, (start, stop), source in sources(encoding, read[sample], split):
+                if source not in places:
+                    places[source] = self.of(sample).places(source)
+                starts, spans = places[source]
                 if start in starts and stop - start == len(self.holder):
                     ids[at] = starts[start]
                 if offsets is not None and spans:
@@ -114,18 +109,32 @@ def _back(spans: list[tuple[int, int, int, int]], start: int, stop: int) -> tupl
     return start + shift, stop + shift
 
 
-def _row(found: Any, key: str, number: int) -> Any:
+def sources(encoding: Any, texts: tuple, split: bool) -> Iterator[tuple[int, tuple[int, int], str]]:
+    """(place, (start, stop), the text that start and stop are of) of each token that is of a text.
+
+    texts: a text and its pair, in words if `split`.
+    """
+    for at, span in enumerate(encoding.offsets):
+        sequence = encoding.sequence_ids[at]
+        if sequence is not None:
+            source = texts[sequence]
+            yield at, span, source[encoding.word_ids[at]] if split else source
+
+
+def row_of(found: Any, key: str, number: int) -> Any:
     """A row of the output, whether it is a batch, tensors, or a single list."""
     if key not in found:
         return None
     values = found[key]
-    first = values[0] if len(values) else values
+    if not len(values):
+        return values
+    first = values[0]
     nested = getattr(first, "ndim", 0) > 0 or isinstance(first, list)
     nested = nested and not (key == "offset_mapping" and isinstance(first, tuple))
     return values[number] if nested else values
 
 
-def samples(text: Any, pair: Any, split: bool) -> list[tuple]:
+def samples_of(text: Any, pair: Any, split: bool) -> list[tuple]:
     """(text, its pair) of each sample of a call."""
     single = isinstance(text, str) or (split and (not text or isinstance(text[0], str)))
     if single:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 import weakref
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from peft.tuners.tuners_utils import check_adapters_to_merge
@@ -25,6 +25,7 @@ from ...adapter import Strengths
 from .words import token_names
 
 FIRST_ID = 1_000_000  # of learned tokens: no vocabulary is as large
+VECTORS = "svfit_vectors"  # attribute of a text encoder: vectors for its output (outputs.py)
 PLACE = "svfit_trigger"  # attribute of the module that holds the table of embeddings
 
 
@@ -115,8 +116,12 @@ class FusedRows(nn.Module):
 class TriggerRows(nn.Module, Strengths):
     """The learned words of a text encoder: for peft and diffusers an adapter layer like others.
 
-    `svfit_rows[adapter]`: the rows of a concept.
+    `svfit_rows[adapter]`: the rows of a concept. kind: of what is learned. place: the attribute of
+    the module that they lie in.
     """
+
+    kind: ClassVar[type[LearnedRows]] = LearnedRows
+    place: ClassVar[str] = PLACE
 
     adapter_layer_names = ("svfit_rows",)
     other_param_names = ("svfit_scaling",)
@@ -151,7 +156,7 @@ class TriggerRows(nn.Module, Strengths):
     def _placed(self, module: nn.Module) -> bool:
         if "_holder" not in self.__dict__:
             return True
-        return self.holder is not None and self.holder._modules.get(PLACE) is module
+        return self.holder is not None and self.holder._modules.get(self.place) is module
 
     def __getstate__(self) -> dict:
         return {key: value for key, value in self.__dict__.items() if key != "_holder"}
@@ -219,7 +224,7 @@ class TriggerRows(nn.Module, Strengths):
                     parameter.copy_(row)
                 held.start.copy_(start)
             return
-        self.svfit_rows[adapter] = LearnedRows(words, rows, start, train)
+        self.svfit_rows[adapter] = self.kind(words, rows, start, train)
         self.svfit_rows[adapter].texts = texts
         self.svfit_scaling.setdefault(adapter, 1.0)
         if adapter not in self.active_adapters:

@@ -13,7 +13,7 @@ from torch import nn
 
 from .embedding import rows_of
 from .instance_class import InstanceMixin, mix_in, take_out
-from .marks import BatchMarks, Marks, samples
+from .marks import BatchMarks, Marks, samples_of
 from .rows import FIRST_ID, FusedRows, TriggerRows, Word
 
 ROWS = "_svfit_rows"  # attribute of a tokenizer: the rows of the encoders that it reads for
@@ -35,7 +35,7 @@ class HearsWords(InstanceMixin):
     def _marks(self, text: Any, pair: Any, split: bool) -> Marks | None:
         """Where learned words stand in what is to be read; None where no word is in use."""
         texts = max((rows.batch for rows in self.__dict__.get(ROWS, ())), default=1)
-        read = samples(text, pair, split)
+        read = samples_of(text, pair, split)
         if texts == 1 or len(read) == 1:
             numbers: tuple = (None,)
         elif len(read) % texts == 0:
@@ -87,8 +87,7 @@ class HearsWords(InstanceMixin):
         return " ".join(filter(None, parts))
 
     def _names_to_ids(self) -> dict[str, int]:
-        words = known_words(self.__dict__.get(ROWS, ()))
-        return {n: i for word in words for n, i in zip(word.names, word.ids, strict=True)}
+        return known_tokens(self)
 
     def _ids_to_names(self) -> dict[int, str]:
         words = known_words(self.__dict__.get(ROWS, ()))
@@ -112,6 +111,12 @@ def fused_rows(tokenizer: Any) -> list[FusedRows]:
     return [rows.base_layer for rows in tokenizer.__dict__.get(ROWS, ()) if rows.remains]
 
 
+def known_tokens(tokenizer: Any) -> dict[str, int]:
+    """Name -> id of all learned tokens of a tokenizer, also of words that are not in use."""
+    words = known_words(getattr(tokenizer, ROWS, ()))
+    return {n: i for word in words for n, i in zip(word.names, word.ids, strict=True)}
+
+
 def known_words(rows: Iterable[TriggerRows]) -> tuple[Word, ...]:
     """The words of text encoders' rows, also those that are not in use."""
     return tuple(dict.fromkeys(word for one in rows for word in one.known()))
@@ -120,7 +125,7 @@ def known_words(rows: Iterable[TriggerRows]) -> tuple[Word, ...]:
 def plain_ids(tokenizer: Any, text: str) -> list[int]:
     """The ids of a text as the base reads it, whatever words were learned."""
     read = type(tokenizer)._encode_plus
-    if isinstance(tokenizer, HearsWords):
+    if isinstance(tokenizer, InstanceMixin):
         read = type(tokenizer).__bases__[1]._encode_plus
     return read(tokenizer, text, add_special_tokens=False)["input_ids"]
 
@@ -134,7 +139,7 @@ def new_ids(tokenizer: Any, encoder: nn.Module, names: Iterable[str]) -> tuple[i
     return tuple(table[name] for name in names)
 
 
-def listen(tokenizer: Any, rows: TriggerRows, methods: type[HearsWords]) -> None:
+def listen(tokenizer: Any, rows: TriggerRows, methods: type[InstanceMixin]) -> None:
     """Let a tokenizer hear the words of a text encoder's rows; methods: the class that does so."""
     mix_in(tokenizer, methods)
     held = [one for one in tokenizer.__dict__.get(ROWS, []) if one.remains]
@@ -150,5 +155,4 @@ def stop_listening(tokenizer: Any) -> None:
     tokenizer.__dict__[ROWS] = held
     if not held:
         tokenizer.__dict__.pop(ROWS)
-        if isinstance(tokenizer, HearsWords):
-            take_out(tokenizer, HearsWords)
+        take_out(tokenizer, InstanceMixin)

@@ -8,14 +8,14 @@ from typing import Any
 import gradio as gr
 
 from ...families import TOYBOX
-from ..studio import SUGGESTED, Workspace, describe_base
+from ..studio import OBJECTS, SUGGESTED, Suggested, Workspace, describe_base
 from . import render
 from .events import GENERATING, UNQUEUED, user_errors
 
 TOYBOX_TITLE = "Toybox: toy-like objects on simple backgrounds, at {} px"
 TOYBOX_TEXT = (
     "It cannot draw real photos: it is a demo that needs no download. For photos of your own, use "
-    "another base."
+    f"another base. It knows such things as: {', '.join(OBJECTS)}."
 )
 OTHER_TEXT = "Concepts that are trained on it fit it alone."
 
@@ -79,15 +79,15 @@ def build_base_bar(workspace: Workspace, version: gr.Textbox, settings: list[gr.
                 max_length=500,
             )
             look_up = gr.Button("Look it up", scale=1, min_width=120)
-        with gr.Row(elem_classes="controls"):
-            suggested = [gr.Button(name, size="sm", min_width=100) for name in SUGGESTED]
+        with gr.Row(elem_classes="cards"):
+            suggested = [(base, _suggestion(base)) for base in SUGGESTED]
         description = gr.HTML()
         use = gr.Button("Use this base", variant="primary", visible=False)
     found, progress = [description, use], {"show_progress_on": description}
     for event in (look_up.click, source.submit):
         event(actions.describe, source, found, api_visibility="private", **progress)
-    for button, name in zip(suggested, SUGGESTED.values(), strict=True):
-        button.click(lambda name=name: name, None, source, **UNQUEUED).then(
+    for base, button in suggested:
+        button.click(lambda base=base: base.source, None, source, **UNQUEUED).then(
             actions.describe, source, found, api_visibility="private", **progress
         )
     source.input(lambda: ("", gr.update(visible=False)), None, found, **UNQUEUED)
@@ -96,3 +96,10 @@ def build_base_bar(workspace: Workspace, version: gr.Textbox, settings: list[gr.
         actions.defaults, None, settings, **UNQUEUED
     )
     return sentence
+
+
+def _suggestion(base: Suggested) -> gr.Button:
+    """A card of a base, with the button that looks it up."""
+    with gr.Column(elem_classes="card", min_width=210):
+        gr.HTML(render.suggestion(base.name, base.sentence()))
+        return gr.Button(f"Choose {base.name}", size="sm")

@@ -53,9 +53,12 @@ class ConceptActions:
             gr.Warning(f"At most {MAX_ACTIVE_CONCEPTS} concepts can be used at once.")
             names = names[:MAX_ACTIVE_CONCEPTS]
         prompt = prompt or ""
-        for entry in self.workspace.fitting():
+        fitting = self.workspace.fitting()
+        used = [entry for entry in fitting if entry.name in chosen]
+        for entry in fitting:
             if entry.name in names and entry.name not in chosen:
-                prompt = with_word(prompt, entry)
+                prompt = with_word(prompt, entry, used)
+                used.append(entry)
         chosen = {name: chosen.get(name, 1.0) for name in names}
         signal = f"{names} {time.monotonic_ns()}"  # the same choice may be signalled twice
         return chosen, prompt, signal if many else gr.skip(), signal
@@ -67,13 +70,20 @@ class ConceptActions:
         return render.prompt_hints(found, length)
 
 
-def with_word(prompt: str, entry: Entry) -> str:
-    """A prompt that calls a concept: as it is where it does, else with its words put in."""
+def with_word(prompt: str, entry: Entry, used: Sequence[Entry] = ()) -> str:
+    """A prompt that calls a concept: as it is where it does, else with its words put in.
+
+    They follow those of a concept of `used` if there are any, "a and b on the beach", or come last.
+    """
     words = [call.word for call in entry.card.concept.all_triggers() if call.word]
     if not words or any(word.lower() in prompt.lower().split() for word in words):
         return prompt
     if not prompt.strip():
         return f"a photo of {entry.card.trigger} on the beach"
+    for other in reversed(used):
+        before, found, after = prompt.rpartition(other.card.trigger)
+        if found:
+            return f"{before}{found} and {entry.card.trigger}{after}"
     return f"{prompt.rstrip()} and {entry.card.trigger}"
 
 

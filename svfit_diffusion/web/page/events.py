@@ -15,6 +15,7 @@ import gradio as gr
 from gradio.events import Dependency
 
 from ...concept import printable
+from ..studio import MAX_PICTURES, Progress
 from . import render
 
 # Keyword arguments of the page's events.
@@ -25,6 +26,7 @@ ONE_AT_A_TIME = {"concurrency_id": "pipeline", "concurrency_limit": 1}
 GENERATING = {"api_visibility": "private", "show_progress": "minimal", **ONE_AT_A_TIME}
 
 STOP, STOPPING = "Stop", "Stopping"
+WAITING = Progress("Waiting for its turn")
 
 
 def hidden_textbox() -> gr.Textbox:
@@ -76,15 +78,20 @@ def click_to_generate(
     inputs: Any,
     outputs: Sequence[Any],
     live: gr.HTML,
+    count: gr.Slider | None = None,
 ) -> Dependency:
     """A click that generates: the browser says at once that it waits, and Stop takes its place.
 
-    The function itself cannot say so before its turn comes. The browser handles a button's clicks
-    in the order of their registration, each after the one before has returned. A failure clears the
-    live view; earlier results stay. Gradio calls `then` after no failure, so each end is named.
+    count: how many pictures it makes, each of which gets a tile in the live view. The function
+    itself cannot say so before its turn comes; shortcuts.js adds the place in the queue, which only
+    the browser knows. The browser handles a button's clicks in the order of their registration,
+    each after the one before has returned. A failure clears the live view; earlier results stay.
+    Gradio calls `then` after no failure, so each end is named.
     """
-    waiting = json.dumps([render.note("Waiting for its turn"), *_buttons(True)])
-    go.click(None, None, [live, go, stop], js=f"() => {waiting}", **UNQUEUED)
+    views = [render.progress(WAITING, [None] * n) for n in range(MAX_PICTURES + 1)]
+    tiles = f"{json.dumps(views)}.at(Math.min(Math.max(n || 0, 0), {MAX_PICTURES}))"
+    script = f"(n) => [{tiles}, ...{json.dumps(_buttons(True))}]"
+    go.click(None, count, [live, go, stop], js=script, **UNQUEUED)
     event = go.click(function, inputs, outputs, show_progress_on=live, **GENERATING)
     for ended, keep in ((event.success, True), (event.failure, False)):
         _when_ended(ended, go, stop, live, keep)

@@ -57,9 +57,11 @@ class GenerateActions:
             size = {"width": int(width), "height": int(height)}
             options = {"steps": int(steps), "guidance": guidance, "negative_prompt": negative}
             job = Job(self.jobs.select(chosen), prompt, int(num), seed, options | size)
-            progress = Progress()
+            progress, made, shape = Progress(), [], f"{int(width)} / {int(height)}"
             for gallery, progress in self.jobs.pictures(window.session_hash, job):
-                yield _gallery(gallery), render.progress(progress), seed
+                made = [path for path, _ in gallery] if gallery else made
+                tiles = [*made, *[None] * (job.num - len(made))]
+                yield _gallery(gallery), render.progress(progress, tiles, shape), seed
             yield gr.skip(), render.progress(Progress(remarks=progress.remarks)), gr.skip()
 
     def stop(self, window: gr.Request) -> None:

@@ -55,6 +55,11 @@ class Details:
     vary: gr.Button
     delete: gr.Button
 
+    @property
+    def shown(self) -> list[Any]:
+        """What shows a picture that was clicked."""
+        return [self.name, self.text, self.group]
+
 
 def build_generate(
     workspace: Workspace,
@@ -77,12 +82,12 @@ def build_generate(
         with gr.Column(scale=6, min_width=320, elem_classes="output-column"):
             live, gallery = gr.HTML(elem_id="live"), _pictures()
             details = _details()
-            history = build_history(workspace, details.name, details.text, details.group)
+            history = build_history(workspace, *details.shown, gallery)
     inputs = [panel.chosen, prompt, negative, num, new_seed, seed, *settings]
     outputs = [gallery, live, seed]
-    event = click_to_generate(go, stop, actions.generate, inputs, outputs, live)
+    event = click_to_generate(go, stop, actions.generate, inputs, outputs, live, num)
     click_to_stop(stop, go, actions.stop, event, live)
-    shown = [details.name, details.text, details.group]
+    shown = details.shown
     gallery.select(history.select, gallery, shown, **QUEUED)
     form = [panel.chosen, prompt, negative, new_seed, seed, *settings, panel.changed]
     file.upload(actions.read_file, file, [details.text, details.group], **QUEUED).then(

@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from ..studio import SHOWN, Workspace, servable_copy
+from . import render
 from .events import QUEUED, UNQUEUED, hidden_textbox, user_errors, warn
 
 
@@ -40,6 +41,13 @@ class HistoryActions:
         text = picture.parameters.to_infotext() if picture.parameters else ""
         return picture.path.name, text, gr.update(visible=True)
 
+    def open(self, gallery: list | None, event: gr.SelectData) -> tuple[Any, ...]:
+        """The same of a picture of the strip, and the picture itself, large, in the gallery."""
+        found = self.select(gallery, event)
+        picture = self.workspace.history.get(found[0])
+        shown = [(servable_copy(picture.path), picture.made or picture.path.name)]
+        return *found, gr.update(value=shown, columns=1)
+
     def delete(self, name: str) -> tuple[str, str, Any]:
         """Delete the picture that was clicked last."""
         with user_errors():
@@ -56,9 +64,17 @@ class HistoryActions:
 
 
 def build_history(
-    workspace: Workspace, name: gr.Textbox, text: gr.Textbox, details: gr.Group
+    workspace: Workspace,
+    name: gr.Textbox,
+    text: gr.Textbox,
+    details: gr.Group,
+    pictures: gr.Gallery,
 ) -> HistoryActions:
-    """Lay out the strip. name, text, details: of the picture that was clicked, for its buttons."""
+    """Lay out the strip.
+
+    name, text, details: of the picture that was clicked, for its buttons. pictures: where it is
+    shown large.
+    """
     actions, seen = HistoryActions(workspace), hidden_textbox()
     with gr.Accordion("Pictures made before", visible=False, elem_id="history-panel") as panel:
         strip = gr.Gallery(
@@ -72,12 +88,20 @@ def build_history(
             interactive=False,
             buttons=[],
         )
-        folder = "" if not workspace.local else f" All are kept in {workspace.history.folder}."
+        folder = f" All are kept in {_shown(workspace.history.folder)}." if workspace.local else ""
         with gr.Row(elem_classes="controls"):
-            gr.HTML(f'<div class="hint"><span>Click one to use it again.{folder}</span></div>')
+            gr.HTML(render.note(f"Click one to see it large, and to use it again.{folder}"))
             pack = gr.Button("Download all", size="sm", min_width=120, scale=0, elem_id="pack")
         archive = gr.File(visible=False, interactive=False, show_label=False)
-    strip.select(actions.select, strip, [name, text, details], **QUEUED)
+    strip.select(actions.open, strip, [name, text, details, pictures], **QUEUED)
     pack.click(actions.archive, None, archive, **QUEUED)
     gr.Timer(2).tick(actions.show, seen, [strip, seen, panel], **UNQUEUED)
     return actions
+
+
+def _shown(folder: Path) -> str:
+    """A folder as people call it: below the home folder it begins with "~"."""
+    home = Path.home()
+    return (
+        f"~/{folder.relative_to(home).as_posix()}" if folder.is_relative_to(home) else str(folder)
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,6 +36,11 @@ def base_card(title: str, text: str, picture: Path | None) -> str:
     )
 
 
+def suggestion(name: str, text: str) -> str:
+    """A base that may be used instead, and what it needs."""
+    return render_template("base_card.html", title=name, text=text, picture=None)
+
+
 def concept(entry: Entry, mismatch: str = "") -> str:
     """A concept of the library; greyed where it does not fit the base, for the reason given."""
     return render_template(
@@ -64,15 +70,27 @@ def empty(title: str, hint: str) -> str:
     return render_template("empty.html", title=title, hint=hint)
 
 
-def progress(now: Progress) -> str:
-    """The live view of a generation job."""
+def progress(now: Progress, tiles: Sequence[Path | None] = (), shape: str = "1 / 1") -> str:
+    """The live view of a generation job.
+
+    tiles: a picture for each that is finished, None for others, the first of which has the preview.
+    shape: of each, "width / height".
+    """
     return render_template(
         "progress.html",
         message=now.message,
         percent=100 * now.done / now.total if now.total else None,
         preview=now.image and inline_picture(now.image, 384),
         remarks=now.remarks,
+        tiles=[_finished(path) if path else "" for path in tiles],
+        shape=shape,
     )
+
+
+@functools.lru_cache(maxsize=64)
+def _finished(path: Path) -> Markup:
+    """A finished picture, which the live view shows at each step of the others."""
+    return inline_picture(path, 384)
 
 
 def verdict(kind: str, text: str) -> str:

@@ -35,7 +35,8 @@ VERDICTS = {
 }
 PREPARATION = (
     "The base is loaded, your photos are encoded, and the base is asked what is behind the subject "
-    "on each of them, so that it learns the subject and not the background. Then the steps begin."
+    "on those without a caption, so that it learns the subject and not the background. Then the "
+    "steps begin."
 )
 STOPPING = "Stopping: what is under way is finished first, a step or a photo. You need not wait."
 LIKENESS = (

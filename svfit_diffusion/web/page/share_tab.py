@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import json
+from collections.abc import Callable
 
 import gradio as gr
 
@@ -11,6 +13,11 @@ from . import render
 from .events import ONE_AT_A_TIME, QUEUED, UNQUEUED, click_to_generate
 from .share_actions import ShareActions
 
+EXPORTS = (
+    "Download: the concept, for this app and for diffusers. Export as LoRA: a ZIP for ComfyUI, "
+    "A1111, Forge, InvokeAI and diffusers, with a read-me."
+)
+
 
 def build_share(workspace: Workspace, jobs: GenerationJobs, version: gr.Textbox) -> None:
     """Lay out the tab and connect it."""
@@ -18,7 +25,7 @@ def build_share(workspace: Workspace, jobs: GenerationJobs, version: gr.Textbox)
     with gr.Row():
         with gr.Column(scale=5, min_width=320):
             file = gr.File(
-                label="A concept file that somebody gave you, or a LoRA of the base in use",
+                label="A concept file or a LoRA from somebody",
                 file_types=[".safetensors"],
                 height=150,
                 elem_id="concept-file",
@@ -52,6 +59,7 @@ def build_share(workspace: Workspace, jobs: GenerationJobs, version: gr.Textbox)
             )
         with gr.Column(scale=6, min_width=320):
             gr.Markdown("## My library")
+            gr.HTML(render.note(EXPORTS))
             _library(actions, version)
             _bin(actions, version)
     inspected = [facts, preview, add, word, picture, shown, usable]
@@ -104,7 +112,7 @@ def _concept(actions: ShareActions, entry: Entry, version: gr.Textbox) -> None:
             gr.DownloadButton(
                 f"Download {name}", servable_copy(entry.path), size="sm", min_width=110
             )
-            export = gr.Button(f"{name} as LoRA", size="sm", min_width=110)
+            export = gr.Button(f"Export {name} as LoRA", size="sm", min_width=110)
             delete = gr.Button(f"Delete {name}", size="sm", min_width=110)
         lora = gr.File(visible=False, interactive=False, show_label=False)
         if entry.card.concept.learned and len(entry.card.concept.all_triggers()) == 1:
@@ -118,7 +126,8 @@ def _concept(actions: ShareActions, entry: Entry, version: gr.Textbox) -> None:
                 )
                 rename = gr.Button(f"Rename {name}", size="sm")
             rename.click(functools.partial(actions.rename, name), word, version, **QUEUED)
-    export.click(
+    _set_button(export.click, export, f"Making the LoRA of {name}", False)  # it may have to wait
+    made = export.click(
         functools.partial(actions.export, name),
         None,
         lora,
@@ -126,4 +135,12 @@ def _concept(actions: ShareActions, entry: Entry, version: gr.Textbox) -> None:
         show_progress_on=lora,
         **ONE_AT_A_TIME,
     )
+    for ended in (made.success, made.failure):
+        _set_button(ended, export, f"Export {name} as LoRA", True)
     delete.click(functools.partial(actions.delete, name), None, version, **QUEUED)
+
+
+def _set_button(event: Callable, button: gr.Button, label: str, interactive: bool) -> None:
+    """Let the browser set a button at once, whatever the server is busy with."""
+    change = json.dumps(gr.update(value=label, interactive=interactive))
+    event(None, None, button, js=f"() => ({change})", **UNQUEUED)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
 
 from ...families import base_name
 from ...generation import size_text
-from ...training import SAMPLE, sample_folder
 from ..studio import (
     ACTIVE_STATES,
     SUCCESS_STATES,
@@ -18,23 +16,18 @@ from ..studio import (
     Run,
     Workspace,
     class_word,
-    inspect_photos,
     proposed_word,
+    read_edits,
     servable_copy,
     start_training,
 )
 from . import render, run_panel
-from .events import user_errors, warn
+from .events import user_errors
 
 ADVANCED = (
     *("name", "preset", "max_train_steps", "learning_rate", "seed", "resolution"),
     *("center_crop", "random_flip", "license"),
 )  # overrides of start_training, in the order of the form
-KNOWN = "Toybox knows such things."
-UNKNOWN = (
-    "Toybox does not know such things and cannot draw real photos, so it will hardly learn them. "
-    "Choose another base above before you train."
-)
 VIEW = 9  # components that show a training
 
 
@@ -53,36 +46,11 @@ class TrainActions:
         token = (token or "").strip() or proposed_word(self.workspace, name or word, preset)
         return render.note(f"In prompts you will call it “{token} {word}”.")
 
-    def show_photos(self, paths: Sequence[str] | None, center: bool) -> tuple[str, str]:
-        """The photos as the model will see them, and a sentence about those that were skipped."""
-        found = inspect_photos(paths, self.workspace.pipeline.defaults.width, center)
-        warn(found.refused)
-        count = len(found.usable)
-        text = f"{count} photo{'' if count == 1 else 's'} as the model will see them."
-        if 0 < count < 4:
-            text += " Five to ten, from several sides, give a better likeness."
-        if marked := [f"{i} ({mark})" for i, mark in enumerate(found.marks, 1) if mark]:
-            text += f" Better left out: {', '.join(marked)}."
-        if found.refused:
-            text += f" {len(found.refused)} skipped: {' '.join(found.refused)}"
-        return render.pictures(found.crops), render.note(text if paths else "")
-
-    def check_photos(self, paths: Sequence[str] | None) -> str:
-        """Whether Toybox knows such things as the photos show, before an hour is spent."""
-        found = inspect_photos(paths, self.workspace.pipeline.defaults.width, center=True)
-        if not found.crops or not self.workspace.pipeline.is_toybox:
-            return ""
-        known = self.workspace.pipeline.familiarity([image for image, _ in found.crops]).known
-        return render.verdict("yes", KNOWN) if known else render.verdict("no", UNKNOWN)
-
-    def sample(self) -> tuple[list[str], str]:
-        """The sample's photos, and what they show."""
-        paths = sorted(sample_folder().glob("*.png"))
-        return [servable_copy(path) for path in paths], f"a toy {SAMPLE}"
-
     def start(
         self,
         photos: list[str] | None,
+        edits: dict,
+        guesses: dict,
         subject: str,
         token: str,
         quality: str,
@@ -95,7 +63,10 @@ class TrainActions:
         for key in ("max_train_steps", "resolution", "seed"):
             overrides[key] = None if overrides[key] is None else int(overrides[key])
         with user_errors():
-            start_training(self.workspace, photos, subject, token, quality, **overrides)
+            changes = read_edits(edits, guesses)
+            start_training(
+                self.workspace, photos, subject, token, quality, edits=changes, **overrides
+            )
         return self.show("")
 
     def stop(self) -> tuple[Any, ...]:

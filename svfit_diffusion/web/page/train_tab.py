@@ -8,20 +8,18 @@ from typing import Any
 
 import gradio as gr
 
-from ...data import CAPTION
 from ...settings import AUTO, PRESETS, TrainConfig
 from ..studio import (
-    MAX_PHOTOS,
     MAX_SEED,
     MAX_TRAIN_STEPS,
     MAX_WORDS,
-    PHOTO_SUFFIXES,
     QUALITIES,
     Workspace,
     make_config,
 )
 from . import render
-from .events import CHECKING, QUEUED, UNQUEUED
+from .events import QUEUED, UNQUEUED
+from .photo_board import build_board
 from .train_actions import TrainActions
 
 
@@ -41,7 +39,13 @@ def build_train(actions: TrainActions, version: gr.Textbox) -> TrainTab:
     """Lay out the tab and connect it."""
     with gr.Row():
         with gr.Column(scale=5, min_width=320):
-            photos, message, crops, known, sample = _photos()
+            center = gr.Checkbox(
+                False,
+                label="Only the middle of long photos",
+                info="Else three places of each are used.",
+                render=False,  # below, among the advanced settings
+            )
+            board = build_board(actions.workspace, center)
             subject = gr.Textbox(
                 label="What is it?",
                 info="What a stranger would call it.",
@@ -57,40 +61,21 @@ def build_train(actions: TrainActions, version: gr.Textbox) -> TrainTab:
                 info=how_long(actions.workspace),
             )
             go = gr.Button("Train", variant="primary", size="lg", elem_classes="go")
-            token, advanced = _advanced()
+            token, advanced = _advanced(center)
         with gr.Column(scale=6, min_width=320, elem_classes="output-column"):
             tab, (stop, resume) = _view(go)
-    center = advanced[-3]
-    sample.click(actions.sample, None, [photos, subject], **QUEUED)
-    looking = {"api_visibility": "private", "show_progress_on": message, "concurrency_limit": 2}
-    views = [actions.show_photos, [photos, center], [crops, message]]
-    center.change(*views, **looking)
-    photos.change(*views, **looking).then(  # what the model sees is shown first: it is quick
-        actions.check_photos, photos, known, show_progress_on=known, **CHECKING
-    )
+    board.sample.click(board.take_sample, None, [board.photos, subject], **QUEUED)
     version.change(lambda: gr.update(info=how_long(actions.workspace)), None, quality, **UNQUEUED)
     name, preset = advanced[:2]
     words = [subject, token, name, preset]
     for event in (*(field.change for field in words), version.change):
         event(actions.phrase, words, hint, **UNQUEUED)
-    go.click(actions.start, [photos, subject, token, quality, *advanced], tab.view, **QUEUED)
+    form = [board.photos, board.edits, board.guesses, subject, token, quality, *advanced]
+    go.click(actions.start, form, tab.view, **QUEUED)
     stop.click(actions.stop, None, tab.view, **UNQUEUED)
     resume.click(actions.resume, None, tab.view, **QUEUED)
     gr.Timer(1).tick(actions.show, tab.view[0], tab.view, **UNQUEUED)
     return tab
-
-
-def _photos() -> tuple[gr.File, gr.HTML, gr.HTML, gr.HTML, gr.Button]:
-    """The files, a sentence about them, what the model sees, whether it knows it, the sample."""
-    photos = gr.File(
-        label=f"Photos of one thing: drop 5 to 10 (at most {MAX_PHOTOS})",
-        file_count="multiple",
-        file_types=[*PHOTO_SUFFIXES, CAPTION, ".jsonl", ".csv"],
-        height=150,
-        elem_id="photos",
-    )
-    sample = gr.Button("Try it with the sample: five pictures of a toy robot", size="sm")
-    return photos, gr.HTML(), gr.HTML(elem_id="views"), gr.HTML(elem_id="known"), sample
 
 
 def _view(go: gr.Button) -> tuple[TrainTab, tuple[gr.Button, gr.Button]]:
@@ -136,8 +121,8 @@ def how_long(workspace: Workspace) -> str:
     return " · ".join(said) + unknown
 
 
-def _advanced() -> tuple[gr.Textbox, list[Any]]:
-    """The trigger word, and the settings of train_actions.ADVANCED."""
+def _advanced(center: gr.Checkbox) -> tuple[gr.Textbox, list[Any]]:
+    """The trigger word, and the settings of train_actions.ADVANCED, with `center` among them."""
     with gr.Accordion("Advanced", open=False):
         with gr.Row():
             token = gr.Textbox(
@@ -181,11 +166,7 @@ def _advanced() -> tuple[gr.Textbox, list[Any]]:
             )
             size = gr.Number(0, label="Size, px", info="0: the base's", precision=0, maximum=1_024)
         with gr.Row():
-            center = gr.Checkbox(
-                False,
-                label="Only the middle of long photos",
-                info="Else three places of each are used.",
-            )
+            center.render()
             flip = gr.Checkbox(
                 False,
                 label="Mirror half of the photos",

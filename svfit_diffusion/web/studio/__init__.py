@@ -4,10 +4,10 @@ workspace.py holds what all tabs share: shared_pipeline.py (the one pipeline), l
 user's concepts, cards.py: their files) and runs.py (trainings, each in a process of worker.py,
 which reporter.py reports from). new_training.py and generation_jobs.py do what a user asks for,
 within limits.py; xy_grid.py plans grids, history.py keeps what is generated. photos.py
-(photo_marks.py), words.py, hints.py, scenes.py and presets.py are for a user's input, bases.py
-describes bases, familiarity.py says what a base knows, verdict.py what was learned.
-foreign_files.py converts, lora_zip.py exports, temporary_files.py holds what the browser downloads
-and uploads.
+(photo_marks.py, photo_edits.py), words.py, hints.py, scenes.py and presets.py are for a user's
+input, bases.py describes bases, suggested.py names some, familiarity.py says what a base knows,
+verdict.py what was learned. foreign_files.py converts, lora_zip.py exports, temporary_files.py
+holds what the browser downloads and uploads.
 """
 
 from ..._lazy import lazy_names
@@ -15,7 +15,7 @@ from ..._lazy import lazy_names
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
-        "bases": ["SUGGESTED", "describe_base"],
+        "bases": ["describe_base"],
         "cards": ["Card", "read_card"],
         "foreign_files": ["EMBEDDING", "kind_of"],
         "generation_jobs": [
@@ -44,11 +44,13 @@ __getattr__, __dir__, __all__ = lazy_names(
         ],
         "lora_zip": ["make_lora_zip"],
         "new_training": ["proposed_word", "start_training"],
-        "photos": ["PHOTO_SUFFIXES", "inspect_photos"],
+        "photo_edits": ["Edit", "MAX_ZOOM", "NO_EDIT", "WHOLE", "WORDS", "read_edits"],
+        "photos": ["PHOTO_SUFFIXES", "caption_of", "inspect_photos", "preview_photo"],
         "presets": ["QUALITIES", "make_config"],
         "runs": ["ACTIVE_STATES", "ENDED_STATES", "SUCCESS_STATES", "Preparation", "Run", "Runs"],
-        "scenes": ["SCENES", "with_scene"],
+        "scenes": ["OBJECTS", "SCENES", "with_scene"],
         "shared_pipeline": ["Job", "SharedPipeline"],
+        "suggested": ["SUGGESTED", "Suggested"],
         "temporary_files": ["new_file", "servable_copy", "sweep_app_folder", "sweeping"],
         "verdict": ["in_words"],
         "words": ["class_word", "unused_word"],

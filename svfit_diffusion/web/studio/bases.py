@@ -25,12 +25,6 @@ WEIGHT_FOLDERS = (
     *("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3", "vae"),
     "safety_checker",
 )
-SUGGESTED = {  # what a button says: a Hub id
-    "Toybox": TOYBOX,
-    "Stable Diffusion 1.5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
-    "SDXL": "stabilityai/stable-diffusion-xl-base-1.0",
-    "FLUX.1": "black-forest-labs/FLUX.1-dev",
-}
 TITLES = {  # of families, for people
     "sd": "Stable Diffusion 1 or 2",
     "sdxl": "Stable Diffusion XL",
@@ -59,14 +53,21 @@ class BaseInfo:
     def sentence(self) -> str:
         """All of this in one sentence."""
         fetch = f"{size_text(self.download)} to download" if self.download else "no download"
-        needed = self.parameters * (4 if pick_device() == "cpu" else 2)
-        title, free = TITLES.get(self.family, self.family), free_memory()
-        enough = "" if needed < free else " That is more than there is."
+        title, needed = TITLES.get(self.family, self.family), memory_sentence(self.parameters)
         return (
-            f"{printable(base_name(self.source), 100)}: {title}, {fetch}, about "
-            f"{size_text(needed)} of memory for its weights, of which {size_text(free)} are free "
-            f"here.{enough} Licence: {printable(self.licence, 100)}."
+            f"{printable(base_name(self.source), 100)}: {title}, {fetch}, {needed} "
+            f"Licence: {printable(self.licence, 100)}."
         )
+
+
+def memory_sentence(parameters: int) -> str:
+    """The end of a sentence: the memory that weights need, and what is free here."""
+    needed, free = parameters * (4 if pick_device() == "cpu" else 2), free_memory()
+    enough = "" if needed < free else " That is more than there is."
+    return (
+        f"about {size_text(needed)} of memory for its weights, of which {size_text(free)} are free "
+        f"here.{enough}"
+    )
 
 
 def free_memory() -> int:

@@ -35,6 +35,14 @@ class Picture:
         return self.parameters.base if self.parameters else ""
 
     @property
+    def made(self) -> str:
+        """When it was made, in local time; "" where its name does not say."""
+        stamp = self.path.name.partition("-")[0]
+        if not stamp.isdecimal():
+            return ""
+        return time.strftime("%Y-%m-%d %H:%M", time.localtime(int(stamp) / 1e9))
+
+    @property
     def caption(self) -> str:
         """Its prompt and seed."""
         if self.parameters is None:

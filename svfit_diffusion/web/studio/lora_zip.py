@@ -29,12 +29,14 @@ def make_lora_zip(workspace: Workspace, name: str) -> str:
         with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
             for file in exported.files:
                 archive.write(file, file.name)
-            archive.writestr("README.txt", read_me(entry, exported.calls))
+            archive.writestr("README.txt", read_me(entry, exported.calls, exported.lacks))
     return str(target)
 
 
-def read_me(entry: Entry, calls: Mapping[str, str]) -> str:
-    """How the files of a ZIP are used. calls: program -> what to do and to write there."""
+def read_me(entry: Entry, calls: Mapping[str, str], lacks: str = "") -> str:
+    """How the files of a ZIP are used. calls: program -> what to do and to write there. lacks: what
+    of the concept they do not hold.
+    """
     lines = [
         f"{entry.name}: a LoRA for {entry.card.base}, and for no other base.",
         "",
@@ -45,6 +47,7 @@ def read_me(entry: Entry, calls: Mapping[str, str]) -> str:
         "",
         "What to write into the prompt:",
         *(f"{program}: {call}" for program, call in calls.items()),
+        *(["", lacks[:1].upper() + lacks[1:]] if lacks else []),
         "",
     ]
     return "\n".join(lines)

@@ -11,6 +11,7 @@ from ...generation import pick_device
 from ...settings import AUTO, PRESETS, TrainConfig
 from .limits import MAX_TRAIN_STEPS
 
+BASE = "pretrained_model_name_or_path"  # a run is known by it, so it is stored in any case
 QUALITIES = ("quick", "balanced", "thorough", AUTO)
 TOYBOX_STEPS = dict(zip(QUALITIES, (100, 200, 400, AUTO), strict=True))  # batches of four
 STEPS = dict(zip(QUALITIES, (300, 800, 1_600, AUTO), strict=True))  # of one photo
@@ -28,7 +29,9 @@ def make_config(
     preset: str = "tiny",
     **overrides: Any,
 ) -> dict[str, Any]:
-    """The TrainConfig fields that differ from its defaults; ValueError for impossible ones.
+    """The base, and the TrainConfig fields that differ from its defaults.
+
+    ValueError for impossible ones.
 
     folder: of the run. overrides: fields that replace those of the quality, unless they are None.
     """
@@ -57,5 +60,5 @@ def make_config(
     if config.most_steps > MAX_TRAIN_STEPS:
         raise ValueError(f"A training may have {MAX_TRAIN_STEPS:,} steps at most.")
     config.words()
-    defaults = asdict(TrainConfig())
-    return {key: value for key, value in asdict(config).items() if value != defaults[key]}
+    found, defaults = asdict(config), asdict(TrainConfig())
+    return {key: value for key, value in found.items() if key == BASE or value != defaults[key]}

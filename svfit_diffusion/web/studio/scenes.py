@@ -1,4 +1,7 @@
-"""Scenes for a prompt: those that Toybox was trained on, which other bases know as well."""
+"""Scenes for a prompt: those that Toybox was trained on, which other bases know as well.
+
+And some of the objects that Toybox was trained on and is known to draw.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,11 @@ import re
 SCENES = (
     *("on a white background", "on the grass", "on the beach", "in the snow"),
     *("in the sea", "at sunset", "at night"),
+)
+
+OBJECTS = (
+    *("dog", "cat", "lion", "penguin", "rose", "strawberry", "pizza", "car", "ship", "castle"),
+    *("balloon", "umbrella"),
 )
 
 

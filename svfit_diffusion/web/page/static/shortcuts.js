@@ -28,9 +28,25 @@
     });
   };
 
+  // Gradio tells the browser a job's place in the queue, in words of its own.
+  const ordinal = (n) => {
+    const kind = new Intl.PluralRules("en", { type: "ordinal" }).select(n);
+    return n + { one: "st", two: "nd", few: "rd", other: "th" }[kind];
+  };
+  const queued = /queue: (\d+)\/\d+ \|\s*([\d.]+)(?:\/([\d.]+))?s/;
+  const tellPlaces = () =>
+    document.querySelectorAll(".block > .wrap .progress-text").forEach((place) => {
+      const [, number, waited, expected] = place.textContent.match(queued) || [];
+      const message = place.closest(".block").querySelector(".live .message");
+      if (!number || !message) return;
+      const left = Math.round(expected - waited);
+      message.textContent = `${ordinal(+number)} in the queue${left > 0 ? `, about ${left} s` : ""}`;
+    });
+
   // The browser's tab shows how far a training is.
   setInterval(() => {
     mend();
+    tellPlaces();
     const percent = document.querySelector(".training-strip")?.dataset.percent;
     const title = percent ? `${percent} % · SVFit` : "SVFit";
     if (document.title !== title) document.title = title;

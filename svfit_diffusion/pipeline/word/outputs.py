@@ -1,0 +1,183 @@
+"""A learned word in the output of a text encoder that is not trained through.
+
+    h' = h + strength v      at the tokens of the word; v: [layers x width]
+
+v lies in the encoder's own module. A hook before its forward takes the tags off the ids
+(tagging.py), one after it adds v to the hidden states that the denoiser reads; so all pipelines on
+the encoder hear the word, and nothing of the encoder is replaced. At strength 0, and without the
+word, the states are what they were, to the bit. The sum is made in float32.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .rows import VECTORS, FusedRows, LearnedRows, TriggerRows
+from .tagging import learned_tokens, untagged
+
+TOKENS = "_svfit_tokens"  # attribute of ids: the learned token at each place
+ADDED, TYPED, PLACES = "added", "typed", "places"  # what the output is: h', h, or where v would be
+
+
+def with_vector(states: Tensor, there: Tensor, vector: Tensor) -> Tensor:
+    """states [..., length, width], with `vector` [..., width] added where `there` [..., length]."""
+    added = (states.float() + vector).to(states.dtype)
+    return torch.where(there.unsqueeze(-1), added, states)
+
+
+class LearnedVectors(LearnedRows):
+    """The vectors [layers x width] of a concept's words, float32; they start at nothing, so that
+    a strength multiplies them.
+    """
+
+    def forward(self, ids: Tensor, found: Tensor, strength: float) -> Tensor:
+        """States found [..., length, layers x width], with the vectors added at the learned tokens
+        ids [..., length].
+        """
+        tokens = ((token, word.share) for word in self.words for token in word.ids)
+        for i, (token, share) in enumerate(tokens):
+            if strength * share:
+                vector = (strength * share * self[i]).to(found.device)
+                found = with_vector(found, ids == token, vector)
+        return found
+
+
+class WordVectors(TriggerRows):
+    """The learned words of a text encoder that is not trained through."""
+
+    kind = LearnedVectors
+    place = VECTORS
+
+
+class TakeTagsOff:
+    """Before a text encoder's forward: ids as typed, which know the learned token at each place."""
+
+    def __call__(self, encoder: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """The arguments, with ids [..., length] as typed."""
+        ids = args[0] if args else kwargs.get("input_ids")
+        if VECTORS not in encoder._modules or ids is None:
+            return None
+        typed = untagged(ids)
+        setattr(typed, TOKENS, learned_tokens(ids))
+        return ((typed, *args[1:]), kwargs) if args else (args, kwargs | {"input_ids": typed})
+
+
+class AddVectors:
+    """After a text encoder's forward: the vectors in the states that the denoiser reads.
+
+    layers: those states, as in WordOutput. reads: ADDED, or, for a training, TYPED or PLACES.
+    """
+
+    def __init__(self, layers: Sequence[int]) -> None:
+        self.layers, self.reads = tuple(layers), ADDED
+
+    def __call__(self, encoder: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
+        """The output, whose states are changed."""
+        ids = args[0] if args else kwargs.get("input_ids")
+        tokens, vectors = getattr(ids, TOKENS, None), encoder._modules.get(VECTORS)
+        if tokens is None or vectors is None or self.reads == TYPED:
+            return None
+        if isinstance(output, tuple):
+            raise ValueError(
+                "a learned word lies in this text encoder's output, which is a plain tuple here; "
+                "call it without return_dict=False."
+            )
+        if isinstance(vectors, WordVectors) and vectors.holder is not encoder:
+            vectors.bind(encoder)
+        states = getattr(output, "hidden_states", None) if self.layers else None
+        if not self.layers:
+            output.last_hidden_state = self._changed(vectors, tokens, output.last_hidden_state)
+        elif states is not None:
+            read = [states[layer] for layer in self.layers]
+            found = self._changed(vectors, tokens, torch.cat(read, dim=-1))
+            output.hidden_states = _replaced(states, self.layers, found.chunk(len(read), dim=-1))
+        return output
+
+    def _changed(self, vectors: nn.Module, tokens: Tensor, found: Tensor) -> Tensor:
+        tokens = tokens.to(found.device)
+        if self.reads == PLACES:
+            return _places(vectors, tokens, found)
+        return vectors(tokens, found)
+
+
+def _replaced(states: Sequence[Tensor], layers: Sequence[int], new: Sequence[Tensor]) -> tuple:
+    held = list(states)
+    for layer, one in zip(layers, new, strict=True):
+        held[layer] = one
+    return tuple(held)
+
+
+def _places(vectors: WordVectors, tokens: Tensor, found: Tensor) -> Tensor:
+    """The number of the vector, from 1, at its tokens, and 0 elsewhere; in the shape of `found`."""
+    learned = [token for word in vectors.known() for token in word.ids]
+    numbers = torch.zeros_like(tokens)
+    for number, token in enumerate(learned, start=1):
+        numbers = numbers.masked_fill(tokens == token, number)
+    return numbers.to(found.dtype).unsqueeze(-1).expand_as(found).contiguous()
+
+
+def install_vectors(encoder: nn.Module, layers: Sequence[int]) -> WordVectors:
+    """The vectors of a text encoder, put in if there are none yet. layers: as in WordOutput."""
+    held = encoder._modules.get(VECTORS)
+    if isinstance(held, WordVectors):
+        return held
+    vectors = WordVectors(encoder, held)
+    encoder.add_module(VECTORS, vectors)
+    if not _hooks(encoder):
+        encoder.register_forward_pre_hook(TakeTagsOff(), with_kwargs=True)
+        encoder.register_forward_hook(AddVectors(layers), with_kwargs=True)
+    return vectors
+
+
+def uninstall_vectors(encoder: nn.Module) -> None:
+    """Take the vectors out again, where none is left."""
+    vectors = encoder._modules.get(VECTORS)
+    if vectors is None or vectors.known():
+        return
+    delattr(encoder, VECTORS)
+    for key, hook in list(encoder._forward_pre_hooks.items()):
+        if isinstance(hook, TakeTagsOff):
+            del encoder._forward_pre_hooks[key]
+            encoder._forward_pre_hooks_with_kwargs.pop(key, None)
+    for key in [
+        key for key, hook in encoder._forward_hooks.items() if isinstance(hook, AddVectors)
+    ]:
+        del encoder._forward_hooks[key]
+        encoder._forward_hooks_with_kwargs.pop(key, None)
+
+
+def _hooks(encoder: nn.Module) -> list[AddVectors]:
+    return [hook for hook in encoder._forward_hooks.values() if isinstance(hook, AddVectors)]
+
+
+@contextlib.contextmanager
+def reading(encoder: nn.Module, what: str) -> Iterator[None]:
+    """For a while, a text encoder gives its output as TYPED, or PLACES instead of states."""
+    hooks = _hooks(encoder)
+    for hook in hooks:
+        hook.reads = what
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.reads = ADDED
+
+
+@contextlib.contextmanager
+def without_vectors(model: nn.Module) -> Iterator[list[str]]:
+    """The vectors out of the way, to save a text encoder; gives the fused words that it loses."""
+    held = model._modules.get(VECTORS)
+    if held is None:
+        yield []
+        return
+    fused = held if isinstance(held, FusedRows) else held.base_layer
+    del model._modules[VECTORS]
+    try:
+        yield [word.word for word in fused.known()]
+    finally:
+        model._modules[VECTORS] = held
