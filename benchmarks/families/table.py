@@ -65,12 +65,24 @@ KLEIN_9B = KLEIN_4B | {
     "num_layers": 8, "num_single_layers": 24, "num_attention_heads": 32,
     "joint_attention_dim": 12288,
 }  # fmt: skip
+HIDREAM_I1 = {
+    "in_channels": 16, "patch_size": 2, "caption_channels": (4096, 4096),
+    "axes_dims_rope": (64, 32, 32), "llama_layers": (*range(32), *(31,) * 16),
+}  # fmt: skip
+AURAFLOW = {"pos_embed_max_size": 9216}
+PIXART = {"caption_channels": 4096, "use_additional_conditions": False}
+COGVIEW4 = {"num_layers": 28, "attention_head_dim": 128, "num_attention_heads": 32}
+LUMINA2 = {"cap_feat_dim": 2304}
 
 UNET, TEXT = ("diffusers", "UNet2DConditionModel"), ("transformers", "CLIPTextModel")
 TEXT_2 = ("transformers", "CLIPTextModelWithProjection")
 MMDIT, FLUX = ("diffusers", "SD3Transformer2DModel"), ("diffusers", "FluxTransformer2DModel")
 FLUX2 = ("diffusers", "Flux2Transformer2DModel")
 ZIMAGE = ("diffusers", "ZImageTransformer2DModel")
+QWEN = ("diffusers", "QwenImageTransformer2DModel")
+KREA2 = ("diffusers", "Krea2Transformer2DModel")
+CHROMA = ("diffusers", "ChromaTransformer2DModel")
+HIDREAM = ("diffusers", "HiDreamImageTransformer2DModel")
 XL_TEXT = {"text_encoder": (TEXT, CLIP_L), "text_encoder_2": (TEXT_2, CLIP_G)}
 T5 = (("transformers", "T5EncoderModel"), {"d_model": 4096})
 SD3_TEXT = {"text_encoder": (TEXT_2, CLIP_L), "text_encoder_2": (TEXT_2, CLIP_G),
@@ -79,6 +91,9 @@ QWEN3_4B = (("transformers", "Qwen3ForCausalLM"), {"hidden_size": 2560})
 QWEN3_8B = (("transformers", "Qwen3ForCausalLM"), {"hidden_size": 4096})
 MISTRAL3 = (("transformers", "Mistral3ForConditionalGeneration"),
             {"text_config": {"model_type": "mistral", "hidden_size": 5120}})  # fmt: skip
+QWEN_VL = (("transformers", "Qwen2_5_VLForConditionalGeneration"),
+           {"text_config": {"hidden_size": 3584}})  # fmt: skip
+GEMMA2 = (("transformers", "Gemma2Model"), {"hidden_size": 2304})
 
 # name: (pipeline, component: (class, configuration), where the denoiser's numbers come from)
 BASES = {
@@ -107,6 +122,30 @@ BASES = {
         "transformer": (ZIMAGE, {}), "text_encoder": QWEN3_4B}, "the class's defaults"),
     "FLUX.2 dev": ("Flux2Pipeline", {
         "transformer": (FLUX2, {}), "text_encoder": MISTRAL3}, "the class's defaults"),
+    "Qwen-Image": ("QwenImagePipeline", {
+        "transformer": (QWEN, {}), "text_encoder": QWEN_VL}, "the class's defaults"),
+    "Krea 2": ("Krea2Pipeline", {"transformer": (KREA2, {})}, "the class's defaults"),
+    "Chroma": ("ChromaPipeline", {
+        "transformer": (CHROMA, {}), "text_encoder": T5}, "the class's defaults"),
+    "HiDream-I1": ("HiDreamImagePipeline", {"transformer": (HIDREAM, HIDREAM_I1)},
+                   "the class's defaults, and from memory"),
+    "Lumina-Image 2.0": ("Lumina2Pipeline", {
+        "transformer": (("diffusers", "Lumina2Transformer2DModel"), LUMINA2),
+        "text_encoder": GEMMA2},
+        "the class's defaults, and from memory"),
+    "Sana 1.6B": ("SanaPipeline", {
+        "transformer": (("diffusers", "SanaTransformer2DModel"), {})}, "the class's defaults"),
+    "Ideogram 4": ("Ideogram4Pipeline", {
+        "transformer": (("diffusers", "Ideogram4Transformer2DModel"), {})}, "the class's defaults"),
+    "CogView4": ("CogView4Pipeline", {
+        "transformer": (("diffusers", "CogView4Transformer2DModel"), COGVIEW4)},
+        "the class's defaults, and from memory"),
+    "PixArt-Sigma": ("PixArtSigmaPipeline", {
+        "transformer": (("diffusers", "PixArtTransformer2DModel"), PIXART), "text_encoder": T5},
+        "the class's defaults, and from memory"),
+    "AuraFlow 0.3": ("AuraFlowPipeline", {
+        "transformer": (("diffusers", "AuraFlowTransformer2DModel"), AURAFLOW)},
+        "the class's defaults, and from memory"),
 }  # fmt: skip
 
 
@@ -123,30 +162,35 @@ def write(name: str, folder: Path) -> Path:
 
 
 def row(name: str, found: ConceptSize) -> str:
-    """The beginning of a base's row, the same in the README's table and the one printed here."""
+    """A base's row: its concept, and the memory of its denoiser in 16 bits and of its basis."""
     denoiser, *text = found.projections.values()
     projections = f"{denoiser} + {sum(text)}" if text else denoiser
-    weights = f"{next(iter(found.weights.values())) / 1e9:.2f} billion"
+    weights = next(iter(found.weights.values()))
     word = f" {found.trigger:,}" if found.trigger else ""
+    basis = f"{found.basis / 1e6:.0f} MB | {found.memory.alone / 1e9:.1f} GB"
     return (
-        f"| {name} | {weights} | {projections} | {found.values:,} |{word} | {found.bytes:,} bytes |"
+        f"| {name} | {weights / 1e9:.2f} billion | {projections} | {found.values:,} |{word} "
+        f"| {found.bytes:,} bytes | {2 * weights / 1e9:.1f} GB | {basis} |"
     )
 
 
 def main() -> None:
-    """Print the table of the README."""
+    """Print the table of docs/bases.md."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rank", default=RANK)
     parser.add_argument("--write", type=Path, help="keep the configurations in this folder")
     given = parser.parse_args()
     root = given.write or Path(tempfile.mkdtemp())
-    print("| base | denoiser | projections | values | trigger | file | cached basis | numbers |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(
+        "| base | denoiser | projections | values | word | file | memory of the denoiser ", end=""
+    )
+    print("| basis, cached | to compute it | numbers |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     plan = TrainConfig(rank=given.rank)
     for name, (_, _, source) in BASES.items():
         folder = str(write(name, root / name.lower().replace(" ", "-")))
         found = estimate_size(folder, plan)
-        print(f"{row(name, found)} {found.basis / 1e6:.0f} MB | {source} |")
+        print(f"{row(name, found)} {source} |")
 
 
 if __name__ == "__main__":

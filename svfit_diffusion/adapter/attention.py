@@ -24,8 +24,11 @@ from .tuner import TRAINABLE, layers, tuner_layers
 
 # FLUX.2's single-stream blocks: q, k, v and the MLP's input in one Linear, and their output. They
 # are edited whole, not their rows of q, k and v alone: so an export is a LoRA of that Linear, as
-# others train it. Not in PROJECTIONS: other attention has a ModuleList called to_out.
-NAMES = (*PROJECTIONS, "to_qkv_mlp_proj", "to_out")
+# others train it. HiDream's second stream, and its output. Not in PROJECTIONS: other attention has
+# a ModuleList called to_out.
+NAMES = (
+    *PROJECTIONS, "to_qkv_mlp_proj", "to_out", *("to_q_t", "to_k_t", "to_v_t", "to_out_t"),
+)  # fmt: skip
 TEXT_VALUES = ("v_proj", "out_proj", "o_proj", "value")  # transformers' values and outputs
 
 

@@ -1,4 +1,4 @@
-"""`svfit info`: what a concept file is, or how large a concept of a base would be."""
+"""`svfit info`: what a concept file is, how large a base's concepts are, which bases are known."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ def add_command(commands: Any) -> None:
     """Add `info` to the commands."""
     info = commands.add_parser(
         "info",
-        help="say what a concept file is, or how large a base's concepts are",
-        description="Say what a concept file is, without its base; or, with --base, count the "
-        "projections, values and bytes of a concept of that base, without its weights.",
+        help="say what a concept file is, how large a base's are, or which bases are known",
+        description="Say what a concept file is, without its base; with --base, count the "
+        "projections, values and bytes of a concept of that base, without its weights; with "
+        "--families, list the families that concepts can be trained on, and bases of each.",
     )
     info.add_argument("file", nargs="?", type=expanded, help="a concept's .safetensors file")
     info.add_argument(
@@ -37,13 +38,33 @@ def add_command(commands: Any) -> None:
         action="store_true",
         help="of --base: say how much memory its basis takes to compute here",
     )
+    info.add_argument("--families", action="store_true", help="the families, and the bases of each")
     info.set_defaults(run=_info)
 
 
 def _info(arguments: argparse.Namespace) -> int:
-    if bool(arguments.file) == bool(arguments.base):
-        raise ValueError("info needs one of two: a concept's file, or --base.")
+    asked = [arguments.file, arguments.base, arguments.families]
+    if sum(map(bool, asked)) != 1:
+        raise ValueError("info needs one of three: a concept's file, --base, or --families.")
+    if arguments.families:
+        return _families()
     return _concept(arguments) if arguments.file else _base(arguments)
+
+
+def _families() -> int:
+    """A line for each base that is known: what is in docs/bases.md beside sizes."""
+    from ..families import FAMILIES
+
+    rows = [("family", "base", "Hub id", "precision", "steps", "guidance", "word", "single file")]
+    for family in FAMILIES:
+        steps, guidance = family.defaults
+        word = "learned" if family.word_parts else "as typed"
+        end = (family.dtype, str(steps), f"{guidance:g}", word, "yes" if family.original else "no")
+        rows += [(family.name, name, source, *end) for name, source in family.bases.items()]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(map(str.ljust, row, widths)).rstrip())
+    return 0
 
 
 def _base(arguments: argparse.Namespace) -> int:

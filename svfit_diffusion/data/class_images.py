@@ -89,15 +89,16 @@ def _generate(
     pipe: Any, wanted: Parameters, paths: list[Path], config: TrainConfig, progress: bool
 ) -> None:
     """Generate a class image for each path, `sample_batch_size` at a time."""
-    guidance = recognise(pipe).guidance_kwargs(wanted.guidance, "")
-    given = {"num_inference_steps": wanted.steps, "height": wanted.height, "width": wanted.width}
+    family = recognise(pipe)
+    given = family.call_kwargs(pipe, wanted.width, wanted.height)
+    given |= family.guidance_kwargs(wanted.guidance, "") | {"num_inference_steps": wanted.steps}
     count = config.sample_batch_size
     with tqdm(total=len(paths), desc="class images", disable=not (progress and paths)) as bar:
         for batch in (paths[i : i + count] for i in range(0, len(paths), count)):
             seeds = [seed_of(config.seed, path.name) for path in batch]
             random = [torch.Generator().manual_seed(seed) for seed in seeds]
             prompts = [wanted.prompt] * len(batch)
-            images = pipe(prompt=prompts, generator=random, **given, **guidance).images
+            images = pipe(prompt=prompts, generator=random, **given).images
             for image, path, seed in zip(images, batch, seeds, strict=True):
                 check_picture(image)
                 save_png(image, path, replace(wanted, seed=seed))

@@ -1,11 +1,12 @@
 """What differs between model families: components, text encoding, noise, prediction target.
 
-A family is one small class with the interface in base.py, recognised from the pipeline's class. It
-inherits the loss from diffusion.py (sd.py) or flow.py (sd3.py, flux.py, flux2.py, zimage.py). To
-add one: its class here, a line in registry.py, and a tiny pipeline in
-tests/helpers/tiny_families.py. loading.py loads a base: Toybox, a diffusers folder, a single
-checkpoint file, or a Hub id (hub.py); quantization.py loads it in fewer bits, outline.py nearly
-without weights; single_file.py and originals/ have what a checkpoint file lacks.
+A family is one small class with the interface in base.py, in a file of its name, recognised from
+the pipeline's class. It inherits the loss from diffusion.py (sd.py, pixart.py) or flow.py (all
+others), and takes pictures and prompts as tokens from sequences.py. To add one: its class, its line
+in registry.py, and in tests/helpers/ a tiny pipeline and its published loss.
+loading.py loads a base: Toybox, a diffusers folder, a single checkpoint file, or a Hub id (hub.py);
+quantization.py loads it in fewer bits, outline.py nearly without weights; single_file.py and
+originals/ have what a checkpoint file lacks.
 """
 
 from .._lazy import lazy_names

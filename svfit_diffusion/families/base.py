@@ -6,7 +6,7 @@ scheduler's `num_train_timesteps`; `model_timesteps` converts them to what the d
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -24,7 +24,9 @@ class TextEncoder(NamedTuple):
 
 
 # As pipelines number them.
-FIRST, SECOND, THIRD = (TextEncoder(f"tokenizer{n}", f"text_encoder{n}") for n in ("", "_2", "_3"))
+FIRST, SECOND, THIRD, FOURTH = (
+    TextEncoder(f"tokenizer{n}", f"text_encoder{n}") for n in ("", "_2", "_3", "_4")
+)
 
 
 class PromptEncoder(NamedTuple):
@@ -65,17 +67,22 @@ class Family:
     or put side by side, but not computed with. (What is computed with them belongs into
     `encode_text` or `predict`.) tests/pipeline/word/test_outputs.py checks it for every family.
 
-    name: as written into concept files. pipelines: the classes that bases are published as.
-    models: the denoiser's classes; with the class of its text encoder (text_model) they identify
-    the family of any other pipeline. dtype: the precision its bases are published in. denoiser: the
-    component that predicts. encoders: text encoders that a concept may edit and teach a word.
+    name: as written into concept files; title: for people. bases: name -> Hub id of bases that
+    people use. pipelines: the classes that bases are published as. editing: classes for editing
+    pictures over the same models; a base published as one is loaded as pipelines[0]. models: the
+    denoiser's classes; with the class of its text encoder (text_model) they identify the family of
+    any other pipeline. dtype: the precision its bases are published in. denoiser: the component
+    that predicts. encoders: text encoders that a concept may edit and teach a word.
     frozen_text_encoders: those that stay unchanged and read prompts as typed. word_outputs:
     those of them whose output gets the learned word, and where. original: diffusers'
     names for its kinds of single-file checkpoints. defaults: of generation.
     """
 
     name: ClassVar[str]
+    title: ClassVar[str]
+    bases: ClassVar[dict[str, str]] = {}
     pipelines: ClassVar[tuple[str, ...]]
+    editing: ClassVar[tuple[str, ...]] = ()
     models: ClassVar[tuple[str, ...]]
     text_model: ClassVar[str] = "CLIPText"
     dtype: ClassVar[str]
@@ -161,7 +168,10 @@ class Family:
     def encode_frozen(
         self, pipe: Any, prompts: list[str], device: torch.device
     ) -> dict[str, Tensor]:
-        """Outputs of the frozen text encoders for the prompts as typed; training keeps them."""
+        """Outputs of the frozen text encoders for the prompts as typed; training keeps them.
+
+        What is as long as the prompt is padded with zeros, and has a mask.
+        """
         return {}
 
     def encode_text(
@@ -193,6 +203,14 @@ class Family:
         """The pipeline's latents of a picture of height x width pixels -> what the VAE decodes."""
         shift = getattr(pipe.vae.config, "shift_factor", None) or 0.0
         return latents / pipe.vae.config.scaling_factor + shift
+
+    def decode(self, vae: nn.Module, latents: Tensor) -> Tensor:
+        """What `unscale_latents` gives [n, c, h, w] -> pixels [n, 3, H, W] in -1..1."""
+        return vae.decode(latents.to(vae.dtype), return_dict=False)[0]
+
+    def enable_gradient_checkpointing(self, denoiser: nn.Module) -> None:
+        """Let the denoiser keep fewer activations, and compute them again for the gradient."""
+        denoiser.enable_gradient_checkpointing()
 
     def training_scheduler(self, scheduler: Any) -> Any:
         """The noise scheduler of training, made from the configuration of the pipeline's own."""
@@ -230,6 +248,14 @@ class Family:
     def sampling(self, pipe: Any) -> Sampling:
         """The steps and guidance that the base is used with if the user names none."""
         return self.defaults
+
+    def call_kwargs(self, pipe: Any, width: int, height: int) -> dict[str, Any]:
+        """Arguments of the pipeline's call for pictures of width x height pixels."""
+        return {"width": width, "height": height}
+
+    def step_kwargs(self, stepped: Callable[..., dict]) -> dict[str, Any]:
+        """The function to call after each step, as an argument of the pipeline's call."""
+        return {"callback_on_step_end": stepped}
 
     def guidance_kwargs(self, guidance: float, negative_prompt: str) -> dict[str, Any]:
         """Guidance as arguments of the pipeline's call; ValueError for what it cannot do."""

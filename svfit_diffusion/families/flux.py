@@ -17,19 +17,29 @@ from .base import (
     no_negative,
 )
 from .flow import Flow
+from .sequences import from_patches, places, to_patches
 
 
 class Flux(Flow):
-    """FLUX.1 dev and schnell. A concept may edit CLIP; T5 stays frozen."""
+    """FLUX.1 dev and schnell, and Kontext as a base for plain text to image. A concept may edit
+    CLIP; T5 stays frozen.
+    """
 
     name = "flux"
+    title = "FLUX.1"
+    bases = {
+        "FLUX.1": "black-forest-labs/FLUX.1-dev",
+        "FLUX.1 Kontext": "black-forest-labs/FLUX.1-Kontext-dev",
+    }
     pipelines = ("FluxPipeline",)
+    editing = ("FluxKontextPipeline",)
     models = ("FluxTransformer2DModel",)
     dtype = "bfloat16"
     encoders = (FIRST,)
     frozen_text_encoders = (SECOND,)
     word_outputs = (WordOutput(SECOND, "encoder_hidden_states"),)
     original = ("flux-dev", "flux-schnell")
+    defaults = Sampling(steps=28, guidance=3.5)
 
     def encode_frozen(
         self, pipe: Any, prompts: list[str], device: torch.device
@@ -48,40 +58,29 @@ class Flux(Flow):
         self, denoiser: nn.Module, noisy: Tensor, times: Tensor, text: dict, guidance: float = 1.0
     ) -> Tensor:
         """The transformer's output [n, channels, h, w], from patches of 2 x 2."""
-        count, channels, height, width = noisy.shape
-        rows, columns = height // 2, width // 2
-        packed = noisy.reshape(count, channels, rows, 2, columns, 2)
-        packed = packed.permute(0, 2, 4, 1, 3, 5).reshape(count, rows * columns, 4 * channels)
-        places = torch.cartesian_prod(torch.arange(1), torch.arange(rows), torch.arange(columns))
+        rows, columns = noisy.shape[2] // 2, noisy.shape[3] // 2
         words = torch.zeros(text["encoder_hidden_states"].shape[1], 3)
         found = denoiser(
-            hidden_states=packed,
+            hidden_states=to_patches(noisy),
             timestep=times / 1000,
             guidance=distilled_guidance(denoiser, guidance, noisy),
             txt_ids=words.to(noisy),
-            img_ids=places.to(noisy),
+            img_ids=places(rows, columns).to(noisy),
             **text,
         ).sample
-        return _unpack(found, rows, columns)
+        return from_patches(found, rows, columns)
 
     def unscale_latents(self, pipe: Any, latents: Tensor, height: int, width: int) -> Tensor:
         """Patches [1, rows x columns, 4c] -> what the VAE decodes."""
         rows, columns = (side // (2 * pipe.vae_scale_factor) for side in (height, width))
-        return super().unscale_latents(pipe, _unpack(latents, rows, columns), height, width)
+        return super().unscale_latents(pipe, from_patches(latents, rows, columns), height, width)
 
     def sampling(self, pipe: Any) -> Sampling:
         """The pipeline's own for dev; schnell takes four steps without guidance."""
         dev = pipe.transformer.config.guidance_embeds
-        return Sampling(steps=28, guidance=3.5) if dev else Sampling(steps=4, guidance=0.0)
+        return self.defaults if dev else Sampling(steps=4, guidance=0.0)
 
     def guidance_kwargs(self, guidance: float, negative_prompt: str) -> dict[str, Any]:
         """Guidance is an input of the transformer: there is no second, negative pass."""
         no_negative("FLUX.1", negative_prompt)
         return {"guidance_scale": guidance}
-
-
-def _unpack(packed: Tensor, rows: int, columns: int) -> Tensor:
-    """Patches of 2 x 2 [n, rows x columns, 4c] -> latents [n, c, 2 rows, 2 columns]."""
-    count, _, size = packed.shape
-    patches = packed.reshape(count, rows, columns, size // 4, 2, 2)
-    return patches.permute(0, 3, 1, 4, 2, 5).reshape(count, size // 4, 2 * rows, 2 * columns)

@@ -20,6 +20,11 @@ class Flux2Klein(Flow):
     """FLUX.2 klein, distilled or not."""
 
     name = "flux2-klein"
+    title = "FLUX.2 klein"
+    bases = {
+        "FLUX.2 klein 4B": "black-forest-labs/FLUX.2-klein-base-4B",
+        "FLUX.2 klein 9B": "black-forest-labs/FLUX.2-klein-base-9B",
+    }
     pipelines = ("Flux2KleinPipeline",)
     models = ("Flux2Transformer2DModel",)
     text_model = "Qwen3"
@@ -43,7 +48,7 @@ class Flux2Klein(Flow):
         latents = latents.reshape(count, channels, height // 2, 2, width // 2, 2)
         latents = latents.permute(0, 1, 3, 5, 2, 4)
         latents = latents.reshape(count, 4 * channels, height // 2, width // 2)
-        mean, deviation = _statistics(vae, latents)
+        mean, deviation = statistics(vae, latents)
         latents = (latents - mean) / deviation
         return latents, torch.zeros_like(latents)
 
@@ -51,7 +56,7 @@ class Flux2Klein(Flow):
         """Patches [1, rows x columns, 4c] -> what the VAE decodes."""
         rows, columns = (side // (2 * pipe.vae_scale_factor) for side in (height, width))
         latents = latents.transpose(1, 2).reshape(len(latents), -1, rows, columns)
-        mean, deviation = _statistics(pipe.vae, latents)
+        mean, deviation = statistics(pipe.vae, latents)
         patches = (latents * deviation + mean).unflatten(
             1, (-1, 2, 2)
         )  # as encode_images made them
@@ -88,7 +93,7 @@ class Flux2Klein(Flow):
         return {"guidance_scale": guidance}
 
 
-def _statistics(vae: nn.Module, latents: Tensor) -> tuple[Tensor, Tensor]:
+def statistics(vae: nn.Module, latents: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation [1, 4c, 1, 1] of patches, from the VAE's batch norm."""
     mean = vae.bn.running_mean.view(1, -1, 1, 1).to(latents)
     variance = vae.bn.running_var.view(1, -1, 1, 1).to(latents)
@@ -99,6 +104,8 @@ class Flux2(Flux2Klein):
     """FLUX.2 dev: guidance is an input of the transformer."""
 
     name = "flux2"
+    title = "FLUX.2"
+    bases = {"FLUX.2 dev": "black-forest-labs/FLUX.2-dev"}
     pipelines = ("Flux2Pipeline",)
     text_model = "Mistral3"
     word_outputs = (WordOutput(FIRST, "encoder_hidden_states", layers=(10, 20, 30)),)

@@ -39,7 +39,6 @@ def load_base(
     if base == TOYBOX:
         return toybox.load(dtype or torch.float16)
     refuse_pickles(Path(base))
-    from diffusers import DiffusionPipeline
     from diffusers.loaders.single_file_utils import SingleFileComponentError
 
     options |= hub_options(base)
@@ -50,9 +49,9 @@ def load_base(
             return _from_file(Path(base), family, dtype=dtype, **options)
         if quantize:
             options["quantization_config"] = quantization(quantize, family, dtype)
-        return DiffusionPipeline.from_pretrained(
-            base, dtype=dtype, use_safetensors=True, **({} if checked else _UNCHECKED), **options
-        )
+        kind = pipeline_class(base, family, **options)
+        unchecked = _UNCHECKED if family.name == "sd" and not checked else {}
+        return kind.from_pretrained(base, dtype=dtype, use_safetensors=True, **unchecked, **options)
     except (OSError, ValueError, RuntimeError, SingleFileComponentError) as error:
         raise not_loaded(base, error) from error
 
@@ -104,6 +103,17 @@ def _family(base: str, **options: Any) -> Family:
         return family_of_original(original_kind(path))
     except SafetensorError as error:
         raise ValueError(f"{path.name} is not a safetensors file: {error}") from None
+
+
+def pipeline_class(base: str, family: Family, **options: Any) -> Any:
+    """What a folder or a Hub id is loaded as: its own class, or where that edits pictures, the
+    family's for text to image, which takes the same models.
+    """
+    import diffusers
+
+    named = str(diffusers.DiffusionPipeline.load_config(base, **options)["_class_name"])
+    edits = named in family.editing
+    return getattr(diffusers, family.pipelines[0]) if edits else diffusers.DiffusionPipeline
 
 
 def not_loaded(base: str, error: Exception) -> ValueError:

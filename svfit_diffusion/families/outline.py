@@ -20,7 +20,7 @@ from torch import nn
 from .. import toybox
 from .base import Family, WordOutput
 from .hub import hub_options
-from .loading import TOYBOX, base_folder, load_base, not_loaded, refuse_pickles
+from .loading import TOYBOX, base_folder, load_base, not_loaded, pipeline_class, refuse_pickles
 from .registry import family_named
 
 SMALL = ("*.json", "*/*.json", "*/*.txt", "*/*.model")  # configurations and tokenizers
@@ -90,7 +90,7 @@ def outline_base(base: str) -> Any:
             if part in taught:
                 _load_embedding(model, folder / part)
         absent = {part: None for part in _with_weights(index) if part not in models}
-        return DiffusionPipeline.from_pretrained(
+        return pipeline_class(str(folder), family).from_pretrained(
             folder, use_safetensors=True, **models, **absent, **hub_options(base)
         )
     except (OSError, ValueError, RuntimeError) as error:

@@ -15,6 +15,8 @@ class StableDiffusion(Diffusion):
     """Stable Diffusion 1.x and 2.x, and Toybox: one CLIP encoder, a UNet, epsilon or v."""
 
     name = "sd"
+    title = "Stable Diffusion 1 or 2"
+    bases = {"Stable Diffusion 1.5": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
     pipelines = ("StableDiffusionPipeline",)
     models = ("UNet2DConditionModel", "UNetMotionModel")
     dtype = "float16"
@@ -42,6 +44,8 @@ class StableDiffusionXL(StableDiffusion):
     """
 
     name = "sdxl"
+    title = "Stable Diffusion XL"
+    bases = {"SDXL": "stabilityai/stable-diffusion-xl-base-1.0"}
     pipelines = ("StableDiffusionXLPipeline",)
     encoders = (FIRST, SECOND)
     original = ("xl_base",)

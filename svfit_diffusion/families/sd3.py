@@ -19,6 +19,11 @@ class StableDiffusion3(Flow):
     """
 
     name = "sd3"
+    title = "Stable Diffusion 3"
+    bases = {
+        "SD 3.5 medium": "stabilityai/stable-diffusion-3.5-medium",
+        "SD 3.5 large": "stabilityai/stable-diffusion-3.5-large",
+    }
     pipelines = ("StableDiffusion3Pipeline",)
     models = ("SD3Transformer2DModel",)
     dtype = "float16"

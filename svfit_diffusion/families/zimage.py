@@ -13,12 +13,15 @@ from torch import Tensor, nn
 
 from .base import FIRST, Sampling, WordOutput
 from .flow import Flow
+from .sequences import pad
 
 
 class ZImage(Flow):
     """Z-Image. As with FLUX.2, its language model stays frozen."""
 
     name = "z-image"
+    title = "Z-Image"
+    bases = {"Z-Image": "Tongyi-MAI/Z-Image"}
     pipelines = ("ZImagePipeline",)
     models = ("ZImageTransformer2DModel",)
     text_model = "Qwen3"
@@ -34,13 +37,9 @@ class ZImage(Flow):
     def encode_frozen(
         self, pipe: Any, prompts: list[str], device: torch.device
     ) -> dict[str, Tensor]:
-        """Hidden states [n, 512, width], padded with zeros, and their mask [n, 512]."""
+        """Hidden states [n, longest, width], padded with zeros, and their mask [n, longest]."""
         found = pipe.encode_prompt(list(prompts), device, do_classifier_free_guidance=False)[0]
-        states = found[0].new_zeros(len(found), self.length, found[0].shape[-1])
-        there = states.new_zeros(len(found), self.length)
-        for i, one in enumerate(found):
-            states[i, : len(one)], there[i, : len(one)] = one, 1
-        return {"states": states, "there": there}
+        return pad(found)
 
     def predict(
         self, denoiser: nn.Module, noisy: Tensor, times: Tensor, text: dict, guidance: float = 1.0
@@ -50,3 +49,8 @@ class ZImage(Flow):
         pictures = list(noisy.unsqueeze(2).unbind(0))
         found = denoiser(pictures, ((1000 - times) / 1000).to(noisy), words).sample
         return -torch.stack(list(found)).squeeze(2)
+
+    def sampling(self, pipe: Any) -> Sampling:
+        """Turbo, which only its name tells, takes nine steps without guidance."""
+        turbo = "turbo" in str(getattr(pipe.config, "_name_or_path", "")).lower()
+        return Sampling(steps=9, guidance=0.0) if turbo else self.defaults

@@ -111,10 +111,9 @@ def generate(
             prompt=made.prompt,  # FLUX.2's first argument is an image
             num_inference_steps=made.steps,
             **family.guidance_kwargs(made.guidance, made.negative_prompt),
-            width=made.width,
-            height=made.height,
+            **family.call_kwargs(pipe, made.width, made.height),
             generator=torch.Generator().manual_seed(made.seed),
-            callback_on_step_end=stepped if watch else None,
+            **(family.step_kwargs(stepped) if watch else {}),
         )
         if is_flagged(output):
             log.warning("%s: the picture with seed %d.", TEXT, made.seed)

@@ -54,6 +54,8 @@ class TrainConfig(
             raise ValueError("aspect_ratio_buckets is used only with use_aspect_ratio_buckets.")
         if self.with_prior_preservation and not self.class_data_dir:
             raise ValueError("with_prior_preservation needs class_data_dir, a folder to fill.")
+        if self.validation_base and not self.validation_prompt:
+            raise ValueError("validation_base generates the validation_prompt; pass that too.")
         if self.instance_data_dir and self.dataset_name:
             raise ValueError("photos come from instance_data_dir or from dataset_name, not both.")
         if self.report_to in ("wandb", "all") and self.hub_token:

@@ -143,6 +143,12 @@ class PreviewSettings:
     validation_prompt: str | None = option(
         None, "generated during training, with the trigger in it"
     )
+    validation_base: str | None = option(
+        None,
+        "generate them with another form of the base, such as its distilled one; a diffusers "
+        "folder or a Hub id",
+        path=True,
+    )
     num_validation_images: int = option(4, "pictures per validation", above=0)
     validation_steps: int = option(100, "steps between validations", above=0)
     validation_epochs: int | None = option(

@@ -50,7 +50,7 @@ class Exported:
 
 
 def version_of(pipe: Any, family: Family) -> str:
-    """The key of a base in VERSIONS."""
+    """The key of a base in VERSIONS, or its family's name."""
     if family.name == "flux" and not pipe.transformer.config.guidance_embeds:
         return "flux-schnell"
     if family.name != "sd":
@@ -58,6 +58,11 @@ def version_of(pipe: Any, family: Family) -> str:
     if pipe.unet.config.cross_attention_dim != 1024:
         return "sd1"
     return "sd2-v" if pipe.scheduler.config.prediction_type == "v_prediction" else "sd2"
+
+
+def _names(version: str) -> tuple[str, str, str]:
+    """The three names of a version; a family without an entry in VERSIONS goes by its own."""
+    return VERSIONS.get(version, (version, version, version))
 
 
 def calls_of(
@@ -103,7 +108,7 @@ def sidecar(concept: Concept, version: str, words: str, calls: Mapping[str, str]
     """The JSON beside a LoRA."""
     card = {
         "description": f"{printable(concept.trigger)}, by svfit-diffusion",
-        "sd version": VERSIONS[version][2],
+        "sd version": _names(version)[2],
         "activation text": words,
         "preferred weight": 1.0,
         "notes": "; ".join(f"{program}: {call}" for program, call in calls.items()),
@@ -121,7 +126,7 @@ def metadata(
     preview: Image.Image | None,
 ) -> dict[str, str]:
     """The metadata of a LoRA's header, all of it text."""
-    base, architecture, _ = VERSIONS[version]
+    base, architecture, _ = _names(version)
     size = SIZES.get(version, 1024)
     found = {
         "ss_base_model_version": base,

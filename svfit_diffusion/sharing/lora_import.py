@@ -22,7 +22,7 @@ from ..families import base_name, recognise
 from ..pipeline import base_fields, basis_of, with_self_check
 from .edits import SpectralShift, project
 from .lora_file import read_edits
-from .lora_names import TEXT_PREFIXES, known_names
+from .lora_names import known_names
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,6 @@ def import_lora(
     edits, metadata = read_edits(Path(path))
     path = printable(str(path))
     family = recognise(pipe)
-    if family.name not in TEXT_PREFIXES:
-        raise ValueError(f"LoRA import supports the families {', '.join(TEXT_PREFIXES)}.")
     models = family.components(pipe)
     targets = {part: "both" if part == family.denoiser else "self" for part in models}
     plan = layout(models, targets)

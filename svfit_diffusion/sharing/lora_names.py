@@ -21,7 +21,7 @@ from torch import nn
 
 from ..adapter import Projection
 
-TEXT_PREFIXES = {
+TEXT_PREFIXES: dict[str, dict[str, str]] = {  # of the families that kohya's form is written for
     "sd": {"text_encoder": "lora_te"},
     "sdxl": {"text_encoder": "lora_te1", "text_encoder_2": "lora_te2"},
     "sd3": {"text_encoder": "lora_te1", "text_encoder_2": "lora_te2"},
@@ -29,6 +29,8 @@ TEXT_PREFIXES = {
     "flux2": {},
     "flux2-klein": {},
     "z-image": {},
+    "qwen-image": {},
+    "chroma": {},
 }
 _BLOCK = r"transformer_blocks\.(\d+)\."
 _FLUX = (
@@ -50,6 +52,7 @@ PUBLISHED = {  # family -> the denoiser's path in diffusers -> its path in the p
         (rf"{_BLOCK}attn2\.to_out\.0", "joint_blocks_{0}_x_block_attn2_proj"),
     ),
     "flux": _FLUX,
+    "chroma": _FLUX,
     "flux2": _FLUX,
     "flux2-klein": _FLUX,
     "z-image": (
@@ -109,21 +112,21 @@ def known_names(
 ) -> dict[str, list[tuple[Projection, Place]]]:
     """Module name of a LoRA file -> the projections of the plan that it holds, and where.
 
-    Reads kohya's names (also in the numbering of Stability's code: input_blocks_4_1), diffusers'
-    of all ages, PEFT's, those of the published checkpoint (`diffusion_model.`), and paths in the
-    denoiser without a prefix.
+    Reads kohya's names where the family has them (also in the numbering of Stability's code:
+    input_blocks_4_1), diffusers' of all ages, PEFT's, those of the published checkpoint
+    (`diffusion_model.`), and paths in the denoiser without a prefix.
     """
     table: dict[str, list[tuple[Projection, Place]]] = {}
-    for projection, fused in zip(plan, kohya_places(plan, family, models), strict=True):
+    prefixes = TEXT_PREFIXES.get(family, {})
+    kohya = family in TEXT_PREFIXES
+    places = kohya_places(plan, family, models) if kohya else diffusers_places(plan)
+    for projection, fused in zip(plan, places, strict=True):
         part, _, path = projection.name.partition(".")
         table.setdefault(fused.module, []).append((projection, fused))
         alone = projection, Place("", 0, projection.out_features)
         names = {projection.name, f"{part}.{projection.local}", projection.name.removesuffix(".0")}
-        if part in TEXT_PREFIXES[family]:
-            starts = {
-                TEXT_PREFIXES[family][part],
-                *(("lora_te",) if part == "text_encoder" else ()),
-            }
+        if part in prefixes:
+            starts = {prefixes[part], *(("lora_te",) if part == "text_encoder" else ())}
         else:
             starts = {"lora_unet", "lora_transformer", "lycoris"}
             names |= {projection.local, projection.local.removesuffix(".0")}

@@ -105,15 +105,28 @@ class AdaptedBase:
             tie_deltas(model, ADAPTER)
 
     def move_idle(self, device: torch.device) -> None:
-        """Move the VAE and the untrained text encoders, which no training step needs."""
-        trained = {*self.targets, *self.ids}
-        texts = self.family.text_models(self.pipe).items()
-        for model in (self.pipe.vae, *(model for part, model in texts if part not in trained)):
-            with without_vectors(model):  # which are trained
-                model.to(device)
+        """Move all that no training step needs, such as the VAE and untrained text encoders."""
+        trained = {self.family.denoiser, *self.targets, *self.ids}
+        for part, model in self.pipe.components.items():
+            if isinstance(model, nn.Module) and part not in trained:
+                with without_vectors(model):  # which are trained
+                    model.to(device)
         here = getattr(self.pipe, self.family.denoiser).device
         for part in self.outputs:
             trigger.rows_of(getattr(self.pipe, part)).to(here)
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """For pictures: no model is in training mode, in which some give another output."""
+        models = self.family.components(self.pipe).values()
+        trained = [model for model in models if model.training]
+        for model in trained:
+            model.eval()
+        try:
+            yield
+        finally:
+            for model in trained:
+                model.train()
 
     @contextlib.contextmanager
     def one_at_a_time(self, offload: bool) -> Iterator[None]:
@@ -172,8 +185,10 @@ class AdaptedBase:
     def enable_gradient_checkpointing(self) -> None:
         """Keep fewer activations; what is trained must be in training mode for it."""
         for part, model in self.family.components(self.pipe).items():
-            names = ("enable_gradient_checkpointing", "activation_checkpointing_enable")
-            next(getattr(model, name) for name in names if hasattr(model, name))()
+            if part == self.family.denoiser:
+                self.family.enable_gradient_checkpointing(model)
+            else:
+                model.gradient_checkpointing_enable()
             model.train(part in self.targets or part in self.ids)
 
 

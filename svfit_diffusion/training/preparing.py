@@ -14,6 +14,7 @@ from .launcher import launched
 from .runtime import check_libraries, make_accelerator, own_accelerate_state
 from .subject import Source, read_source
 from .summary import show, summarise
+from .validation_base import check_validation_base
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ def prepare(given: TrainConfig, accelerator: Accelerator) -> Plan:
     base = load_frozen_base(config, accelerator.device)
     words = source.token, source.class_word
     adapt(base, config, words, announce=accelerator.is_main_process)
+    if config.validation_base:
+        check_validation_base(config.validation_base, base)
     summary = summarise(config, given, accelerator, source, base)
     if accelerator.is_main_process:
         show(summary)

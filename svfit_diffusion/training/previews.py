@@ -5,10 +5,12 @@ They are made of the values that the file will hold, and decoded in the VAE's ow
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +23,7 @@ from ..generation import NoPicture, check_picture, generate, grid, own_precision
 from ..settings import TrainConfig
 from .adapted_base import AdaptedBase
 from .result import as_written
+from .validation_base import ValidationBase
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +35,8 @@ class Previews:
         self, config: TrainConfig, accelerator: Accelerator, base: AdaptedBase, size: int
     ) -> None:
         self.config, self.accelerator, self.base, self.size = config, accelerator, base, size
+        name = config.validation_base
+        self.other = ValidationBase(name, base, config.quantize) if name else None
 
     @torch.no_grad()
     def sample(
@@ -41,24 +46,25 @@ class Previews:
 
         steps: of denoising; default: the base's.
         """
-        pipe, given = self.base.pipe, {"steps": steps, "width": self.size, "height": self.size}
-        scheduler = pipe.scheduler
-        pipe.scheduler = copy.deepcopy(scheduler)  # sampling sets its timesteps
-        try:
-            with (
-                as_written(self.base, self.config.delta_bits),
-                self.base.one_at_a_time(self.config.offload),
-                own_precision(pipe.vae),
-            ):
-                made = {seed: self._picture(prompt, seed, given) for seed in seeds}
-            return {seed: image for seed, image in made.items() if image is not None}
-        finally:
-            pipe.scheduler = scheduler
+        given = {"steps": steps, "width": self.size, "height": self.size}
+        other = self.other.with_deltas() if self.other else contextlib.nullcontext(self.base)
+        with (
+            as_written(self.base, self.config.delta_bits),
+            other as base,
+            base.evaluating(),
+            base.one_at_a_time(self.config.offload),
+            own_precision(base.pipe.vae),
+            _own_scheduler(base.pipe),
+        ):
+            made = {seed: self._picture(base.pipe, prompt, seed, given) for seed in seeds}
+        return {seed: image for seed, image in made.items() if image is not None}
 
-    def _picture(self, prompt: str, seed: int, given: dict[str, int | None]) -> Image | None:
+    def _picture(
+        self, pipe: Any, prompt: str, seed: int, given: dict[str, int | None]
+    ) -> Image | None:
         """One picture; None, with a warning, for what is none."""
         try:
-            image = next(generate(self.base.pipe, prompt, 1, seed, **given))[0]
+            image = next(generate(pipe, prompt, 1, seed, **given))[0]
             check_picture(image)
         except NoPicture as error:
             log.warning("seed %d: %s", seed, error)
@@ -88,3 +94,14 @@ class Previews:
                 tracker.log_images({"validation": stack}, step, dataformats="NHWC")
             elif tracker.name == "wandb":
                 tracker.log_images({"validation": list(stack)}, step)
+
+
+@contextlib.contextmanager
+def _own_scheduler(pipe: Any) -> Iterator[None]:
+    """Let a pipeline sample with a copy of its scheduler, as sampling sets its timesteps."""
+    scheduler = pipe.scheduler
+    pipe.scheduler = copy.deepcopy(scheduler)
+    try:
+        yield
+    finally:
+        pipe.scheduler = scheduler

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ..pipeline import read_prompt, with_vector
 from .adapted_base import AdaptedBase
@@ -26,7 +27,9 @@ class PromptEncoder:
         self.places: dict[str, dict[str, Tensor]] = {}
 
     def encode(self, prompts: list[str], device: torch.device) -> dict[str, Tensor]:
-        """Conditioning of the prompts, as the family names it: each tensor [prompts, ...]."""
+        """Conditioning of the prompts, as the family names it: each tensor [prompts, ...], where
+        they differ in length padded with zeros.
+        """
         self.fill_cache(prompts)
         constant = _together([self.cache[prompt] for prompt in prompts], device)
         if not self.base.trains_text:
@@ -75,5 +78,10 @@ class PromptEncoder:
 
 
 def _together(parts: list[dict[str, Tensor]], device: torch.device) -> dict[str, Tensor]:
-    """Tensors of several prompts side by side, on a device."""
-    return {key: torch.cat([part[key] for part in parts]).to(device) for key in parts[0]}
+    """Tensors [1, ...] of several prompts side by side, on a device; the shorter ones are padded
+    with zeros at their end.
+    """
+    return {
+        key: pad_sequence([part[key][0] for part in parts], batch_first=True).to(device)
+        for key in parts[0]
+    }

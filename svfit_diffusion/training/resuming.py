@@ -33,7 +33,7 @@ MAY_CHANGE = frozenset(
         *("pretrained_model_name_or_path", "revision", "variant", "instance_data_dir"),
         *("dataset_name", "dataset_config_name", "image_column", "caption_column", "cache_dir"),
         *("class_data_dir", "mask_data_dir", "output_dir", "sample_batch_size", "offload"),
-        *("validation_prompt", "num_validation_images", "validation_steps"),
+        *("validation_base", "validation_prompt", "num_validation_images", "validation_steps"),
         *("push_to_hub", "hub_model_id", "hub_token"),
         *("checkpointing_steps", "checkpoints_total_limit", "resume_from_checkpoint"),
         *("validation_epochs", "report_to", "logging_dir", "license", "created"),

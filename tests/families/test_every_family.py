@@ -9,8 +9,11 @@ import pytest
 import torch
 from helpers.tiny_families import TINY, save_tiny, tiny_config
 from helpers.tiny_pipelines import load, make_concept, picture
+from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+from PIL import Image
+from safetensors.torch import load_file
 
-from svfit_diffusion.adapter.attention import layout
+from svfit_diffusion.adapter.attention import find_projections, layout
 from svfit_diffusion.concept.file import read_concept
 from svfit_diffusion.data.examples import sample_batch
 from svfit_diffusion.families import recognise
@@ -25,6 +28,18 @@ from svfit_diffusion.sharing.lora_export import export_lora
 from svfit_diffusion.training.loop import Training, train
 from svfit_diffusion.training.runtime import make_accelerator
 
+PLAIN = {"to_q", "to_k", "to_v", "to_out.0"}
+MMDIT = PLAIN | {"add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"}
+PATCHED = {  # the ends of the denoiser's projections; all others have the plain four
+    "sd3": MMDIT,
+    "flux": MMDIT,
+    "flux2": MMDIT | {"to_qkv_mlp_proj", "to_out"},
+    "flux2-klein": MMDIT | {"to_qkv_mlp_proj", "to_out"},
+    "qwen-image": MMDIT,
+    "chroma": MMDIT,
+    "auraflow": MMDIT,
+    "hidream": {*["to_q", "to_k", "to_v", "to_out", "to_q_t", "to_k_t", "to_v_t", "to_out_t"]},
+}
 PROMPT = "sks dog and zwx mug"
 T5_READS = {"sd3": ["prompt_3"], "flux": ["prompt_2"]}  # which learns no embedding
 
@@ -65,7 +80,24 @@ def test_three_steps_lower_the_loss_on_fixed_noise(family):
     assert set(concept.targets) == {ours.denoiser, *encoders}
     outputs = ours.outputs(family.training.base.pipe)  # where the others learn the word
     assert set(concept.rows()) == {*encoders, *outputs} and set(concept.outputs) == {*outputs}
-    assert len(list((family.base.parent / "class").iterdir())) == 1
+    (image,) = (family.base.parent / "class").iterdir()
+    assert Image.open(image).size == (32, 32)
+
+
+def test_what_is_patched(family):
+    """Every attention of the denoiser, both of its streams, and nothing else."""
+    base = family.training.base
+    model, name = getattr(base.pipe, base.family.denoiser), base.family.name
+    held = find_projections(model)
+    assert {end_of(n) for n in held} == PATCHED.get(name, PLAIN)
+    attention = {n.rsplit(".to_q", 1)[0] for n, _ in model.named_modules() if n.endswith("to_q")}
+    assert {n.removesuffix(f".{end_of(n)}") for n in held} >= attention
+
+
+def end_of(name):
+    """The last part of a projection's name, with the number of a list."""
+    *_, last, end = name.split(".")
+    return f"{last}.{end}" if end.isdigit() else end
 
 
 def test_delta_zero_is_the_base(family):
@@ -80,12 +112,13 @@ def test_save_load_generate_and_remove(family):
     assert torch.equal(drawn(fresh), mine) and not torch.equal(before, mine)
     seen = []
     image, made = next(
-        generate(fresh, PROMPT, watch=lambda *s: seen.append(s), steps=1, width=32, height=32)
+        generate(fresh, PROMPT, watch=lambda *s: seen.append(s), steps=2, width=32, height=32)
     )
     assert image.size == (32, 32) and made.concepts == ((name, 1.0),)
     with torch.no_grad():  # what is shown meanwhile is, after the last step, the picture
-        last = fresh.image_processor.postprocess(fresh.vae.decode(seen[-1][1]).sample)[0]
-    assert len(seen) == 1 and np.array_equal(np.array(last), np.array(image))
+        pixels = recognise(fresh).decode(fresh.vae, seen[-1][1])
+        last = fresh.image_processor.postprocess(pixels)[0]
+    assert len(seen) == 2 and np.array_equal(np.array(last), np.array(image))
     embedded = family.result.concept.without_outputs().learned
     limit = PROMPT.replace("sks", "dog") if embedded else PROMPT
     set_concepts(fresh, {name: 0.0})
@@ -141,7 +174,7 @@ def test_diffusers_loads_the_exported_lora(family, tmp_path):
     ours, lora = load(family.base), load(family.base)
     base = drawn(ours, "a dog")
     export_lora(concept, ours, tmp_path / "lora.safetensors", "diffusers", "float32")
-    lora.load_lora_weights(tmp_path / "lora.safetensors")
+    read_lora(lora, tmp_path / "lora.safetensors")
     load_concept(ours, concept)
     kind = recognise(lora)
     places = [
@@ -156,6 +189,19 @@ def test_diffusers_loads_the_exported_lora(family, tmp_path):
     assert (want - got).abs().max() < 0.01 * change and change > 0
 
 
+def read_lora(pipe, path):
+    """By the pipeline's loader, its transformer's, or, where diffusers has neither, by peft."""
+    if hasattr(pipe, "load_lora_weights"):
+        return pipe.load_lora_weights(path)
+    model, name = pipe.transformer, "default_0"
+    if hasattr(model, "load_lora_adapter"):
+        return model.load_lora_adapter(path, prefix="transformer", adapter_name=name)
+    held = {key.removeprefix("transformer."): value for key, value in load_file(path).items()}
+    names = {key.rpartition(".lora_")[0] for key in held}
+    inject_adapter_in_model(LoraConfig(r=4, lora_alpha=4, target_modules=names), model, name)
+    return set_peft_model_state_dict(model, held, name)
+
+
 def test_another_familys_concept_is_refused(family, base_folder):
     pipe, concept = load(family.base), make_concept(load(base_folder))
     own = recognise(pipe).name
@@ -167,10 +213,11 @@ def test_another_familys_concept_is_refused(family, base_folder):
 
 def test_time_steps_repeat_and_reach_from_first_to_last(family):
     kind, examples = family.training.base.family, family.training.subject.examples
+    config = replace(family.config, resolution=512)
 
     def steps():
         def time(random):
-            return kind.sample_timestep(random, 1000, family.config)
+            return kind.sample_timestep(random, 1000, config)
 
         return sample_batch(examples, 0, range(0, 200, 2), 1000, time=time).steps
 

@@ -1,5 +1,7 @@
 """Families: each family's text, target and components against diffusers' own pipelines."""
 
+import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +14,7 @@ from safetensors.torch import save_file
 
 from svfit_diffusion import toybox
 from svfit_diffusion.concept import Trigger
-from svfit_diffusion.families import base_name, family_of, load_base, recognise
+from svfit_diffusion.families import base_name, family_of, load_base, outline_base, recognise
 from svfit_diffusion.families.loading import original_kind
 from svfit_diffusion.families.registry import family_of_original
 from svfit_diffusion.generation.sampling import pick_dtype
@@ -152,6 +154,30 @@ def test_a_single_file_of_sd3_is_the_same_base(tmp_path):
     assert torch.equal(found, picture(folder, **size)) and not torch.equal(found, base)
 
 
+@pytest.mark.parametrize(
+    "name, edits", [("qwen-image", "QwenImageEditPlusPipeline"), ("flux", "FluxKontextPipeline")]
+)
+def test_a_base_for_editing_is_one_for_plain_text_to_image(name, edits, tmp_path):
+    """It is loaded as its family's pipeline; a concept of it generates the same on its twin."""
+    save_tiny(name, tmp_path)
+    shutil.copytree(tmp_path / "base", tmp_path / "editing")
+    index = tmp_path / "editing" / "model_index.json"
+    named = json.loads(index.read_text()) | {"_class_name": edits}
+    named["processor"] = ["transformers", "Qwen2VLProcessor"]  # with which it would see pictures
+    index.write_text(json.dumps(named))
+    plain, pipe = load(tmp_path / "base"), load_base(str(tmp_path / "editing"))
+    family, size = recognise(pipe), {"width": 32, "height": 32}
+    assert type(pipe) is type(plain) and family_of(str(tmp_path / "editing")) is family
+    assert type(outline_base(str(tmp_path / "editing"))) is type(plain)
+    base = picture(plain, **size)
+    concept = make_concept(plain, targets={"transformer": "both"}, trigger=False)
+    for one in (plain, pipe):
+        one.set_progress_bar_config(disable=True)
+        load_concept(one, concept)
+    assert torch.equal(picture(pipe, **size), picture(plain, **size))
+    assert not torch.equal(picture(pipe, **size), base)
+
+
 KINDS = {
     "v1": {"model.diffusion_model.x": (1,)},
     "xl_base": {"conditioner.embedders.1.model.transformer.resblocks.9.mlp.c_proj.bias": (1,)},
@@ -165,6 +191,7 @@ KINDS = {
         "guidance_in.in_layer.bias": (1,),
         "img_in.weight": (1, 64),
     },
+    "chroma": {"distilled_guidance_layer.in_proj.bias": (1,)},
     "flux-schnell": {"double_blocks.0.img_attn.norm.key_norm.scale": (1,)},
 }
 

@@ -3,22 +3,26 @@ on the same weights, noise and time steps. Nothing of families/ computes the exp
 text encoders read is asked of diffusers' own pipeline.
 """
 
+import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from diffusers import Flux2KleinPipeline, FluxPipeline
+from diffusers import Flux2KleinPipeline
+from helpers.published_losses import PROMPT, published_loss
 from helpers.tiny_families import TINY, save_tiny
-from helpers.tiny_pipelines import load
+from helpers.tiny_pipelines import first_gradients, load
 from PIL import Image
 
 from svfit_diffusion.families import recognise
+from svfit_diffusion.families.flow import Flow
 from svfit_diffusion.settings import TrainConfig
 from svfit_diffusion.training.loop import Training
 from svfit_diffusion.training.runtime import make_accelerator
 
-PROMPT = "a photo of sks dog"
+VIDEO = ("qwen-image", "krea-2")  # whose VAE is one for video
 
 
 @pytest.fixture(scope="module", params=TINY)
@@ -42,93 +46,16 @@ def first_step(request, tmp_path_factory):
     (part,) = objective._sample(examples, 0, range(4))
     loss = objective.loss(training.model, 0).item()
     return SimpleNamespace(
-        name=request.param, loss=loss, batch=part.batch, examples=examples,
+        name=request.param, training=training, config=config, loss=loss,
+        batch=part.batch, examples=examples,
         pipe=load(root / "base"), photos=root / "photos",
     )  # fmt: skip
-
-
-def diffused(steps):
-    """sqrt(a) and sqrt(1 - a) [n, 1, 1, 1] of Stable Diffusion's schedule."""
-    betas = torch.linspace(0.0001**0.5, 0.02**0.5, 1000, dtype=torch.float64) ** 2
-    kept = torch.cumprod(1 - betas, 0)[steps].view(-1, 1, 1, 1)
-    return kept.sqrt(), (1 - kept).sqrt()
-
-
-def unet_loss(pipe, batch):
-    keep, blur = diffused(batch.steps)
-    noisy = (keep * batch.latents + blur * batch.noise).float()
-    n = len(noisy)
-    if hasattr(pipe, "text_encoder_2"):
-        hidden, _, pooled, _ = pipe.encode_prompt([PROMPT] * n, do_classifier_free_guidance=False)
-        cut = {0: (32, 32, 0, 0, 32, 32), 1: (32, 56, 0, 12, 32, 32)}  # the photos of save_tiny
-        ids = torch.tensor([cut[photo] for photo in batch.photos], dtype=torch.float32)
-        assert len(ids.unique(dim=0)) == 2
-        added = {"text_embeds": pooled, "time_ids": ids}
-        found = pipe.unet(noisy, batch.steps, hidden, added_cond_kwargs=added).sample
-    else:
-        ids = pipe.tokenizer([PROMPT] * n, padding="max_length", return_tensors="pt").input_ids
-        found = pipe.unet(noisy, batch.steps, pipe.text_encoder(ids)[0]).sample
-    velocity = pipe.scheduler.config.prediction_type == "v_prediction"
-    target = keep * batch.noise - blur * batch.latents if velocity else batch.noise
-    return (found - target).square().mean()
-
-
-def flow_loss(pipe, batch, shift, predict):
-    level = (1000 - batch.steps) / 1000
-    level = shift * level / (1 + (shift - 1) * level)
-    share = level.view(-1, 1, 1, 1)
-    noisy = (1 - share) * batch.latents + share * batch.noise
-    return (predict(pipe, noisy, level) - (batch.noise - batch.latents)).square().mean()
-
-
-def sd3(pipe, noisy, level):
-    hidden, _, pooled, _ = pipe.encode_prompt(PROMPT, PROMPT, PROMPT)
-    n = len(noisy)
-    return pipe.transformer(
-        noisy, hidden.repeat(n, 1, 1), pooled.repeat(n, 1), timestep=1000 * level
-    ).sample
-
-
-def flux(pipe, noisy, level):
-    hidden, pooled, words = pipe.encode_prompt(PROMPT)
-    n = len(noisy)
-    packed = FluxPipeline._pack_latents(noisy, *noisy.shape)
-    places = FluxPipeline._prepare_latent_image_ids(n, 8, 8, "cpu", torch.float32)
-    found = pipe.transformer(
-        hidden_states=packed, timestep=level, guidance=torch.ones(n), txt_ids=words,
-        img_ids=places, encoder_hidden_states=hidden.repeat(n, 1, 1),
-        pooled_projections=pooled.repeat(n, 1),
-    ).sample  # fmt: skip
-    return FluxPipeline._unpack_latents(found, 32, 32, 2)
-
-
-def flux2(pipe, noisy, level):
-    hidden, words = pipe.encode_prompt([PROMPT] * len(noisy))
-    places = Flux2KleinPipeline._prepare_latent_ids(noisy)
-    told = {"guidance": torch.ones(len(noisy))} if pipe.transformer.config.guidance_embeds else {}
-    found = pipe.transformer(
-        **told, hidden_states=Flux2KleinPipeline._pack_latents(noisy), timestep=level,
-        encoder_hidden_states=hidden, txt_ids=words, img_ids=places,
-    ).sample  # fmt: skip
-    return Flux2KleinPipeline._unpack_latents_with_ids(found, places)
-
-
-def z_image(pipe, noisy, level):
-    words, _ = pipe.encode_prompt([PROMPT], "cpu", do_classifier_free_guidance=False)
-    found = pipe.transformer(list(noisy.unsqueeze(2)), 1 - level, words * len(noisy)).sample
-    return -torch.stack(found)[:, :, 0]
 
 
 @torch.no_grad()
 def test_the_loss_is_the_published_one(first_step):
     pipe, batch = first_step.pipe, first_step.batch
-    by_hand = {
-        "sd3": lambda: flow_loss(pipe, batch, 3.0, sd3),
-        "flux": lambda: flow_loss(pipe, batch, 1.0, flux),
-        "flux2-klein": lambda: flow_loss(pipe, batch, 1.0, flux2),
-        "flux2": lambda: flow_loss(pipe, batch, 1.0, flux2),
-        "z-image": lambda: flow_loss(pipe, batch, 3.0, z_image),
-    }.get(first_step.name, lambda: unet_loss(pipe, batch))()
+    by_hand = published_loss(first_step.name, pipe, batch)
     print(f"{first_step.name}: {first_step.loss:.7f}, by hand {by_hand:.7f}")
     assert first_step.loss == pytest.approx(float(by_hand), rel=1e-5)
 
@@ -144,26 +71,39 @@ def test_latents_are_what_the_pipeline_decodes(first_step):
         latents = latents * deviation.view(1, -1, 1, 1)
         latents = latents + pipe.vae.bn.running_mean.view(1, -1, 1, 1)
         latents = Flux2KleinPipeline._unpatchify_latents(latents)
+    elif first_step.name == "ideogram-4":
+        deviation = (pipe.vae.bn.running_var + pipe.vae.config.batch_norm_eps).sqrt()
+        latents = latents.movedim(1, -1) * deviation + pipe.vae.bn.running_mean
+        latents = latents.view(1, 8, 8, 2, 2, 4).permute(0, 5, 1, 3, 2, 4).reshape(1, 4, 16, 16)
+    elif first_step.name in VIDEO:
+        pixels, settings = pixels.unsqueeze(2), pipe.vae.config
+        mean, deviation = (torch.tensor(x) for x in (settings.latents_mean, settings.latents_std))
+        latents = (latents.movedim(1, -1) * deviation + mean).movedim(-1, 1).unsqueeze(2)
     else:
         latents = latents / pipe.vae.config.scaling_factor
         latents = latents + (getattr(pipe.vae.config, "shift_factor", None) or 0)
-    assert torch.allclose(latents, pipe.vae.encode(pixels).latent_dist.mean, atol=1e-4)
+    found = pipe.vae.encode(pixels)
+    plain = found.latent if first_step.name == "sana" else found.latent_dist.mean
+    assert torch.allclose(latents, plain, atol=1e-4)
 
 
 def test_time_steps_are_drawn_as_the_scripts_draw_them(first_step):
-    """SD3: logit-normal. All others: uniform."""
+    """SD3 and Ideogram 4: logit-normal. All others: uniform."""
     family, random = recognise(first_step.pipe), torch.Generator().manual_seed(0)
     steps = [family.sample_timestep(random, 1000, TrainConfig()) for _ in range(2000)]
     places = (torch.stack(steps) + 0.5) / 1000
     if family.name == "sd3":
         assert abs(places.logit().mean()) < 0.07 and abs(places.logit().std() - 1) < 0.05
+    elif family.name == "ideogram-4":  # of 2,048 px, by its pipeline's rule
+        levels = (1 - places).logit()
+        assert abs(levels.mean() - 0.5 * math.log(16)) < 0.1 and abs(levels.std() - 1.5) < 0.07
     else:
         assert abs(places.mean() - 0.5) < 0.02 and abs(places.std() - 12**-0.5) < 0.01
 
 
 def test_settings_of_another_kind_of_base_are_refused(first_step):
     family = recognise(first_step.pipe)
-    flow = family.denoiser == "transformer"
+    flow = isinstance(family, Flow)
     odd = {"snr_gamma": 5.0} if flow else {"weighting_scheme": "mode"}
     with pytest.raises(ValueError, match=next(iter(odd))):
         family.check(TrainConfig(**odd))
@@ -178,3 +118,39 @@ def test_settings_of_another_kind_of_base_are_refused(first_step):
         ])  # fmt: skip
         weights = family.weights(noise, steps, config)
         assert steps.min() >= 0 and steps.max() < 1000 and torch.isfinite(weights).all()
+
+
+def test_gradient_checkpointing_changes_no_gradient(first_step):
+    plain, less = (
+        first_gradients(first_step.config, gradient_checkpointing=on) for on in (False, True)
+    )
+    assert {*plain} == {*less} and any(g.any() for g in plain.values())
+    for name, gradient in plain.items():
+        assert torch.allclose(less[name], gradient, rtol=1e-3, atol=1e-6), name
+
+
+def test_pictures_are_the_same_while_activations_are_recomputed(first_step):
+    """Which needs models in training mode, where HiDream's gives patches."""
+    config = replace(first_step.config, gradient_checkpointing=True)
+    training = Training(config, make_accelerator(config), progress=False)
+    pictures = [one.previews.sample(PROMPT, [0], 2)[0] for one in (first_step.training, training)]
+    assert np.array_equal(*map(np.asarray, pictures))
+    assert getattr(training.base.pipe, training.base.family.denoiser).training
+
+
+@torch.no_grad()
+def test_a_prompt_is_read_alike_beside_a_longer_one(first_step):
+    """Padding says nothing, and each picture gets the prompt that is its own."""
+    model, batch = first_step.training.model, first_step.batch
+    prompts = [PROMPT, f"{PROMPT} on the wide beach in the rain", "a mug"]
+
+    def predicted(rows, prompts):
+        noisy, times = batch.latents[:1].repeat(len(rows), 1, 1, 1), torch.full((len(rows),), 0.5)
+        frames = batch.frames[:1].repeat(len(rows), 1)
+        return model(noisy, times, prompts, frames)
+
+    together = predicted(range(3), prompts)
+    for i, prompt in enumerate(prompts):
+        alone = predicted([i], [prompt])
+        assert torch.allclose(together[i : i + 1], alone, atol=1e-4)
+        assert not torch.allclose(together[i - 1 : i or None], alone, atol=1e-6)

@@ -1,9 +1,8 @@
 """A tiny pipeline of each family: the true classes and layout, random weights, pictures of 32 px.
 
-To add a family: a function that makes its pipeline, and its line in TINY.
+To add a family: a function that makes its pipeline, and its line in NEWER (tiny_newer_families.py).
 """
 
-import string
 import warnings
 from pathlib import Path
 
@@ -31,14 +30,9 @@ from transformers import (
     Mistral3ForConditionalGeneration,
     MistralConfig,
     PixtralVisionConfig,
-    Qwen2TokenizerFast,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-    T5Config,
-    T5EncoderModel,
-    T5TokenizerFast,
 )
 
+from helpers.tiny_newer_families import NEWER, VAE
 from helpers.tiny_pipelines import (
     make_pipeline,
     make_tokenizer,
@@ -46,53 +40,9 @@ from helpers.tiny_pipelines import (
     make_xl_pipeline,
     text_config,
 )
+from helpers.tiny_text_encoders import CHAT, make_qwen, make_t5
 from svfit_diffusion.families import recognise
 from svfit_diffusion.settings import TrainConfig
-
-VAE = {
-    "block_out_channels": (8, 16),
-    "down_block_types": ("DownEncoderBlock2D",) * 2,
-    "up_block_types": ("UpDecoderBlock2D",) * 2,
-    "layers_per_block": 1,
-    "latent_channels": 4,
-    "norm_num_groups": 4,
-    "sample_size": 32,
-}
-CHAT = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-
-
-def make_t5(width: int) -> dict:
-    """A T5 encoder that reads single letters, and its tokenizer."""
-    letters = string.ascii_letters + string.digits + ".,<>-!'"
-    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
-    tokenizer = T5TokenizerFast(vocab=pieces + [(x, -3.0) for x in letters], extra_ids=0)
-    settings = T5Config(
-        vocab_size=len(tokenizer), d_model=width, d_kv=8, d_ff=16, num_layers=1, num_heads=2
-    )
-    return {"tokenizer": tokenizer, "text_encoder": T5EncoderModel(settings).eval()}
-
-
-def make_qwen(width: int, layers: int = 27) -> dict:
-    """Qwen3, by default of as many layers as FLUX.2 reads, and a tokenizer of single bytes."""
-    from tokenizers.pre_tokenizers import ByteLevel
-
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    vocabulary = {c: i for i, c in enumerate([*sorted(ByteLevel.alphabet()), *special])}
-    tokenizer = Qwen2TokenizerFast(vocab=vocabulary, merges=[], chat_template=CHAT)
-    tokenizer.add_special_tokens({"additional_special_tokens": special[1:]})
-    settings = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=width,
-        intermediate_size=8,
-        num_hidden_layers=layers,
-        num_attention_heads=1,
-        num_key_value_heads=1,
-        head_dim=8,
-    )
-    return {"tokenizer": tokenizer, "text_encoder": Qwen3ForCausalLM(settings).eval()}
 
 
 def make_sd2(seed: int = 0):
@@ -254,6 +204,7 @@ TINY = {
     "flux2-klein": make_flux2_klein,
     "flux2": make_flux2,
     "z-image": make_zimage,
+    **NEWER,
 }
 
 

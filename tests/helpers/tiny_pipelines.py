@@ -27,6 +27,8 @@ from transformers import (
     CLIPTokenizer,
 )
 
+NEEDED = {"ideogram-4": {"guidance_scale": 7.0, "guidance_schedule": None}}  # of few steps
+
 
 def make_tokenizer() -> CLIPTokenizer:
     """A CLIP tokenizer of single letters and a few whole words."""
@@ -143,7 +145,16 @@ def load(folder, dtype=torch.float32):
 
 
 def picture(pipe, prompt="a photo of sks dog", seed=0, steps=2, **options):
-    """The latents of a picture: compared, not looked at."""
+    """The latents of a picture: compared, not looked at.
+
+    options: of the pipeline's call; with a width and a height, those that its family needs for it.
+    """
+    if "width" in options:
+        from svfit_diffusion.families import recognise
+
+        family = recognise(pipe)
+        options |= family.call_kwargs(pipe, options["width"], options["height"])
+        options |= NEEDED.get(family.name, {})
     return pipe(
         prompt=prompt,
         num_inference_steps=steps,
@@ -202,14 +213,17 @@ def same(a, b):
 
 
 def first_gradients(config, **changes):
-    """Parameter name -> its gradient before the first step, over all batches and processes."""
+    """Parameter name -> its gradient before the first step, over all batches and processes; without
+    those that change nothing, such as what a last block does with the text.
+    """
     from svfit_diffusion.training.loop import Training
     from svfit_diffusion.training.runtime import make_accelerator
 
     config = replace(config, **changes)
     training = Training(config, make_accelerator(config), progress=False)
     training._backward()
-    return {name: parameter.grad.clone() for name, parameter in training.parameters.items()}
+    grads = {name: parameter.grad for name, parameter in training.parameters.items()}
+    return {name: grad.clone() for name, grad in grads.items() if grad is not None}
 
 
 TWO_PROCESSES = """

@@ -11,7 +11,7 @@ from helpers.tiny_pipelines import load, make_concept
 
 from svfit_diffusion.cli.main import main
 from svfit_diffusion.concept.file import to_bytes
-from svfit_diffusion.families import recognise
+from svfit_diffusion.families import FAMILIES, recognise
 from svfit_diffusion.pipeline import trigger
 from svfit_diffusion.pipeline.concept_size import estimate_size
 from svfit_diffusion.settings import TrainConfig
@@ -95,7 +95,7 @@ def test_the_command(bases, tmp_path, capsys):
     least = 12 * 27_648 * 3_072 / 1e9  # of the largest weight, in float64 and float32
     assert least <= float(found[2]) <= float(found[1]) and float(found[2]) < 2 * least
     for wrong, word in (
-        (["info"], "one of two"),
+        (["info"], "one of three"),
         (["info", "--base", folder, "--rank", "energy=0.9"], "depends on the weights"),
         (["info", "--base", str(tmp_path / "none")], "no diffusers folder"),
     ):
@@ -103,8 +103,20 @@ def test_the_command(bases, tmp_path, capsys):
         assert word in capsys.readouterr().err
 
 
-def test_the_readmes_table_is_what_a_count_gives(bases, tmp_path):
-    table = (SCRIPT.parents[2] / "docs/bases.md").read_text()
+def test_the_table_of_bases_is_what_a_count_gives(bases, tmp_path):
+    table = (SCRIPT.parents[2] / "docs" / "bases.md").read_text()
     for name in bases.BASES:
         found = estimate_size(str(bases.write(name, tmp_path / name.lower().replace(" ", "-"))))
         assert bases.row(name, found) in table
+
+
+def test_the_table_of_families_has_all_that_there_are(capsys):
+    assert main(["info", "--families"]) == 0
+    printed = capsys.readouterr().out
+    table = (SCRIPT.parents[2] / "docs" / "bases.md").read_text()
+    for family in FAMILIES:
+        assert f"`{family.name}`" in table and family.bases
+        for name, source in family.bases.items():
+            line = next(line for line in printed.splitlines() if source in line)
+            assert line.split()[0] == family.name and name in line
+    assert main(["info", "--families", "--base", "toybox"]) == 2

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from ...families import TOYBOX
-from ..studio import OBJECTS, SUGGESTED, Suggested, Workspace, describe_base
+from ..studio import KNOWN_BASES, OBJECTS, SUGGESTED, Suggested, Workspace, describe_base
 from . import render
 from .events import GENERATING, UNQUEUED, user_errors
 
@@ -81,6 +81,12 @@ def build_base_bar(workspace: Workspace, version: gr.Textbox, settings: list[gr.
             look_up = gr.Button("Look it up", scale=1, min_width=120)
         with gr.Row(elem_classes="cards"):
             suggested = [(base, _suggestion(base)) for base in SUGGESTED]
+        known = gr.Dropdown(
+            [*KNOWN_BASES.items()],
+            value=TOYBOX,
+            label="Known bases",
+            info="of every family that concepts can be trained on; another form of one works too",
+        )
         description = gr.HTML()
         use = gr.Button("Use this base", variant="primary", visible=False)
     found, progress = [description, use], {"show_progress_on": description}
@@ -90,6 +96,9 @@ def build_base_bar(workspace: Workspace, version: gr.Textbox, settings: list[gr.
         button.click(lambda base=base: base.source, None, source, **UNQUEUED).then(
             actions.describe, source, found, api_visibility="private", **progress
         )
+    known.input(lambda name: name, known, source, **UNQUEUED).then(
+        actions.describe, source, found, api_visibility="private", **progress
+    )
     source.input(lambda: ("", gr.update(visible=False)), None, found, **UNQUEUED)
     switched = [version, sentence, description]
     use.click(actions.switch, source, switched, **progress, **GENERATING).success(

@@ -15,7 +15,7 @@ from ..._lazy import lazy_names
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
-        "bases": ["describe_base"],
+        "bases": ["KNOWN_BASES", "describe_base"],
         "cards": ["Card", "read_card"],
         "foreign_files": ["EMBEDDING", "kind_of"],
         "generation_jobs": [

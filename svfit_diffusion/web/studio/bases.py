@@ -22,22 +22,19 @@ from ...generation import pick_device, size_text
 from ...toybox import path as toybox_path
 
 WEIGHT_FOLDERS = (
-    *("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3", "vae"),
-    "safety_checker",
+    *("unet", "transformer", "unconditional_transformer", "vae", "safety_checker"),
+    *("text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4"),
 )
-TITLES = {  # of families, for people
-    "sd": "Stable Diffusion 1 or 2",
-    "sdxl": "Stable Diffusion XL",
-    "sd3": "Stable Diffusion 3",
-    "flux": "FLUX.1",
-    "flux2-klein": "FLUX.2 klein",
-    "flux2": "FLUX.2",
-    "z-image": "Z-Image",
+TITLES = {family.name: family.title for family in FAMILIES}
+KNOWN_BASES = {"Toybox": TOYBOX} | {  # for people: a Hub id
+    name: source for family in FAMILIES for name, source in family.bases.items()
 }
 HUB_ADDRESS = re.compile(
     r"^(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([^/?#]+/[^/?#]+).*$"
 )
-FAMILY_OF_PIPELINE = {kind: family.name for family in FAMILIES for kind in family.pipelines}
+FAMILY_OF_PIPELINE = {
+    kind: family.name for family in FAMILIES for kind in (*family.pipelines, *family.editing)
+}
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def _reconstruct(pipe: Any, photo: Image.Image) -> tuple[Tensor, float]:
     side = family.size(pipe)
     pixels = to_tensor(crop(photo.convert("RGB"), side))[None].to(vae.device, vae.dtype)
     latents, _ = family.encode_images(vae, pixels)
-    decoded = vae.decode(family.unscale_latents(pipe, latents, side, side), return_dict=False)[0]
+    decoded = family.decode(vae, family.unscale_latents(pipe, latents, side, side))
     return latents, float((pixels - decoded).square().mean() / (pixels.var() + 1e-3))
 
 

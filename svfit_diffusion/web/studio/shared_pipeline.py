@@ -221,8 +221,7 @@ class SharedPipeline:
 
     def _decode(self, latents: torch.Tensor) -> Image.Image:
         """Latents [1, c, h, w] as the VAE reads them -> a picture."""
-        vae = self.pipe.vae
-        pixels = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
+        pixels = recognise(self.pipe).decode(self.pipe.vae, latents)
         return self.pipe.image_processor.postprocess(pixels, output_type="pil")[0]
 
     def _activate(self, active: dict[str, tuple[Card, float]]) -> None:
