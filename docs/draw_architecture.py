@@ -22,8 +22,17 @@ PACKAGE = "svfit_diffusion"
 SVG, PAGE = ROOT / "docs" / "architecture.svg", ROOT / "docs" / "architecture.md"
 MARKS = ("<!-- imports: python docs/draw_architecture.py -->", "<!-- end of imports -->")
 NESTED = ("web",)  # rooms whose own rooms are drawn
-LEFT = ("settings", "concept", "adapter", "data", "evaluation")
-RIGHT = ("toybox", "families", "sharing", "web.studio", "web.page", "web.service")
+LEFT = ("settings", "concept", "adapter", "pool", "data", "evaluation")
+RIGHT = (
+    "toybox",
+    "families",
+    "generation",
+    "sharing",
+    "web.studio",
+    "web.page",
+    "web.service",
+    "web.serving",
+)
 WIDTH, BOX, HEIGHT, ROW = 760, 330, 62, 96  # px
 
 

@@ -22,9 +22,10 @@ __getattr__, __dir__, __all__ = lazy_names(
         "families": ["load_base"],
         "generation": ["generate"],
         "pipeline": [
-            "fuse_concepts", "load_concept", "loaded_concepts", "remove_concept", "set_concepts",
-            "swap_concept", "unfuse_concepts",
+            "fuse_concepts", "load_concept", "loaded_concepts", "remove_concept",
+            "set_concepts", "swap_concept", "unfuse_concepts",
         ],
+        "pool": ["ConceptPool"],
         "settings": ["TrainConfig"],
         "sharing": ["combine", "export_lora", "export_pipeline", "import_lora", "push_to_hub"],
         "training": ["Trained", "train"],

@@ -21,8 +21,8 @@ from pathlib import Path
 import torch
 
 RESULTS = Path(__file__).parent / "results"
-SCRIPTS = ("start", "load", "draw", "train", "script", "memory", "gpu")
-FORMATS = {"s": "{:.3g} s", "MB": "{:.3g} MB", "GB": "{:.3g} GB"}
+SCRIPTS = ("start", "load", "draw", "train", "script", "memory", "serve", "gpu")
+FORMATS = {"s": "{:.3g} s", "MB": "{:.3g} MB", "GB": "{:.3g} GB", "GFLOP": "{:.3g} GFLOP"}
 
 
 def measure(script: str, quick: bool) -> None:

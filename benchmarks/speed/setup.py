@@ -27,7 +27,8 @@ from platformdirs import user_cache_path
 from benchmarks.families.true_bases import build
 from svfit_diffusion import load_base, toybox, write_concept
 from svfit_diffusion.adapter.attention import patch_attention, unpatch_attention, values_and_outputs
-from svfit_diffusion.adapter.tuner import PROJECTIONS, SVFitConfig
+from svfit_diffusion.adapter.config import PROJECTIONS
+from svfit_diffusion.adapter.tuner import SVFitConfig
 from svfit_diffusion.concept.file import Concept
 from svfit_diffusion.families import recognise
 from svfit_diffusion.generation.sampling import pick_device

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.speed.setup import SD15, TOYBOX, Row, lora_config, pipeline, seconds
 from svfit_diffusion.adapter.attention import patch_attention
@@ -128,6 +129,19 @@ def steps(name: str, rounds: int) -> list[Row]:
     return rows
 
 
+def arithmetic(name: str) -> Row:
+    """The products of a step with the full spectrum against those of rank 16: the same anywhere."""
+    counts = []
+    for way in ("full", "16"):
+        loop = Loop(name, way)
+        with FlopCounterMode(display=False) as counter:
+            loop.forward().backward()
+        counts.append(counter.get_total_flops() / 1e9)
+    ratio = counts[0] / counts[1]
+    return Row(f"rank full, arithmetic of a step, {name}", "rank 16", *counts, *(ratio,) * 3, None,
+               "GFLOP")  # fmt: skip
+
+
 def growth(rounds: int) -> dict:
     """Seconds per Toybox step by rank, and by the number of tokens."""
     ranks = ("1", "4", "16", "64", "full")
@@ -144,4 +158,5 @@ def growth(rounds: int) -> dict:
 def run(quick: bool) -> tuple[list[Row], dict]:
     """All rows and the growth curves."""
     rows = steps(TOYBOX, 1 if quick else 40) + steps(SD15, 1 if quick else 8)
+    rows.append(arithmetic(TOYBOX))
     return rows, {} if quick else growth(5)

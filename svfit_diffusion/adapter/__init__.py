@@ -5,10 +5,10 @@
 published.py finds a base's published weights (loaded_weights.py: in memory); basis.py computes
 the canonical U_r, s_r and V_r of one (by truncated_svd.py), factoring.py those of many within
 bounds of memory, and cache.py keeps them on disk, also those of weights that another program holds
-(held.py). layer.py is the Linear with deltas (strength.py: how strongly each adapter acts;
-merging.py: into the weight and out again; placement.py: where its tensors lie), config.py and
-tuner.py make it a method of peft, and attention.py puts it around the attention projections of a
-model.
+(held.py). layer.py is the Linear with deltas (products.py: what it computes; strength.py: how
+strongly each adapter acts; merging.py: into the weight and out again; placement.py: where its
+tensors lie), config.py and tuner.py make it a method of peft, and attention.py puts it around the
+attention projections of a model.
 """
 
 from .._lazy import lazy_names

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from .basis import Basis
 from .merging import Mergeable
 from .placement import Bases, Deltas, compute_dtype, fetch, hooked
+from .products import each, edited
 from .strength import Strengths
 
 BASE = "__base__"  # peft's name for "no adapter" in a mixed batch
@@ -30,11 +31,12 @@ class SVFitLinear(nn.Module, Mergeable, Strengths):
 
     `svfit_delta[adapter]`: [r], float32, the only trained values. `svfit_U[key]` [out, R] and
     `svfit_V[key]` [in, R]: bases, shared by the adapters that name the same key; they are no part
-    of a state dict. An adapter of rank r uses their first r columns.
+    of a state dict. An adapter of rank r uses their first r columns. `svfit_batch[adapter]`:
+    [n, k], what stands in for its delta while each of n pictures has its own, of k values.
     """
 
     adapter_layer_names = ("svfit_delta",)
-    other_param_names = ("svfit_rank", "svfit_scaling", "svfit_key", "svfit_ties")
+    other_param_names = ("svfit_rank", "svfit_scaling", "svfit_key", "svfit_ties", "svfit_batch")
 
     def __init__(self, base_layer: nn.Module, **quantization: Any) -> None:
         super().__init__()
@@ -45,6 +47,7 @@ class SVFitLinear(nn.Module, Mergeable, Strengths):
         self.svfit_rank: dict[str, int] = {}
         self.svfit_key: dict[str, str] = {}
         self.svfit_ties: dict[str, tuple[tuple[int, int, bool], ...]] = {}
+        self.svfit_batch: dict[str, Tensor] = {}
         self.start_strengths()
         self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
         self.quantization_backend = resolve_quantization_backend(base_layer, **quantization)
@@ -115,36 +118,37 @@ class SVFitLinear(nn.Module, Mergeable, Strengths):
             return self._mixed(x, adapter_names, *args, **kwargs)
         if self._disable_adapters and self.merged_adapters:
             self.unmerge()
-        base = self.base_layer
-        adapters = () if self._disable_adapters else self._present(self.active_adapters)
-        adapters = [a for a in adapters if self.svfit_scaling[a] and a not in self.merged_adapters]
+        base, adapters = self._modules["base_layer"], self._acting()
         if not adapters:
             return base(x, *args, **kwargs)
         if self._dense_is_cheaper(x, adapters):
             weight = base.weight
             for adapter in adapters:
                 U, V, delta = self._parts(adapter)
-                weight = torch.addmm(weight, U * delta, V.T)
-            return F.linear(x, weight, base.bias)
+                if delta.ndim == 1 and weight.ndim == 2:
+                    weight = torch.addmm(weight, U * delta, V.T)
+                else:
+                    weight = weight + (U * delta.unsqueeze(-2)) @ V.T
+            return F.linear(x, weight, base.bias) if weight.ndim == 2 else each(x, weight, base)
         result = base(x, *args, **kwargs)
         if self.quantization_backend is not None:
             result = self.quantization_backend.maybe_clone_base_result(result)
         for adapter in adapters:
-            result = self._edited(result, x, adapter)
+            result = edited(result, x, *self._parts(adapter))
         return result
 
-    def _edited(self, result: Tensor, x: Tensor, adapter: str) -> Tensor:
-        """result [..., out] with what an adapter adds to it for x [..., in]."""
-        U, V, delta = self._parts(adapter)
-        inner = x.to(V.dtype) @ V
-        inner = inner * delta.to(inner.dtype)
-        if inner.dtype == result.dtype:
-            rows = torch.addmm(result.flatten(0, -2), inner.flatten(0, -2), U.T)
-            return rows.view_as(result)
-        return result + (inner @ U.T).to(result.dtype)
+    def _acting(self) -> list[str]:
+        """The adapters that change the output now."""
+        active, held = self._active_adapter, self.svfit_scaling
+        if self._disable_adapters:
+            return []
+        names = (active,) if isinstance(active, str) else active
+        return [a for a in names if held.get(a) and a not in self.merged_adapters]
 
     def _mixed(self, x: Tensor, adapter_names: list[str], *args: Any, **kwargs: Any) -> Tensor:
-        """A batch x [n, ..., in] in which each row has an adapter of its own."""
+        """A batch x [n, ..., in] in which each row has an adapter of its own: for each basis one
+        edit, of a delta for each row.
+        """
         if len(adapter_names) != len(x):
             raise ValueError(
                 f"adapter_names names {len(adapter_names)} adapters for a batch of {len(x)}; pass "
@@ -155,25 +159,36 @@ class SVFitLinear(nn.Module, Mergeable, Strengths):
         result = self.base_layer(x, *args, **kwargs)
         if self._disable_adapters:
             return result
-        result = result.clone()
-        for adapter in self._present(sorted(set(adapter_names))):
-            rows = [i for i, name in enumerate(adapter_names) if name == adapter]
-            result[rows] = self._edited(result[rows], x[rows], adapter)
+        parts = {name: self._parts(name) for name in self._present(sorted(set(adapter_names)))}
+        for key in sorted({self.svfit_key[name] for name in parts}):
+            ours = {n: found for n, found in parts.items() if self.svfit_key[n] == key}
+            U, V, widest = max(ours.values(), key=lambda found: found[0].shape[1])
+            deltas = widest.new_zeros(len(x), U.shape[1])
+            for row, name in enumerate(adapter_names):
+                if name in ours:
+                    delta = ours[name][2]
+                    deltas[row, : delta.shape[-1]] = delta
+            result = edited(result, x, U, V, deltas)
         return result
 
     def _dense_is_cheaper(self, x: Tensor, adapters: list[str]) -> bool:
         """Whether `x (W + edits)^T` takes fewer products than `x W^T` and the edits by themselves.
 
-        In training the weight's gradient is a product of its own, and each edit's three.
+        In training each edit is a product of the sum of weights and one of its gradient, which is
+        one more, of the rows. By themselves an edit's rows are multiplied by V, and by U twice; by
+        V again where their own gradient is wanted.
         """
         rows, size = x.numel() // self.in_features, self.in_features * self.out_features
         sides = self.in_features + self.out_features
         if torch.is_grad_enabled() and any(self.svfit_delta[a].requires_grad for a in adapters):
             rank = sum(map(self.svfit_rank.get, adapters))
-            cheaper = rows * size + 3 * rank * size < 2 * rows * rank * sides
+            sides += self.out_features + (self.in_features if x.requires_grad else 0)
+            cheaper = rows * size + 2 * rank * size < rows * rank * sides
         else:
-            cheaper = size < rows * sides
-        base = self.base_layer
+            batch = [len(self.svfit_batch[a]) for a in adapters if a in self.svfit_batch]
+            pictures = max(batch, default=1)  # each with a sum of its own
+            cheaper = size * pictures < rows * sides and (pictures == 1 or x.ndim == 3)
+        base = self._modules["base_layer"]
         return (
             cheaper
             and type(base) is nn.Linear
@@ -183,17 +198,23 @@ class SVFitLinear(nn.Module, Mergeable, Strengths):
             and not (hooked(base) or torch.is_autocast_enabled(x.device.type))
         )
 
-    def _basis(self, adapter: str) -> tuple[Tensor, Tensor]:
-        """U [out, r] and V [in, r] of an adapter."""
-        key, rank = self.svfit_key[adapter], self.svfit_rank[adapter]
-        U, V = fetch(self.svfit_U, key), fetch(self.svfit_V, key)
+    def _basis(self, adapter: str, rank: int | None = None) -> tuple[Tensor, Tensor]:
+        """U [out, r] and V [in, r] of an adapter; r: its rank, or a lower one."""
+        key, rank = self.svfit_key[adapter], rank or self.svfit_rank[adapter]
+        U, V = (fetch(self._modules[name], key) for name in ("svfit_U", "svfit_V"))
         return (U[:, :rank], V[:, :rank]) if U.shape[1] > rank else (U, V)
 
     def _parts(self, adapter: str) -> tuple[Tensor, Tensor, Tensor]:
-        """U [out, r], V [in, r] and the scaled delta [r] of an adapter."""
-        delta, scale = fetch(self.svfit_delta, adapter), self.svfit_scaling[adapter]
+        """U [out, r], V [in, r] and the scaled delta of an adapter, [r] or [n, r] of a batch."""
+        delta, scale = self.svfit_batch.get(adapter), self.svfit_scaling[adapter]
+        if delta is None:
+            U, V = self._basis(adapter)
+            delta = fetch(self._modules["svfit_delta"], adapter)
+        else:
+            U, V = self._basis(adapter, delta.shape[1])
+            delta = (delta if len(delta) > 1 else delta[0]).to(U.device)
         # a kernel less, where each costs time
-        return *self._basis(adapter), delta if scale == 1 else delta * scale
+        return U, V, delta if scale == 1 else delta * scale
 
     def __repr__(self) -> str:
         return "svfit." + super().__repr__()

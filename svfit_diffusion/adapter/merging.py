@@ -55,6 +55,7 @@ class Mergeable:
         """
         weight = None
         for adapter in self._present(check_adapters_to_merge(self, adapter_names) or ()):
+            self._check_one_edit(adapter)
             self._check_quantization()
             weight = self.get_base_weight() if weight is None else weight
             weight = _add(weight, self.get_delta_weight(adapter))
@@ -75,6 +76,8 @@ class Mergeable:
         names = self._present(check_adapters_to_merge(self, adapter_names) or ())
         if not names:
             return
+        for adapter in names:
+            self._check_one_edit(adapter)
         self._check_quantization()
         before = self.get_base_weight()
         if self._merged is None:
@@ -152,6 +155,13 @@ class Mergeable:
         """`U diag(strength * delta) V^T` of an adapter's basis: [out, in], float32."""
         U, V = (matrix.float() for matrix in self._basis(adapter))
         return (U * (strength * delta.to(U.device).float())) @ V.T
+
+    def _check_one_edit(self, adapter: str) -> None:
+        if adapter in self.svfit_batch:
+            raise ValueError(
+                f"the concepts of the pool {adapter!r} change with each picture, so they cannot be "
+                "merged into the weights; load_concept the one to merge, and close the pool."
+            )
 
     def _check_quantization(self) -> None:
         backend, gguf = self.quantization_backend, is_gguf(self.get_base_layer())

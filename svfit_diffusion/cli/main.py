@@ -10,10 +10,10 @@ import sys
 from typing import NoReturn
 
 from .. import __version__
-from . import app, completion, demo, doctor, evaluate, files, generate, info, rename, train
+from . import app, completion, demo, doctor, evaluate, files, generate, info, rename, serve, train
 from .terminal import shown
 
-GROUPS = (demo, train, generate, app, info, files, rename, evaluate, doctor)
+GROUPS = (demo, train, generate, app, serve, info, files, rename, evaluate, doctor)
 
 
 def main(arguments: list[str] | None = None) -> int:

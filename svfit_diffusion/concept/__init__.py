@@ -23,7 +23,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         ],
         "header": ["MAX_FILE_BYTES", "Refused", "check_tensors", "read_header", "read_json"],
         "hub": ["HUB_FILE", "locate"],
-        "packing": ["round_to_four_bits", "round_vector"],
+        "packing": ["pack", "round_to_four_bits", "round_vector", "unpack"],
         "self_check": [
             "COARSE_TOLERANCE",
             "PROBES",

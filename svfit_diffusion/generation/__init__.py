@@ -5,6 +5,7 @@ from .._lazy import lazy_names
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
+        "batches": ["generate_batch", "kind_of"],
         "pictures": ["Parameters", "grid", "read_parameters", "save_png", "sheet", "size_text"],
         "decoding": ["NoPicture", "check_picture", "own_precision"],
         "withheld": ["is_withheld"],

@@ -13,7 +13,7 @@ from PIL import Image
 
 from .. import toybox
 from ..families import base_name, recognise
-from ..pipeline import check_whole, loaded_concepts, warn_unread_prompt
+from ..pipeline import check_whole, loaded_concepts, pooled, warn_unread_prompt
 from .pictures import Parameters
 from .withheld import TEXT, is_flagged, withheld_card
 
@@ -59,12 +59,13 @@ def parameters(pipe: Any, prompt: str, seed: int = 0, **given: Any) -> Parameter
     if values["steps"] < 1 or values["guidance"] < 0:
         raise ValueError("steps must be at least 1, and guidance must not be below 0.")
     held = loaded_concepts(pipe)
+    used = {name: entry.strength for name, entry in held.items() if entry.in_use}
     return Parameters(
         prompt=prompt,
         seed=seed,
         sampler=type(pipe.scheduler).__name__.removesuffix("Scheduler"),
         base=base,
-        concepts=tuple((name, entry.strength) for name, entry in held.items() if entry.in_use),
+        concepts=(*used.items(), *pooled(pipe).items()),
         **values,
     )
 

@@ -31,4 +31,5 @@ def is_withheld(image: Image.Image) -> bool:
 
 def is_flagged(output: Any, index: int = 0) -> bool:
     """Whether a pipeline's output says that its picture was flagged."""
-    return bool((getattr(output, "nsfw_content_detected", None) or [False])[index])
+    flags = getattr(output, "nsfw_content_detected", None)
+    return bool(flags and flags[index])

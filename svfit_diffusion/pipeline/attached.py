@@ -20,6 +20,7 @@ from ..families import recognise
 from .word import known_tokens, rows_of
 
 CONCEPTS = "_svfit_concepts"  # attribute of a model: adapter name -> Attached
+POOLS = "_svfit_pools"  # the same: name of a pool -> strengths of what all pictures have of it
 
 
 @dataclass
@@ -44,10 +45,10 @@ class Attached:
         if self.first is None:
             rows = rows_of(model)
             return rows is not None and name in rows.svfit_rows
-        return name in self.layers[0].svfit_delta and _reaches(model, self.first, self.layers[0])
+        return name in self.layers[0].svfit_delta and reaches(model, self.first, self.layers[0])
 
 
-def _reaches(model: nn.Module, name: str, layer: SVFitLinear) -> bool:
+def reaches(model: nn.Module, name: str, layer: SVFitLinear) -> bool:
     """Whether a layer stands at its place in a model, perhaps inside layers of other methods."""
     found: nn.Module | None = model
     for key in name.split("."):
@@ -202,3 +203,17 @@ def check_whole(pipe: Any, entry: Loaded) -> None:
             f"{entry.name!r} is on this pipeline only in part, since its {what} was replaced or "
             "its adapter removed there; remove_concept takes the rest off, then load it again."
         )
+
+
+def set_pooled(pipe: Any, pool: str, strengths: Mapping[str, float]) -> None:
+    """Let the models that a pool is on remember what all pictures have of it."""
+    for model in recognise(pipe).components(pipe).values():
+        if pool in model.__dict__.get(POOLS, {}):
+            model.__dict__[POOLS][pool] = dict(strengths)
+
+
+def pooled(pipe: Any) -> dict[str, float]:
+    """What all pictures of a pipeline have of pools: concepts with their strengths."""
+    models = recognise(pipe).components(pipe).values()
+    pools = (pool for model in models for pool in model.__dict__.get(POOLS, {}).values())
+    return {name: strength for pool in pools for name, strength in pool.items()}

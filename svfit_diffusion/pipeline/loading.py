@@ -21,7 +21,7 @@ from ..concept import Concept, locate, read_concept
 from ..families import Family, recognise
 from . import trigger
 from .activity import others_active, set_active, set_strengths
-from .attached import CONCEPTS, Attached, Loaded, attach, check_whole, detach, loaded_concepts
+from .attached import Attached, Loaded, attach, check_whole, detach, loaded_concepts
 from .fusing import unfuse_concepts
 from .locking import one_at_a_time
 from .matching import check_base, put_on
@@ -140,7 +140,7 @@ def swap_concept(pipe: Any, name: str, concept: Concept | str | Path, **options:
     triggers = trigger_words(new)
     check_names({k: v for k, v in held.items() if k != name}, name, triggers)
     family = recognise(pipe)
-    trigger.check(pipe, family, new)
+    trigger.check_rows(pipe, family, new)
     check_basis(new, old.any.table)
     with at_rest(pipe):
         if any(entry.merged for entry in held.values()):
@@ -233,5 +233,4 @@ def _take_off(pipe: Any, family: Family, name: str, active: Mapping[str, list[st
         detach(model, name)
         layers = tuner_layers(model).values()
         set_active(layers, [other for other in active[part] if other != name])
-        if CONCEPTS not in model.__dict__:
-            uninstall_methods(model)
+        uninstall_methods(model)

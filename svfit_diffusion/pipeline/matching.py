@@ -92,18 +92,33 @@ def put_on(
 ) -> None:
     """Patch the models and write a concept's deltas, under the name of its adapter."""
     for part, deltas in split(concept, plan).items():
-        ranks = {local: len(delta) for local, delta in deltas.items()}
-        usual = Counter(ranks.values()).most_common(1)[0][0]
-        config = SVFitConfig(
-            r=usual,
-            rank_pattern={local: rank for local, rank in ranks.items() if rank != usual},
-            base_dtype=family.dtype,
-            basis_from=folders.get(part),
-            inference_mode=True,
-        )
-        with without_basis_warning():
-            patch_attention(models[part], config, name, concept.targets[part])
+        ranks, folder = {local: len(delta) for local, delta in deltas.items()}, folders.get(part)
+        patch_ranks(models[part], ranks, name, concept.targets[part], family, folder)
         set_deltas(models[part], name, deltas)
+
+
+def patch_ranks(
+    model: nn.Module,
+    ranks: Mapping[str, int],
+    name: str,
+    attention: str,
+    family: Family,
+    folder: str | None,
+) -> None:
+    """Patch a model's attention under the name of an adapter.
+
+    ranks: of each projection, by its local name. folder: of its basis, if not the model's own.
+    """
+    usual = Counter(ranks.values()).most_common(1)[0][0]
+    config = SVFitConfig(
+        r=usual,
+        rank_pattern={local: rank for local, rank in ranks.items() if rank != usual},
+        base_dtype=family.dtype,
+        basis_from=folder,
+        inference_mode=True,
+    )
+    with without_basis_warning():
+        patch_attention(model, config, name, attention)
 
 
 def check_base(
@@ -160,14 +175,14 @@ def _match_base(
             "without; load the whole pipeline."
         )
     models = {part: models[part] for part in concept.targets}
-    folders, unknown = _basis_folders(basis_from, models), []
+    folders, unknown = basis_folders(basis_from, models), []
     for part, model in models.items():
         if concept.fingerprints[part] != _fingerprint(model, family, folders.get(part)):
             source = find_source(model, find_projections(model), family.dtype, folders.get(part))
             if source.files or not concept.check or _fused(model):
                 raise ValueError(_wrong_base(concept, part, model, got, basis_from))
             unknown.append(part)
-    trigger.check(pipe, family, concept)  # not before: a wrong base is what is wrong
+    trigger.check_rows(pipe, family, concept)  # not before: a wrong base is what is wrong
     return models, folders, check_layout(concept, models), unknown
 
 
@@ -203,7 +218,7 @@ def _fused(model: nn.Module) -> list[str]:
     return sorted({name for layer in layers for name in layer.merged_adapters})
 
 
-def _basis_folders(basis_from: str | None, models: Mapping[str, nn.Module]) -> dict[str, str]:
+def basis_folders(basis_from: str | None, models: Mapping[str, nn.Module]) -> dict[str, str]:
     """Component -> the folder of its published weights in the base `basis_from`."""
     if not basis_from:
         return {}

@@ -17,7 +17,7 @@ from torch import nn
 
 from ..adapter import tuner_layers
 from .activity import active_names, set_active
-from .attached import CONCEPTS
+from .attached import CONCEPTS, POOLS
 from .word import with_words, without_vectors
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,9 @@ log = logging.getLogger(__name__)
 def save_pretrained(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """Save the base: as it was, or with the concepts that are fused into it."""
     held = model.__dict__.get(CONCEPTS, {})
-    if loose := [n for n, entry in held.items() if not any(x.merged for x in entry.layers)]:
+    loose = [n for n, entry in held.items() if not any(x.merged for x in entry.layers)]
+    loose += [name for used in model.__dict__.get(POOLS, {}).values() for name in used]
+    if loose:
         log.warning(
             "the %s is saved without %s; call fuse_concepts(pipe) before, or run "
             "`svfit export --fuse`, to keep a concept in a base.",
@@ -47,9 +49,9 @@ def save_pretrained(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
 def fuse_qkv_projections(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """Refused: the fused projection would be the base's, without the concept."""
     raise ValueError(
-        f"fuse_qkv_projections would drop what {', '.join(model.__dict__.get(CONCEPTS, {}))} "
-        "changes in to_q, to_k and to_v; call remove_concept first, or write a base that contains "
-        "the concept with `svfit export --fuse` and fuse that one's."
+        f"fuse_qkv_projections would drop what {', '.join(_held(model))} changes in to_q, to_k and "
+        "to_v; call remove_concept or close the pool first, or write a base that contains the "
+        "concept with `svfit export --fuse` and fuse that one's."
     )
 
 
@@ -99,9 +101,14 @@ def install_methods(model: nn.Module) -> None:
 
 
 def uninstall_methods(model: nn.Module) -> None:
-    """Give a model its class's methods back."""
-    for name in METHODS:
+    """Give a model its class's methods back, once no concept is on it."""
+    for name in METHODS if not _held(model) else ():
         model.__dict__.pop(name, None)
+
+
+def _held(model: nn.Module) -> list[str]:
+    """Names of the concepts and pools on a model."""
+    return [name for held in (CONCEPTS, POOLS) for name in model.__dict__.get(held, {})]
 
 
 @contextlib.contextmanager

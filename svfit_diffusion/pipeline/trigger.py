@@ -187,7 +187,7 @@ def row_parameters(encoder: nn.Module, adapter: str) -> list[nn.Parameter]:
     return list(rows_of(encoder).svfit_rows[adapter])
 
 
-def check(pipe: Any, family: Family, concept: Concept) -> None:
+def check_rows(pipe: Any, family: Family, concept: Concept) -> None:
     """Refuse learned rows that a pipeline's text encoders cannot take, at any strength."""
     shapes, tokenizers = concept.trigger_shape, family.word_tokenizers(pipe)
     outputs, models = family.outputs(pipe), family.holders(pipe)

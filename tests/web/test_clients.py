@@ -2,6 +2,7 @@
 
 import pytest
 
+from svfit_diffusion.web.service.access import check_access
 from svfit_diffusion.web.service.clients import (
     FREE_ATTEMPTS,
     MAX_WAIT,
@@ -10,7 +11,6 @@ from svfit_diffusion.web.service.clients import (
     client_address,
     hostname,
 )
-from svfit_diffusion.web.service.server import check_access
 
 
 def test_each_wait_is_twice_the_last_and_clients_count_for_themselves():

@@ -2,9 +2,9 @@
 vectors in a text encoder's output, and a tokenizer that tags the ids of the word as it is typed.
 
 rows.py holds the rows and embedding.py puts them into a text encoder; words.py finds words in a
-text, and tokenizer.py lets a tokenizer hear them, through instance_class.py; outputs.py and
-tagging.py do so for text encoders that are not trained through; saving.py saves both with the words
-of fused concepts.
+text, marks.py the ids that stand there, and tokenizer.py lets a tokenizer hear them, through
+instance_class.py; outputs.py and tagging.py do so for text encoders that are not trained through;
+saving.py saves both with the words of fused concepts.
 """
 
 from ..._lazy import lazy_names

@@ -32,26 +32,30 @@ PLACE = "svfit_trigger"  # attribute of the module that holds the table of embed
 @dataclass(frozen=True)
 class Word:
     """A learned word: the ids of its tokens, its own share of its concept's strength, and the class
-    word that its rows start at.
+    word that its rows start at. label: what its tokens are named by, if not by the word, which in a
+    batch can stand for one thing in one text and for another in the next.
     """
 
     word: str
     ids: tuple[int, ...]
     share: float = 1.0
     class_word: str = ""
+    label: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
         """The names of its tokens."""
-        return token_names(self.word, len(self.ids))
+        return token_names(self.label or self.word, len(self.ids))
 
 
 class LearnedRows(nn.ParameterList):
     """The rows [width] of a concept's words, float32, and where each starts: `start` [rows, width],
-    the class word's embedding.
+    the class word's embedding. texts: of a batch, the words that each of its texts hears; None
+    where all texts hear all.
     """
 
     __call__ = nn.Module.__call__  # a ParameterList refuses to be called
+    texts: tuple[tuple[Word, ...], ...] | None = None
 
     def __init__(self, words: tuple[Word, ...], rows: Tensor, start: Tensor, train: bool) -> None:
         super().__init__(nn.Parameter(row.clone(), requires_grad=train) for row in rows)
@@ -65,6 +69,14 @@ class LearnedRows(nn.ParameterList):
             row = self.row(i, strength * share)
             found = torch.where((ids == token).unsqueeze(-1), row.to(found), found)
         return found
+
+    def heard(self, text: int | None) -> tuple[Word, ...]:
+        """The words that text number `text` of a batch hears; None: a text that is of no batch."""
+        if self.texts is None:
+            return self.words
+        if len(self.texts) == 1:
+            return self.texts[0]
+        return () if text is None else self.texts[text]
 
     def row(self, i: int, strength: float) -> Tensor:
         """Row number i [width], at a strength."""
@@ -167,8 +179,14 @@ class TriggerRows(nn.Module, Strengths):
                 found = rows(ids, found, self.strength(adapter))
         return found
 
-    def heard(self) -> tuple[Word, ...]:
-        """The words that are in use now."""
+    @property
+    def batch(self) -> int:
+        """Of how many texts each hears words of its own; 1 where all hear the same."""
+        held = (rows for adapter, rows in self.svfit_rows.items() if self.acts(adapter))
+        return max((len(rows.texts or ((),)) for rows in held), default=1)
+
+    def heard(self, text: int | None = None) -> tuple[Word, ...]:
+        """The words that are in use now, in text number `text` of a batch, or in any."""
         fused = [*self.base_layer.known()]
         if not self.in_place:  # unloaded; what was fused stays
             return tuple(fused) if self.remains else ()
@@ -177,7 +195,7 @@ class TriggerRows(nn.Module, Strengths):
             fused = [*self.base_layer.known()]
         for adapter, rows in self.svfit_rows.items():
             if adapter not in self.merged_adapters and self.acts(adapter):
-                fused += rows.words
+                fused += rows.heard(text)
         return tuple(fused)
 
     def known(self) -> tuple[Word, ...]:
@@ -186,18 +204,28 @@ class TriggerRows(nn.Module, Strengths):
         return tuple(dict.fromkeys(word for rows in held for word in rows.words))
 
     def update_layer(
-        self, adapter: str, words: tuple[Word, ...], rows: Tensor, start: Tensor, train: bool
+        self,
+        adapter: str,
+        words: tuple[Word, ...],
+        rows: Tensor,
+        start: Tensor,
+        train: bool,
+        texts: tuple[tuple[Word, ...], ...] | None = None,
     ) -> None:
-        """Add rows [tokens, width] of an adapter, or replace them, in place where as many."""
+        """Add rows [tokens, width] of an adapter, or replace them, in place where as many.
+
+        texts: of a batch, the words that each of its texts hears.
+        """
         held = dict(self.svfit_rows.items()).get(adapter)
         if held is not None and len(held) == len(rows) and held[0].requires_grad == train:
-            held.words = words
+            held.words, held.texts = words, texts
             with torch.no_grad():
                 for parameter, row in zip(held, rows, strict=True):
                     parameter.copy_(row)
                 held.start.copy_(start)
             return
         self.svfit_rows[adapter] = self.kind(words, rows, start, train)
+        self.svfit_rows[adapter].texts = texts
         self.svfit_scaling.setdefault(adapter, 1.0)
         if adapter not in self.active_adapters:
             self._active_adapter = [*self._present(self.active_adapters), adapter]

@@ -16,8 +16,9 @@ from typing import Any
 from torch import Tensor
 
 from .instance_class import InstanceMixin
+from .marks import row_of, samples_of, sources
 from .rows import FIRST_ID, Word
-from .tokenizer import heard_words, row_of, samples_of, sources
+from .tokenizer import heard_words
 from .words import find_words
 
 SPAN = 1 << 21  # larger than any vocabulary

@@ -1,22 +1,20 @@
 """A tokenizer that hears learned words, for whoever holds it.
 
-Where a learned word stands in a text, the tokenizer gives the ids of its rows. The word's place is
-held by the end-of-text token while the text is split, since that token is never cut or joined; its
-id is replaced afterwards, by where it stood. Which words are in use is read from the text
-encoders' rows each time.
+Where a learned word stands in a text, the tokenizer gives the ids of its rows (marks.py). Which
+words are in use, and by which text of a batch, is read from the text encoders' rows each time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
 
 from .embedding import rows_of
 from .instance_class import InstanceMixin, mix_in, take_out
+from .marks import BatchMarks, Marks, samples_of
 from .rows import FIRST_ID, FusedRows, TriggerRows, Word
-from .words import find_words
 
 ROWS = "_svfit_rows"  # attribute of a tokenizer: the rows of the encoders that it reads for
 
@@ -25,15 +23,33 @@ class HearsWords(InstanceMixin):
     """The methods of a tokenizer that has been taught words."""
 
     def _encode_plus(self, text: Any, text_pair: Any = None, *args: Any, **kwargs: Any) -> Any:
-        words = heard_words(self)
-        kept = tuple(self.added_tokens_encoder)
-        marks = Marks(words, str(self.eos_token), kept) if words else None
+        split = kwargs.get("is_split_into_words", False)
+        marks = self._marks(text, text_pair, split)
         if marks is None or not marks.needed(text, text_pair):
             return super()._encode_plus(text, text_pair, *args, **kwargs)
         kwargs["split_special_tokens"] = False  # the end-of-text tokens are to be read as such
         found = super()._encode_plus(marks.put(text), marks.put(text_pair), *args, **kwargs)
-        marks.write(found, text, text_pair, kwargs.get("is_split_into_words", False))
+        marks.write(found, text, text_pair, split)
         return found
+
+    def _marks(self, text: Any, pair: Any, split: bool) -> Marks | None:
+        """Where learned words stand in what is to be read; None where no word is in use."""
+        texts = max((rows.batch for rows in self.__dict__.get(ROWS, ())), default=1)
+        read = samples_of(text, pair, split)
+        if texts == 1 or len(read) == 1:
+            numbers: tuple = (None,)
+        elif len(read) % texts == 0:
+            numbers = tuple(range(texts))
+        else:
+            raise ValueError(
+                f"the tokenizer was given {len(read)} texts, but concepts were given for {texts}; "
+                "pass a list with one prompt, and one negative prompt, for each."
+            )
+        holder, kept = str(self.eos_token), tuple(self.added_tokens_encoder)
+        each = [Marks(heard_words(self, number), holder, kept) for number in numbers]
+        if not any(marks.ids for marks in each):
+            return None
+        return each[0] if len(each) == 1 else BatchMarks(each)
 
     def tokenize(self, text: str, pair: Any = None, **kwargs: Any) -> list[str]:
         """As the tokenizer's own, with the names of learned tokens."""
@@ -74,121 +90,19 @@ class HearsWords(InstanceMixin):
         return known_tokens(self)
 
     def _ids_to_names(self) -> dict[int, str]:
-        return {i: name for name, i in self._names_to_ids().items()}
+        words = known_words(self.__dict__.get(ROWS, ()))
+        return {i: n for word in words for n, i in zip(word.names, word.ids, strict=True)}
 
 
-class Marks:
-    """Where learned words stand in texts, and what the tokenizer's output says instead of them."""
+def heard_words(tokenizer: Any, text: int | None = None) -> tuple[Word, ...]:
+    """The learned words in use, of all text encoders that a tokenizer reads for.
 
-    def __init__(self, words: Iterable[Word], holder: str, kept: tuple[str, ...]) -> None:
-        self.ids = {word.word.lower(): word.ids for word in words}
-        self.names = {n: (i,) for w in words for n, i in zip(w.names, w.ids, strict=True)}
-        self.holder, self.kept = holder, kept
-
-    def _found(self, text: str) -> list[tuple[int, int, tuple[int, ...]]]:
-        found = find_words(text, self.ids, self.names, self.kept)
-        return [(a, b, self.names.get(word) or self.ids[word]) for a, b, word in found]
-
-    def needed(self, *texts: Any) -> bool:
-        """Whether any word stands in any of the texts."""
-        return any(self._found(x) if isinstance(x, str) else self.needed(*(x or ())) for x in texts)
-
-    def put(self, text: Any) -> Any:
-        """The texts with the end-of-text token in the place of each learned token."""
-        if not isinstance(text, str):
-            return text if text is None else type(text)(map(self.put, text))
-        parts, end = [], 0
-        for start, stop, ids in self._found(text):
-            parts += [text[end:start], self.holder * len(ids)]
-            end = stop
-        return "".join([*parts, text[end:]])
-
-    def places(self, text: str) -> tuple[dict[int, int], list[tuple[int, int, int, int]]]:
-        """Of a text with marks: start -> id, and (start, stop) of each mark there and in the text
-        as it was.
-        """
-        starts, spans, shift = {}, [], 0
-        for start, stop, ids in self._found(text):
-            first = start + shift
-            starts |= {first + i * len(self.holder): token for i, token in enumerate(ids)}
-            last = first + len(self.holder) * len(ids)
-            spans.append((first, last, start, stop))
-            shift += (last - first) - (stop - start)
-        return starts, spans
-
-    def write(self, found: Any, text: Any, pair: Any, split: bool) -> None:
-        """Write the ids of learned tokens into the tokenizer's output, and offsets in the texts as
-        they were.
-        """
-        samples = samples_of(text, pair, split)
-        of = found.get("overflow_to_sample_mapping", range(len(found.encodings)))
-        for number, encoding in enumerate(found.encodings):
-            ids = row_of(found, "input_ids", number)
-            offsets = row_of(found, "offset_mapping", number)
-            places: dict = {}
-            for at, (start, stop), source in sources(encoding, samples[int(of[number])], split):
-                if source not in places:
-                    places[source] = self.places(source)
-                starts, spans = places[source]
-                if start in starts and stop - start == len(self.holder):
-                    ids[at] = starts[start]
-                if offsets is not None and spans:
-                    offsets[at] = type(offsets[at])(_back(spans, start, stop))
-
-
-def _back(spans: list[tuple[int, int, int, int]], start: int, stop: int) -> tuple[int, int]:
-    """Offsets in a text with marks -> in the text as it was."""
-    shift = 0
-    for first, last, was, until in spans:
-        if first <= start < last:
-            return was, until
-        if start >= last:
-            shift = until - last
-    return start + shift, stop + shift
-
-
-def sources(encoding: Any, texts: tuple, split: bool) -> Iterator[tuple[int, tuple[int, int], str]]:
-    """(place, (start, stop), the text that start and stop are of) of each token that is of a text.
-
-    texts: a text and its pair, in words if `split`.
+    text: the number of a text of a batch in which each has words of its own.
     """
-    for at, span in enumerate(encoding.offsets):
-        sequence = encoding.sequence_ids[at]
-        if sequence is not None:
-            source = texts[sequence]
-            yield at, span, source[encoding.word_ids[at]] if split else source
-
-
-def row_of(found: Any, key: str, number: int) -> Any:
-    """A row of the output, whether it is a batch, tensors, or a single list."""
-    if key not in found:
-        return None
-    values = found[key]
-    if not len(values):
-        return values
-    first = values[0]
-    nested = getattr(first, "ndim", 0) > 0 or isinstance(first, list)
-    nested = nested and not (key == "offset_mapping" and isinstance(first, tuple))
-    return values[number] if nested else values
-
-
-def samples_of(text: Any, pair: Any, split: bool) -> list[tuple]:
-    """(text, its pair) of each sample of a call."""
-    single = isinstance(text, str) or (split and (not text or isinstance(text[0], str)))
-    if single:
-        return [(text, pair)]
-    if pair is not None:
-        return list(zip(text, pair, strict=True))
-    pairs = not split and text and not isinstance(text[0], str)
-    return [tuple(one) if pairs else (one, None) for one in text]
-
-
-def heard_words(tokenizer: Any) -> tuple[Word, ...]:
-    """The learned words in use, of all text encoders that a tokenizer reads for."""
     held: dict[Word, None] = {}
     for rows in tokenizer.__dict__.get(ROWS, ()):
         rows.base_layer.read_by(tokenizer)
-        held.update(dict.fromkeys(rows.heard()))
+        held.update(dict.fromkeys(rows.heard(text)))
     return tuple(held)
 
 

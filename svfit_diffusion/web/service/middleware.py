@@ -33,6 +33,7 @@ GET_PATHS = re.compile(
 POST_PATHS = re.compile(
     r"/(login/?|gradio_api/(queue/join|upload|cancel|reset/?|(run|call)/\w+/?))"
 )
+ROUTES = (GET_PATHS, POST_PATHS)
 SECURITY_HEADERS = [
     (b"x-frame-options", b"SAMEORIGIN"),
     (b"x-content-type-options", b"nosniff"),
@@ -48,7 +49,7 @@ class RequestGuard:
     """The middleware. any_host: whether every Host is allowed, since the app has a password.
 
     suffixes: of files that may be uploaded. busy: the sentence for a full queue.
-    after_upload: called after each upload.
+    after_upload: called after each upload. routes: the paths that may be read, and sent to.
     """
 
     def __init__(
@@ -58,8 +59,10 @@ class RequestGuard:
         suffixes: frozenset[str],
         busy: str,
         after_upload: Callable[[], Awaitable[None]],
+        routes: tuple[re.Pattern, re.Pattern] = ROUTES,
     ) -> None:
         self.app, self.any_host, self.suffixes, self.busy = app, any_host, suffixes, busy
+        self.routes = routes
         self.logins, self.uploads, self.after_upload = LoginAttempts(), 0, after_upload
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -136,7 +139,7 @@ class _Request:
 
     def _check_path(self) -> None:
         """Only the routes that the page and its API need."""
-        paths = GET_PATHS if self.is_read else POST_PATHS
+        paths = self.guard.routes[0 if self.is_read else 1]
         allowed = self.is_read or self.scope["method"] == "POST"
         if not paths.fullmatch(self.path) or not allowed:
             raise RequestRefused(404, "There is nothing here.")

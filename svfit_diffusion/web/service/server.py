@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import tempfile
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import gradio as gr
@@ -27,8 +24,8 @@ from ..studio import (
     sweep_app_folder,
     sweeping,
 )
+from .access import check_access, ended_by_sigterm
 from .assembly import QUEUE, build_app
-from .clients import is_loopback
 from .middleware import RequestGuard
 
 MAX_UPLOAD = 25_000_000  # bytes of one file, such as a phone's photo; concepts are smaller
@@ -69,36 +66,6 @@ def run_app(
                 print(
                     "The training that is running stops too; what it learned is kept.", flush=True
                 )
-
-
-@contextlib.contextmanager
-def ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, so that nothing is left behind."""
-
-    def end(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def check_access(host: str, auth: str | None) -> tuple[str, str] | None:
-    """User and password of "user:password"; ValueError where others would need none."""
-    user, _, password = (auth or "").partition(":")
-    if auth is not None and not (user and password):
-        raise ValueError("--auth must have the form user:password.")
-    if not auth and not is_loopback(host):
-        raise ValueError(
-            f"--host {host} makes the app reachable for others; pass --auth user:password too, or "
-            "leave it at 127.0.0.1."
-        )
-    return (user, password) if auth else None
 
 
 def launch(

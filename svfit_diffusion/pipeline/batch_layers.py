@@ -1,0 +1,156 @@
+"""An adapter of which each picture of a batch has deltas of its own (room pool).
+
+They are a matrix [prompts, values], of which each layer holds its own columns; a projection is as
+wide as the widest concept there.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from ..adapter import Projection, SVFitLinear, layers, tuner_layers, unpatch_attention
+from ..families import Family
+from .activity import active_names, set_active
+from .attached import POOLS, reaches
+from .fusing import unfuse_concepts
+from .matching import patch_ranks
+from .model_methods import install_methods, uninstall_methods
+from .offloading import at_rest
+
+MAX_PLANS = 64  # whose columns are remembered
+
+
+class Plan(NamedTuple):
+    """The projections that a concept edits, in its file's order, and the rank of each."""
+
+    projections: tuple[Projection, ...]
+    ranks: tuple[int, ...]
+
+
+class BatchLayers:
+    """The layers of an adapter called `name`.
+
+    folders: component -> where its basis lies, if not with the model's own weights.
+    """
+
+    def __init__(self, pipe: Any, family: Family, name: str, folders: Mapping[str, str]) -> None:
+        self.pipe, self.family, self.name, self.folders = pipe, family, name, folders
+        self._wanted: dict[Projection, int] = {}
+        self._attention: dict[str, str] = {}  # component -> "both", "self" or "cross"
+        self._ranks: dict[Projection, int] = {}  # as they are now on the models
+        self._layers: list[SVFitLinear] = []  # in the order of the ranks
+        self._columns: OrderedDict[Plan, np.ndarray] = OrderedDict()
+
+    def want(self, plan: Plan, targets: Mapping[str, str]) -> None:
+        """Let the next call of `fit` make room for concepts of a plan."""
+        for projection, rank in zip(plan.projections, plan.ranks, strict=True):
+            self._wanted[projection] = max(rank, self._wanted.get(projection, 0))
+        for part, attention in targets.items():
+            known = self._attention.setdefault(part, attention)
+            self._attention[part] = attention if attention == known else "both"
+
+    def fit(self) -> None:
+        """Put the layers in, where they are not there or too narrow."""
+        if self._ranks == self._wanted and self._in_place():
+            return
+        with at_rest(self.pipe):
+            unfuse_concepts(self.pipe)
+            self.remove()
+            self._install()
+
+    def _install(self) -> None:
+        models = self.family.components(self.pipe)
+        found: dict[Projection, SVFitLinear] = {}
+        for part, attention in self._attention.items():
+            ours = {p: rank for p, rank in sorted(self._wanted.items()) if p.part == part}
+            before = active_names(tuner_layers(models[part]).values())
+            ranks = {p.local: rank for p, rank in ours.items()}
+            folder = self.folders.get(part)
+            patch_ranks(models[part], ranks, self.name, attention, self.family, folder)
+            held = layers(models[part])
+            found |= {p: held[p.local] for p in ours}
+            set_active(tuner_layers(models[part]).values(), [*before, self.name])
+            for p in ours:
+                held[p.local].svfit_delta[self.name].requires_grad_(False)
+            models[part].__dict__.setdefault(POOLS, {})[self.name] = {}
+            install_methods(models[part])
+        self._ranks = dict(sorted(self._wanted.items()))
+        self._layers = [found[p] for p in self._ranks]
+
+    def columns(self, plan: Plan) -> np.ndarray:
+        """Where the values of a plan's concepts lie in a row of the matrix: [values]."""
+        found = self._columns.get(plan)
+        if found is None:
+            starts = dict(zip(self._ranks, np.cumsum([0, *self._ranks.values()]), strict=False))
+            spans = zip(plan.projections, plan.ranks, strict=True)
+            found = np.concatenate([np.arange(starts[p], starts[p] + rank) for p, rank in spans])
+            self._columns[plan] = found
+            if len(self._columns) > MAX_PLANS:
+                self._columns.popitem(last=False)
+        return found
+
+    def width(self) -> int:
+        """The number of columns of the matrix."""
+        return sum(self._ranks.values())
+
+    def put(self, deltas: np.ndarray, plans: Sequence[Plan], pictures: int) -> None:
+        """Use the rows [prompts, width] of deltas; the denoiser, each for that many pictures.
+
+        plans: of the concepts in them. A layer that none of them edits is the base's.
+        """
+        used: dict[Projection, int] = {}
+        for plan in dict.fromkeys(plans):
+            for projection, rank in zip(plan.projections, plan.ranks, strict=True):
+                used[projection] = max(rank, used.get(projection, 0))
+        blocks = self._blocks(deltas, pictures)
+        start = 0
+        for (projection, rank), layer in zip(self._ranks.items(), self._layers, strict=True):
+            width = used.get(projection, 0)
+            block = blocks[projection.part]
+            layer.svfit_batch[self.name] = block[:, start : start + max(width, 1)]
+            layer.svfit_scaling[self.name] = 1.0 if width else 0.0
+            start += rank
+
+    def _blocks(self, deltas: np.ndarray, pictures: int) -> dict[str, torch.Tensor]:
+        """Component -> the matrix, where the component is, a row for each of its rows."""
+        matrix, found = torch.from_numpy(deltas), {}
+        for layer, projection in zip(self._layers, self._ranks, strict=True):
+            if projection.part not in found:
+                device = next(iter(layer.svfit_U.values())).device
+                rows = matrix
+                if projection.part == self.family.denoiser and pictures > 1:
+                    rows = matrix.repeat_interleave(pictures, 0)
+                found[projection.part] = rows.to(device) if device.type != "meta" else rows
+        return found
+
+    def remove(self) -> None:
+        """Take the layers out again; other adapters stay as they are."""
+        models = self.family.components(self.pipe)
+        for part in {p.part for p in self._ranks} & set(models):
+            before = active_names(tuner_layers(models[part]).values())
+            unpatch_attention(models[part], self.name)
+            left = tuner_layers(models[part]).values()
+            set_active(left, [name for name in before if name != self.name])
+            held = models[part].__dict__.get(POOLS, {})
+            held.pop(self.name, None)
+            if not held:
+                models[part].__dict__.pop(POOLS, None)
+            uninstall_methods(models[part])
+        self._ranks, self._layers = {}, []
+        self._columns.clear()
+
+    def _in_place(self) -> bool:
+        """Whether they are still there: other code may have replaced a component."""
+        models = self.family.components(self.pipe)
+        firsts = {p.part: (p, layer) for p, layer in zip(self._ranks, self._layers, strict=True)}
+        return all(
+            part in models
+            and reaches(models[part], projection.local, layer)
+            and self.name in layer.svfit_delta
+            for part, (projection, layer) in firsts.items()
+        )
