@@ -93,7 +93,6 @@ MISTRAL3 = (("transformers", "Mistral3ForConditionalGeneration"),
             {"text_config": {"model_type": "mistral", "hidden_size": 5120}})  # fmt: skip
 QWEN_VL = (("transformers", "Qwen2_5_VLForConditionalGeneration"),
            {"text_config": {"hidden_size": 3584}})  # fmt: skip
-GEMMA2 = (("transformers", "Gemma2Model"), {"hidden_size": 2304})
 
 # name: (pipeline, component: (class, configuration), where the denoiser's numbers come from)
 BASES = {
@@ -130,8 +129,7 @@ BASES = {
     "HiDream-I1": ("HiDreamImagePipeline", {"transformer": (HIDREAM, HIDREAM_I1)},
                    "the class's defaults, and from memory"),
     "Lumina-Image 2.0": ("Lumina2Pipeline", {
-        "transformer": (("diffusers", "Lumina2Transformer2DModel"), LUMINA2),
-        "text_encoder": GEMMA2},
+        "transformer": (("diffusers", "Lumina2Transformer2DModel"), LUMINA2)},
         "the class's defaults, and from memory"),
     "Sana 1.6B": ("SanaPipeline", {
         "transformer": (("diffusers", "SanaTransformer2DModel"), {})}, "the class's defaults"),

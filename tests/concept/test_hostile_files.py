@@ -28,7 +28,7 @@ from svfit_diffusion.sharing.lora_file import read_edits
 from svfit_diffusion.sharing.lora_import import import_lora
 from svfit_diffusion.web.studio.cards import read_card
 
-SECONDS, BYTES = 1.0, 50_000_000  # of one file: CPU time, memory
+SECONDS, BYTES = 2.0, 50_000_000  # of one file: CPU time, memory
 STEERS = {chr(c) for c in (*range(32), *range(127, 160), *range(0x202A, 0x202F), 0x2066, 0x2069)}
 
 
