@@ -20,8 +20,8 @@ PREFIX = " <Prompt Start> "  # which the pipeline puts between its instruction a
 
 
 class Lumina2(Flow):
-    """Lumina-Image 2.0. Its language model stays frozen, and reads the word as typed: a vector in its
-    output did not lower the loss of the tiny pipeline further.
+    """Lumina-Image 2.0. Its language model stays frozen, and reads the word as typed: a vector in
+    its output did not lower the loss of the tiny pipeline further.
     """
 
     name = "lumina2"
