@@ -242,21 +242,16 @@ def main() -> None:
         run_all(sweep_jobs(args.methods), args.workers)
         for name, choice in best(args.methods).items():
             print(name.ljust(20), *(f"{key} {value:.4g}" for key, value in choice.items()))
-    elif args.stage == "length":
+    elif args.stage in ("length", "word"):
         from benchmarks.likeness import length as likeness_length
-
-        jobs = length_jobs()
-        run_all(jobs, args.workers)
-        text = likeness_length.markdown(results_of(jobs))
-        (RESULTS / "length.md").write_text(text, "utf-8")
-        print(text)
-    elif args.stage == "word":
         from benchmarks.likeness import word as likeness_word
 
-        jobs = word_jobs()
+        trials = {"length": (length_jobs, likeness_length), "word": (word_jobs, likeness_word)}
+        make_jobs, report = trials[args.stage]
+        jobs = make_jobs()
         run_all(jobs, args.workers)
-        text = likeness_word.markdown(results_of(jobs))
-        (RESULTS / "word.md").write_text(text, "utf-8")
+        text = report.markdown(results_of(jobs))
+        (RESULTS / f"{args.stage}.md").write_text(text, "utf-8")
         print(text)
     elif args.stage == "measure":
         run_all(measure_jobs(args.methods, args.split), args.workers)

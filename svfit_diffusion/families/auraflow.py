@@ -25,11 +25,8 @@ class AuraFlow(Flow):
     dtype = "float16"
     frozen_text_encoders = (FIRST,)
     length = 256
+    side = 1024
     defaults = Sampling(steps=50, guidance=3.5)
-
-    def size(self, pipe: Any) -> int:
-        """The pipeline's own."""
-        return 1024
 
     def encode_frozen(
         self, pipe: Any, prompts: list[str], device: torch.device

@@ -92,6 +92,7 @@ class Family:
     word_outputs: ClassVar[tuple[WordOutput, ...]] = ()
     original: ClassVar[tuple[str, ...]] = ()
     length: ClassVar[int] = 512  # tokens that frozen encoders read, as the pipelines' default
+    side: ClassVar[int] = 0  # of its pictures, in pixels, where nothing but the pipeline says it
     defaults: ClassVar[Sampling]
 
     def recognises(self, pipe: Any) -> bool:
@@ -155,7 +156,7 @@ class Family:
 
     def size(self, pipe: Any) -> int:
         """Side of the pictures that the base was made for, in pixels."""
-        return getattr(pipe, self.denoiser).config.sample_size * pipe.vae_scale_factor
+        return self.side or getattr(pipe, self.denoiser).config.sample_size * pipe.vae_scale_factor
 
     def size_multiple(self, pipe: Any) -> int:
         """Widths and heights must be multiples of this number of pixels."""

@@ -37,7 +37,7 @@ class Flow(Family):
 
     def size(self, pipe: Any) -> int:
         """Side of the pictures that the base was made for, in pixels."""
-        return pipe.default_sample_size * pipe.vae_scale_factor
+        return self.side or pipe.default_sample_size * pipe.vae_scale_factor
 
     def size_multiple(self, pipe: Any) -> int:
         """Two latents: they are cut into patches of 2 x 2."""

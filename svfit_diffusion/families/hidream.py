@@ -25,11 +25,8 @@ class HiDream(Flow):
     dtype = "bfloat16"
     frozen_text_encoders = (FIRST, SECOND, THIRD, FOURTH)
     length = 128
+    side = 1024
     defaults = Sampling(steps=50, guidance=5.0)
-
-    def size(self, pipe: Any) -> int:
-        """The pipeline's own."""
-        return 1024
 
     def call_kwargs(self, pipe: Any, width: int, height: int) -> dict[str, int]:
         """The pipeline scales each size to the area of its default one, so that is set to it."""

@@ -40,11 +40,8 @@ class Ideogram4(Flow):
     frozen_text_encoders = (FIRST,)
     length = 512  # as in diffusers' script; the pipeline's 2,048 are padding for most prompts
     scheme = "logit_normal"
+    side = SIZE
     defaults = Sampling(steps=48, guidance=7.0)
-
-    def size(self, pipe: Any) -> int:
-        """The pipeline's own."""
-        return SIZE
 
     def call_kwargs(self, pipe: Any, width: int, height: int) -> dict[str, Any]:
         """The size, and the tokens that a prompt is padded to."""

@@ -26,11 +26,8 @@ class Krea2(QwenImage):
     models = ("Krea2Transformer2DModel",)
     text_model = "Qwen3VL"
     length = 507  # tokens of the prompt, in 512 with the template's end
+    side = 1024
     defaults = Sampling(steps=28, guidance=4.5)
-
-    def size(self, pipe: Any) -> int:
-        """The pipeline's own."""
-        return 1024
 
     def encode_frozen(
         self, pipe: Any, prompts: list[str], device: torch.device

@@ -28,11 +28,8 @@ class ZImage(Flow):
     dtype = "bfloat16"
     frozen_text_encoders = (FIRST,)
     word_outputs = (WordOutput(FIRST, "states", layers=(-2,)),)
+    side = 1024
     defaults = Sampling(steps=50, guidance=5.0)
-
-    def size(self, pipe: Any) -> int:
-        """The pipeline's own."""
-        return 1024
 
     def encode_frozen(
         self, pipe: Any, prompts: list[str], device: torch.device
