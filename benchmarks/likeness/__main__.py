@@ -1,13 +1,15 @@
 """Likeness against bytes: SVFit compared with LoRA and other small methods, on Toybox.
 
     python -m benchmarks.likeness ladder                  validates the measure of fidelity
-    python -m benchmarks.likeness sweep                   learning rates, on dev subjects
+    python -m benchmarks.likeness sweep                   rates and steps, on dev subjects
     python -m benchmarks.likeness length                  fixed numbers of steps against `auto`
     python -m benchmarks.likeness word                    a word's embedding against its output
     python -m benchmarks.likeness measure --split dev     all methods at their best, on dev subjects
     python -m benchmarks.likeness measure --split sealed  the same, once, for the final table
     python -m benchmarks.likeness report --split sealed   table, plot and sheets of what was
                                                           measured so far
+    python -m benchmarks.likeness eyes --split sealed     fifty pairs to judge blind, and how often
+                                                          the measure agrees
 
 Each run adds a line to `benchmarks/likeness/results/<stage>-<split>.jsonl`, so a stage that was
 stopped continues where it was, also on another machine; pictures are kept in a work folder.
@@ -31,13 +33,11 @@ import platformdirs
 from tqdm import tqdm
 
 RESULTS = Path(__file__).parent / "results"
-LOOKS = (50, 100, 200)  # steps; all methods are measured after the last
+LOOKS = (100, 200, 400)  # steps
 ALIGNED, TIE = 0.95, 0.01
-SEEN = ("fidelity", "copy", "aligned")
-LENGTH_METHODS = ("svfit-text", "lora-4")
 WORD_SUBJECTS = 2
-SWEEP_SUBJECTS, SUBJECTS = 2, {"dev": 6, "sealed": 8}
-TRAINING_SEEDS = 0, 1
+SWEEP_SUBJECTS, SUBJECTS = 2, {"dev": 6, "sealed": 14}
+TWICE = ("default", "lora-4-help", "lora-8-help", "paper-help", "whole")  # trainings: two seeds
 
 
 @functools.cache
@@ -76,11 +76,13 @@ def run_job(job: dict) -> dict:
         from benchmarks.likeness import word as likeness_word
 
         return likeness_word.one(job["method"], item, job["rate"], work)
-    method = BY_NAME[job["method"]]
+    if job["stage"] == "scale":
+        return likeness_run.scale(item, work)
     if job["stage"] == "length":
         from benchmarks.likeness import length as likeness_length
 
-        return likeness_length.WAYS[job["way"]](method, item, job["rate"], work)
+        return likeness_length.one(job["way"], item, job["rate"], work)
+    method = BY_NAME[job["method"]]
     if job["stage"] == "sweep":
         return likeness_run.sweep(method, item, job["rate"], LOOKS, work)
     return likeness_run.measure(method, item, job["seed"], job["rate"], job["steps"], work)
@@ -142,45 +144,49 @@ def sweep_jobs(names: list[str]) -> list[dict]:
 
 
 def best(names: list[str]) -> dict[str, dict]:
-    """Method -> its best rate in the sweep, and its measures there, averaged over subjects."""
-    found: dict[str, dict[float, list[dict]]] = {}
+    """Method -> its best rate and steps in the sweep, and its measures there, averaged over
+    subjects; edge: whether the rate is the lowest or the highest that was tried.
+    """
+    found: dict[str, dict[tuple[float, int], list[dict]]] = {}
     done = known("sweep", "dev")
     for job in sweep_jobs(names):
         if json.dumps(job) not in done:
             raise SystemExit(f"The sweep of {job['method']} is not finished; run `sweep` first.")
-        result = done[json.dumps(job)]
-        seen = {key: result[key] for key in SEEN} | {"loss": result["losses"][str(LOOKS[-1])]}
-        found.setdefault(job["method"], {}).setdefault(job["rate"], []).append(seen)
-    means = {
-        name: {
-            rate: {key: sum(run[key] for run in runs) / len(runs) for key in runs[0]}
-            for rate, runs in rates.items()
+        for steps, seen in done[json.dumps(job)].items():
+            cell = found.setdefault(job["method"], {}).setdefault((job["rate"], int(steps)), [])
+            cell.append(seen)
+    chosen = {}
+    for name, cells in found.items():
+        means = {
+            cell: {key: sum(run[key] for run in runs) / len(runs) for key in runs[0]}
+            for cell, runs in cells.items()
         }
-        for name, rates in found.items()
-    }
-    rates = {name: choose(seen) for name, seen in means.items()}
-    return {name: {"rate": rate, **means[name][rate]} for name, rate in rates.items()}
+        rate, steps = choose(means)
+        rates = sorted({cell[0] for cell in cells})
+        chosen[name] = {"rate": rate, "steps": steps, "edge": rate in (rates[0], rates[-1])}
+        chosen[name] |= means[rate, steps]
+    return chosen
 
 
-def choose(means: dict[float, dict[str, float]]) -> float:
-    """The best rate: the one with the highest fidelity among those that follow the prompts almost
-    completely (otherwise one that shows the subject whatever the prompt is would win).
+def choose(means: dict[tuple[float, int], dict[str, float]]) -> tuple[float, int]:
+    """The best rate and steps: those with the highest fidelity among those that follow the prompts
+    almost completely (otherwise one that shows the subject whatever the prompt is would win).
 
-    Rates less than TIE below the highest count as equal, as a few pictures cannot distinguish them;
+    Those less than TIE below the highest count as equal, as a few pictures cannot distinguish them;
     among these, the one with the lowest loss on unseen compositions, which has little variance.
     """
     most = max(min(seen["aligned"], ALIGNED) for seen in means.values())
-    kept = {rate: seen for rate, seen in means.items() if seen["aligned"] >= most}
+    kept = {cell: seen for cell, seen in means.items() if seen["aligned"] >= most}
     top = max(seen["fidelity"] for seen in kept.values())
-    equal = [rate for rate, seen in kept.items() if seen["fidelity"] > top - TIE]
-    return min(equal, key=lambda rate: kept[rate]["loss"])
+    equal = [cell for cell, seen in kept.items() if seen["fidelity"] > top - TIE]
+    return min(equal, key=lambda cell: kept[cell]["loss"])
 
 
 def measure_jobs(names: list[str], split: str) -> list[dict]:
-    """All methods at their best rates on all subjects of a split."""
+    """All methods at their best rates and steps on all subjects of a split."""
     from benchmarks.likeness.subjects import subjects
 
-    chosen = best(names) | {"base": {"rate": 0.0}}
+    chosen = best(names) | {"base": {"rate": 0.0, "steps": 0}}
     return [
         {
             "stage": "measure",
@@ -189,24 +195,33 @@ def measure_jobs(names: list[str], split: str) -> list[dict]:
             "subject": item.slug,
             "seed": seed,
             "rate": chosen[name]["rate"],
-            "steps": LOOKS[-1] if name != "base" else 0,
+            "steps": chosen[name]["steps"],
         }
-        for item in subjects(split, SUBJECTS[split])
+        for seed in (0, 1)
         for name in names
-        for seed in (TRAINING_SEEDS if name != "base" else (0,))
+        for item in subjects(split, SUBJECTS[split])
+        if seed == 0 or name in TWICE
+    ]
+
+
+def scale_jobs(split: str) -> list[dict]:
+    """What 0 and 1 are for each subject."""
+    from benchmarks.likeness.subjects import subjects
+
+    return [
+        {"stage": "scale", "split": split, "subject": item.slug}
+        for item in subjects(split, SUBJECTS[split])
     ]
 
 
 def length_jobs() -> list[dict]:
-    """The default and LoRA at their best rates on the dev subjects, with each rule for the end."""
-    from benchmarks.likeness.length import WAYS
+    """The default at its best rate on the dev subjects, with each rule for the end."""
+    from benchmarks.likeness.length import METHOD, WAYS
     from benchmarks.likeness.subjects import subjects
 
-    chosen, items = best(list(LENGTH_METHODS)), subjects("dev", SUBJECTS["dev"])
-    shared = {"stage": "length", "split": "dev"}
+    rate, items = best([METHOD])[METHOD]["rate"], subjects("dev", SUBJECTS["dev"])
     return [
-        shared | {"method": name, "way": way, "subject": item.slug, "rate": chosen[name]["rate"]}
-        for name in LENGTH_METHODS
+        {"stage": "length", "split": "dev", "way": way, "subject": item.slug, "rate": rate}
         for way in WAYS
         for item in items
     ]
@@ -229,7 +244,8 @@ def main() -> None:
     from benchmarks.likeness.methods import METHODS
 
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("stage", choices=("ladder", "sweep", "length", "word", "measure", "report"))
+    stages = ("ladder", "sweep", "length", "word", "measure", "report", "eyes")
+    parser.add_argument("stage", choices=stages)
     parser.add_argument("--split", choices=("dev", "sealed"), default="dev")
     parser.add_argument("--methods", nargs="*", default=[method.name for method in METHODS])
     parser.add_argument("--workers", type=int, default=os.cpu_count())
@@ -241,7 +257,8 @@ def main() -> None:
     elif args.stage == "sweep":
         run_all(sweep_jobs(args.methods), args.workers)
         for name, choice in best(args.methods).items():
-            print(name.ljust(20), *(f"{key} {value:.4g}" for key, value in choice.items()))
+            shown = (f"{key} {value:.4g}" for key, value in choice.items() if key != "edge")
+            print(name.ljust(20), *shown, "(at an edge: try further)" * choice["edge"])
     elif args.stage in ("length", "word"):
         from benchmarks.likeness import length as likeness_length
         from benchmarks.likeness import word as likeness_word
@@ -254,7 +271,13 @@ def main() -> None:
         (RESULTS / f"{args.stage}.md").write_text(text, "utf-8")
         print(text)
     elif args.stage == "measure":
+        run_all(scale_jobs(args.split), args.workers)
         run_all(measure_jobs(args.methods, args.split), args.workers)
+    elif args.stage == "eyes":
+        from benchmarks.likeness import eyes as likeness_eyes
+
+        results = results_of(measure_jobs(args.methods, args.split))
+        likeness_eyes.pairs_or_agreement(results, args.split, RESULTS, work_folder())
     else:
         from benchmarks.likeness import report as likeness_report
 
@@ -263,11 +286,10 @@ def main() -> None:
         found = results_of(jobs)
         wanted, had = Counter(map(row, jobs)), Counter(row(entry["job"]) for entry in found)
         results = [e for e in found if had[row(e["job"])] == wanted[row(e["job"])]]
-        if not any(entry["job"]["method"] == likeness_report.AGAINST for entry in results):
-            raise SystemExit(
-                f"Measure {likeness_report.AGAINST} first: all rows are compared with it."
-            )
-        likeness_report.write(results, args.split, RESULTS, work_folder())
+        scales = {e["job"]["subject"]: e["result"] for e in results_of(scale_jobs(args.split))}
+        if not results or not scales:
+            raise SystemExit(f"Nothing was measured on {args.split} subjects; run `measure` first.")
+        likeness_report.write(results, scales, args.split, RESULTS, work_folder())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """The methods of the likeness comparison: what each trains, and how much it must store.
 
-Every method is applied to the same base with peft, and trained by the same loop. A method with a
-token also learns the trigger's embedding, as ours does.
+Ours are trained by the product itself, with the settings of the row, and their bytes are those of
+its file. The others are applied to the same base with peft and trained by the same loss. A method
+with a word also learns the trigger's embedding; with captions, those of the photos say what is
+behind the subject.
 """
 
 from __future__ import annotations
@@ -16,10 +18,13 @@ import torch
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from torch import Tensor, nn
 
-from svfit_diffusion.adapter.attention import find_projections, patch_attention, values_and_outputs
+from svfit_diffusion.adapter.attention import find_projections, patch_attention
 from svfit_diffusion.adapter.basis import Basis, factorize
 from svfit_diffusion.adapter.tuner import SVFitConfig, layers
 from svfit_diffusion.concept.packing import round_to_four_bits
+from svfit_diffusion.pipeline.concept_size import estimate_size
+from svfit_diffusion.settings import TrainConfig
+from svfit_diffusion.settings.options import RANK
 
 NAME = "subject"
 SD15_TOKEN = 768  # numbers of one trigger row on Stable Diffusion 1.5
@@ -28,27 +33,31 @@ BLOCK = 256  # values of a tensor with a scale of their own, in four bits
 
 @dataclass(frozen=True)
 class Method:
-    """One row. adapter: see ADAPTERS, or "" for none. text: whether the text encoder is adapted.
-    captions: whether the photos' captions name their backgrounds, as recognised by the base.
+    """One row. settings: of `TrainConfig`, if the product trains it. adapter: else, see ADAPTERS,
+    or "" for none. text: whether the text encoder is adapted. word, captions: see the module.
 
     bits: of a value in the file, 16 or 4; 4 with one scale per BLOCK of a tensor. rates: learning
-    rates of the sweep. sd15: values on Stable Diffusion 1.5 for an adapted projection (out, in);
-    sd15_text: the mean for the text encoder's, if different. judged: whether it is one of the rows
-    of a few kilobytes.
+    rates of the sweep, relative to the singular values for `settings`. scaled: whether it trains
+    the share of Toybox's values that it trains of Stable Diffusion's, not as many.
     """
 
     name: str
     label: str
     adapter: str = ""
     options: dict[str, Any] = field(default_factory=dict)
-    token: bool = False
-    text: bool = False
+    settings: dict[str, Any] | None = None
+    word: bool = False
     captions: bool = False
+    text: bool = False
     rates: tuple[float, ...] = (5e-3,)
-    sd15: Callable[[int, int], int] | None = None
-    sd15_text: Callable[[int, int], int] | None = None
-    judged: bool = False
     bits: int = 16
+    scaled: bool = False
+
+    @property
+    def help(self) -> str:
+        """What it is helped by: methods are compared within that."""
+        parts = ["word"] * self.word + ["captions"] * self.captions
+        return " and ".join(parts) or "none"
 
 
 class Core(nn.Module):
@@ -68,9 +77,7 @@ class Core(nn.Module):
 
 
 def _svfit(model: nn.Module, options: dict[str, Any]) -> Iterator[nn.Parameter]:
-    options = dict(options)
-    pattern = values_and_outputs(model, options.pop("text_rank", options["r"]))
-    patch_attention(model, SVFitConfig(**options, rank_pattern=pattern), NAME)
+    patch_attention(model, SVFitConfig(**options), NAME)
     for layer in layers(model).values():
         yield layer.svfit_delta[NAME]
 
@@ -82,6 +89,12 @@ def _core(model: nn.Module, options: dict[str, Any]) -> Iterator[nn.Parameter]:
         module = Core(base, factorize(base.weight.detach(), options["r"]))
         setattr(model.get_submodule(parent), child, module)
         yield module.core
+
+
+def _whole(model: nn.Module, options: dict[str, Any]) -> Iterator[nn.Parameter]:
+    for name, parameter in model.named_parameters():
+        if "token_embedding" not in name:  # the word has its own row
+            yield parameter
 
 
 def _full(model: nn.Module, options: dict[str, Any]) -> Iterator[nn.Parameter]:
@@ -104,10 +117,14 @@ def _peft(kind: str) -> Callable[[nn.Module, dict[str, Any]], Iterator[nn.Parame
     return attach
 
 
-ADAPTERS = {"svfit": _svfit, "core": _core, "full": _full}
-for _kind in ("LoraConfig", "AdaLoraConfig", "TinyLoraConfig", "UniLoraConfig", "VBLoRAConfig",
-              "WaveFTConfig", "VeraConfig", "HRAConfig", "PsoftConfig"):  # fmt: skip
-    ADAPTERS[_kind] = _peft(_kind)
+ADAPTERS = {"svfit": _svfit, "core": _core, "full": _full, "whole": _whole}
+PEFT = (
+    *("LoraConfig", "AdaLoraConfig", "LoHaConfig", "LoKrConfig", "OFTConfig", "IA3Config"),
+    *("ShiraConfig", "TinyLoraConfig", "UniLoraConfig", "VBLoRAConfig", "WaveFTConfig"),
+    *("VeraConfig", "HRAConfig", "PsoftConfig"),
+)
+SHARED = ("UniLoraConfig", "VBLoRAConfig")  # what all projections share grows with none of them
+ADAPTERS |= {kind: _peft(kind) for kind in PEFT}
 
 
 def attach(method: Method, models: dict[str, nn.Module], denoiser: str) -> dict[str, list]:
@@ -128,119 +145,111 @@ def _lora(rank: int) -> dict[str, Any]:
     return {"r": rank, "lora_alpha": rank, "init_lora_weights": "gaussian"}
 
 
-def _lora_values(rank: int) -> Callable[[int, int], int]:
-    return lambda out, inner: rank * (out + inner)
-
-
-def _constant(values: int) -> Callable[[int, int], int]:
-    return lambda out, inner: values
-
-
-def _whole(out: int, inner: int) -> int:
-    return min(out, inner)
-
-
-DELTAS, LORAS = (1.5e-2, 5e-2, 1e-1, 1.5e-1), (1.5e-3, 3e-3, 5e-3, 1.5e-2)
-TOKEN = (5e-3, 1e-2, 2e-2)
-# Ranks that are the same fraction of Toybox's 128 to 192 values as ...
-RANK_EQUAL = 3  # 16 of Stable Diffusion's 320 to 1280
-FOUR_BITS = 11  # 48 of those, with which a file in four bits is below 8 KB there
-TEXT_RANK = 80  # 320 of the text encoder's 768, with 16 for all other projections
-
-
 def _ours(
-    rank: int | str, bits: int, text: bool = True, token: bool = True, captions: bool = False
+    name: str, label: str, rates: tuple[float, ...], help: str = "", **settings: Any
 ) -> Method:
-    """SVFit at a rank, with or without the text encoder, a token and captions."""
-    label = f"SVFit {'full' if rank == 'full' else f'top {rank}'}"
-    name = f"svfit-{rank}{'' if bits == 16 else f'-{bits}bit'}"
-    sd15 = _whole if rank == "full" else _constant(round(16 * rank / RANK_EQUAL))
-    return Method(
-        f"{name}{'' if text else '-unet'}{'' if token else '-plain'}{'-captions' * captions}",
-        f"{label}{', 4 bits' * (bits == 4)}{'' if text else ', UNet only'}{' + token' * token}"
-        f"{' + captions' * captions}",
-        "svfit", {"r": rank}, token=token, text=text, captions=captions, rates=DELTAS, bits=bits,
-        sd15=_constant(48) if rank == FOUR_BITS else sd15,
-        judged=rank == RANK_EQUAL or (rank == FOUR_BITS and bits == 4),
-    )  # fmt: skip
+    """A row that the product trains. help: "word", "captions", both or none."""
+    word, captions = "word" in help, "captions" in help
+    settings |= {"train_token": word, "caption_backgrounds": captions}
+    return Method(name, label, settings=settings, word=word, captions=captions, rates=rates)
 
 
-DEFAULT = "SVFit top 3, text values and outputs top 80, 4 bits"
-TEXT = {
-    "options": {"r": RANK_EQUAL, "text_rank": TEXT_RANK},
-    **{"token": True, "text": True, "rates": (*DELTAS, 3e-2), "bits": 4, "judged": True},
-    **{"sd15": _constant(16), "sd15_text": _constant((320 + 16) // 2)},
+def _peers(name: str, label: str, kind: str, options: dict, rates: tuple, **more: Any) -> Method:
+    """A row of another method, with word and captions."""
+    return Method(name, label, kind, options, word=True, captions=True, rates=rates, **more)
+
+
+BOTH = "word captions"
+DELTAS, LORAS = (3e-3, 6e-3, 1.2e-2, 2.4e-2, 4.8e-2), (1.5e-3, 3e-3, 5e-3, 1e-2, 2e-2)
+WORDS = (5e-3, 1e-2, 2e-2, 4e-2)
+RANK_EQUAL = 3  # 16 of Stable Diffusion's 320 to 1280, as a share of Toybox's 128 to 192
+PAPER = {"rank": "energy=0.99", "delta_bits": 16}
+ADALORA = {
+    **{"init_r": 6, "target_r": 4, "lora_alpha": 6},
+    **{"tinit": 20, "tfinal": 50, "deltaT": 5, "total_step": 400},
 }
 METHODS = (
-    Method("base", "base model"),
-    Method("ti", "Textual Inversion", token=True, rates=TOKEN),
-    Method("ti-captions", "Textual Inversion + captions", token=True, captions=True, rates=TOKEN),
-    Method("svfit-text", f"{DEFAULT} + token + captions", "svfit", **TEXT, captions=True),
-    Method("svfit-text-uncaptioned", f"{DEFAULT} + token", "svfit", **TEXT),
-    _ours(RANK_EQUAL, 16),
-    _ours(RANK_EQUAL, 16, text=False),
-    _ours(RANK_EQUAL, 16, token=False),
-    _ours(RANK_EQUAL, 4, captions=True),
-    _ours(RANK_EQUAL, 4, text=False, captions=True),
-    _ours(FOUR_BITS, 4),
-    _ours("full", 4),
-    Method("paper", "SVFit, 99 % of the energy", "svfit", {"r": "energy=0.99"}, text=True,
-           rates=DELTAS, sd15=_whole),
-    Method("paper-token", "SVFit, 99 % of the energy + token", "svfit", {"r": "energy=0.99"},
-           token=True, text=True, rates=DELTAS, sd15=_whole),
-    Method("core-3", "3 x 3 core (LoRA-XS), 4 bits + token", "core", {"r": 3}, token=True,
-           text=True, rates=DELTAS, sd15=_constant(49), judged=True, bits=4),
-    Method("tinylora", "TinyLoRA, 4 bits + token", "TinyLoraConfig", {"r": 2, "u": FOUR_BITS},
-           token=True, text=True, rates=(1.5e-3, 5e-3, 2e-2, 8e-2), sd15=_constant(48), judged=True,
-           bits=4),
-    Method("unilora", "UniLoRA, 4 bits + token", "UniLoraConfig",
-           {"r": 4, "theta_d_length": 68 * FOUR_BITS}, token=True, text=True,
-           rates=(5e-3, 2e-2, 8e-2, 2e-1), judged=True, bits=4),
-    Method("unilora-captions", "UniLoRA, 4 bits + token + captions", "UniLoraConfig",
-           {"r": 4, "theta_d_length": 462}, token=True, text=True, captions=True,
-           rates=(5e-3, 2e-2, 8e-2, 2e-1), judged=True, bits=4),  # as many bytes as the default
-    Method("vblora", "VB-LoRA + token", "VBLoRAConfig",
-           {"r": 1, "num_vectors": 16, "vector_length": 32, "topk": 2}, token=True,
-           rates=(1e-3, 5e-3, 2e-2)),
-    Method("waveft", "WaveFT, 4 bits + token", "WaveFTConfig", {"n_frequency": FOUR_BITS},
-           token=True, text=True, rates=(3e-3, 1e-2, 5e-2, 2e-1), sd15=_constant(48), judged=True,
-           bits=4),
-    Method("vera", "VeRA + token", "VeraConfig", {"r": 16}, token=True, rates=(3e-3, 1e-2, 3e-2),
-           sd15=lambda out, inner: out + 16),
-    Method("lora-1", "LoRA rank 1", "LoraConfig", _lora(1), rates=LORAS, sd15=_lora_values(1)),
-    Method("lora-4", "LoRA rank 4", "LoraConfig", _lora(4), rates=LORAS, sd15=_lora_values(4)),
-    Method("lora-8", "LoRA rank 8", "LoraConfig", _lora(8), rates=LORAS, sd15=_lora_values(8)),
-    Method("lora-4-token", "LoRA rank 4 + token", "LoraConfig", _lora(4), token=True, rates=LORAS,
-           sd15=_lora_values(4)),
-    Method("lora-4-captions", "LoRA rank 4 + captions", "LoraConfig", _lora(4), captions=True,
-           rates=LORAS, sd15=_lora_values(4)),
-    Method("lora-4-token-captions", "LoRA rank 4 + token + captions", "LoraConfig", _lora(4),
-           token=True, captions=True, rates=LORAS, sd15=_lora_values(4)),
-    Method("lora-4-text", "LoRA rank 4, text encoder too, + token", "LoraConfig", _lora(4),
-           token=True, text=True, rates=LORAS, sd15=_lora_values(4)),
-    Method("adalora", "AdaLoRA rank 6 to 4", "AdaLoraConfig",
-           {"init_r": 6, "target_r": 4, "lora_alpha": 6, "tinit": 20, "tfinal": 50, "deltaT": 5,
-            "total_step": 200}, rates=LORAS,
-           sd15=lambda out, inner: 4 * (out + inner + 1)),
-    Method("hra", "HRA rank 4", "HRAConfig", {"r": 4}, rates=(1e-3, 4e-3, 1.5e-2),
-           sd15=lambda out, inner: 4 * inner),
-    Method("psoft", "PSOFT rank 16", "PsoftConfig", {"r": 16, "psoft_alpha": 16},
-           rates=(1e-3, 2e-3, 5e-3, 2e-2), sd15=_constant(16 * 15 // 2 + 32)),
-    Method("full", "all attention weights", "full", rates=(5e-5, 2e-4, 8e-4, 2e-3),
-           sd15=lambda out, inner: out * inner),
+    Method("base", "the base"),
+    _peers("whole", "all weights of UNet and text encoder", "whole", {},
+           (3e-5, 1e-4, 3e-4, 1e-3), text=True),
+    _ours("default", "SVFit, the default", DELTAS, BOTH),
+    _ours("rank-16", "SVFit, rank 16 everywhere", DELTAS, BOTH, text_encoder_rank="16"),
+    _ours("rank-64", "SVFit, rank 64 everywhere", DELTAS, BOTH, rank="64"),
+    _ours("rank-4", "SVFit, rank 4 everywhere", DELTAS, BOTH, rank="4"),
+    _ours("paper-help", "SVFit, 99 % of the energy", DELTAS, BOTH, **PAPER),
+    _ours("default-plain", "SVFit, the default's values", DELTAS),
+    _ours("paper", "SVFit, 99 % of the energy", DELTAS, **PAPER),
+    _peers("svfit-share", "SVFit, top 3 everywhere", "svfit", {"r": RANK_EQUAL},
+           (1.5e-2, 5e-2, 1e-1, 1.5e-1), text=True, bits=4, scaled=True),
+    Method("ti", "the word alone (Textual Inversion)", word=True, captions=True, rates=WORDS),
+    Method("ti-plain", "Textual Inversion", word=True, rates=WORDS),
+    _peers("lora-1-help", "LoRA rank 1", "LoraConfig", _lora(1), LORAS),
+    _peers("lora-4-help", "LoRA rank 4", "LoraConfig", _lora(4), LORAS),
+    _peers("lora-8-help", "LoRA rank 8", "LoraConfig", _lora(8), LORAS),
+    _peers("lora-4-text", "LoRA rank 4, text encoder too", "LoraConfig", _lora(4), LORAS,
+           text=True),
+    Method("lora-4", "LoRA rank 4", "LoraConfig", _lora(4), rates=LORAS),
+    Method("lora-8", "LoRA rank 8", "LoraConfig", _lora(8), rates=LORAS),
+    _peers("loha", "LoHa rank 4", "LoHaConfig", {"r": 4, "alpha": 4}, LORAS),
+    _peers("lokr", "LoKr rank 4", "LoKrConfig", {"r": 4, "alpha": 4}, LORAS),
+    _peers("oft", "OFT, blocks of 8", "OFTConfig", {"oft_block_size": 8, "r": 0},
+           (1e-3, 3e-3, 1e-2, 3e-2)),
+    _peers("ia3", "IA3", "IA3Config", {"feedforward_modules": []}, (3e-3, 1e-2, 3e-2, 1e-1)),
+    _peers("shira", "SHiRA rank 4", "ShiraConfig", {"r": 4}, (1e-3, 3e-3, 1e-2, 3e-2)),
+    _peers("adalora", "AdaLoRA, rank 6 to 4", "AdaLoraConfig", ADALORA, LORAS),
+    _peers("hra", "HRA rank 4", "HRAConfig", {"r": 4}, (1e-3, 4e-3, 1.5e-2)),
+    _peers("psoft", "PSOFT rank 16", "PsoftConfig", {"r": 16, "psoft_alpha": 16},
+           (1e-3, 2e-3, 5e-3, 2e-2)),
+    _peers("vera", "VeRA", "VeraConfig", {"r": 16}, (3e-3, 1e-2, 3e-2)),
+    _peers("core", "cores of 3 x 3 (LoRA-XS)", "core", {"r": 3},
+           (1.5e-2, 5e-2, 1e-1, 1.5e-1), text=True, bits=4),
+    _peers("tinylora", "TinyLoRA", "TinyLoraConfig", {"r": 2, "u": 16},
+           (1.5e-3, 5e-3, 2e-2), text=True, bits=4),
+    _peers("unilora", "UniLoRA", "UniLoraConfig", {"r": 4, "theta_d_length": 1024},
+           (5e-3, 2e-2, 8e-2, 2e-1), text=True, bits=4),
+    _peers("vblora", "VB-LoRA", "VBLoRAConfig",
+           {"r": 1, "num_vectors": 16, "vector_length": 32, "topk": 2}, (1e-3, 5e-3, 2e-2)),
+    _peers("waveft", "WaveFT", "WaveFTConfig", {"n_frequency": 16},
+           (3e-3, 1e-2, 5e-2), text=True, bits=4),
+    _peers("full", "all attention weights", "full", {}, (5e-5, 2e-4, 8e-4, 2e-3)),
 )  # fmt: skip
 BY_NAME = {method.name: method for method in METHODS}
 
 
-def sd15_bytes(method: Method, shapes: dict[str, list[tuple[int, int]]]) -> int | None:
-    """Bytes on Stable Diffusion 1.5; shapes: (out, in) of projections of "denoiser", "text"."""
-    if method.adapter and method.sd15 is None:
+def sd15_bytes(method: Method, shapes: dict[str, list[tuple[int, int]]], folder: str) -> int | None:
+    """Bytes for Stable Diffusion 1.5, without a header; None where that is no sum over projections.
+
+    shapes: (out, in) of its projections, "denoiser" and "text". folder: of its configurations.
+    """
+    if (
+        method.settings is not None
+    ):  # of weights that are not here, 99 % of the energy is at most all
+        rank = method.settings.get("rank", RANK)
+        known = {"rank": "full" if rank.startswith("energy") else rank}
+        return estimate_size(folder, TrainConfig(**method.settings | known)).bytes
+    if method.adapter in (*SHARED, "whole"):
         return None
-    parts = [(shapes["denoiser"], method.sd15)] if method.sd15 else []
-    if parts and method.text:
-        parts.append((shapes["text"], method.sd15_text or method.sd15))
-    sizes = [values(*shape) for part, values in parts for shape in part]
-    return tensor_bytes(sizes, method.bits) + 2 * SD15_TOKEN * method.token
+    parts = ["denoiser", "text"] if method.text else ["denoiser"]
+    found = [shape for part in parts for shape in shapes[part]] if method.adapter else []
+    each = {shape: _values(method, *shape) for shape in set(found)}
+    return (
+        tensor_bytes([each[shape] for shape in found], method.bits) + 2 * SD15_TOKEN * method.word
+    )
+
+
+def _values(method: Method, out: int, inner: int) -> int:
+    """Trained values of one projection, counted where the method is applied to it."""
+    if method.adapter == "svfit":  # its rank is Toybox's share of Stable Diffusion's
+        return round(16 * method.options["r"] / RANK_EQUAL)
+    model = nn.ModuleDict({"attn": nn.ModuleDict({"to_q": nn.Linear(inner, out, bias=False)})})
+    if method.adapter == "core":
+        return method.options["r"] ** 2
+    if method.adapter == "full":
+        return out * inner
+    config = getattr(peft, method.adapter)(target_modules=["to_q"], **method.options)
+    model.requires_grad_(False)
+    PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](model, {NAME: config}, NAME)
+    return sum(p.numel() for n, p in model.named_parameters() if NAME in n and p.requires_grad)
 
 
 def tensor_bytes(sizes: list[int], bits: int) -> int:

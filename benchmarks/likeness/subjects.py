@@ -2,7 +2,8 @@
 
 Subjects are objects that no part of Toybox was trained on: `dev` ones, on which everything is
 chosen, and `sealed` ones for the final table. Toybox's pictures are rendered, so a true picture
-exists for each prompt, and backgrounds, styles and second objects can be checked.
+exists for each prompt, and backgrounds, styles and second objects can be checked. An earlier set of
+sealed objects, seen in earlier tables, is not used any more.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from captions import caption
 from judge import Backgrounds, Recogniser, border_colour
-from objects import BY_NAME, DEV, SEALED, TRAIN, ToyObject
+from objects import BY_NAME, DEV, SEALED2, TRAIN, ToyObject
 from PIL import Image
 from subject import poses
 from torch import Tensor
@@ -24,7 +26,7 @@ from world import Placed, Sample, World
 from svfit_diffusion.evaluation.features import EfficientNetLite0Grid, Extractor
 from svfit_diffusion.evaluation.measures import among, cosines
 
-SPLITS = {"dev": DEV, "sealed": SEALED}
+SPLITS = {"dev": DEV, "sealed": SEALED2}
 SECOND = "apple"  # the other object of a prompt: a training one
 COMPOSITIONS, VIEWS = 24, 4
 OTHER_OBJECTS = 24  # training objects, whose mean feature does not count as likeness
@@ -120,6 +122,16 @@ def truths(item: ToyObject, prompt: Prompt, views: int = VIEWS) -> tuple[Image.I
     return tuple(pictures)
 
 
+@torch.inference_mode()
+def decoded_pictures(vae, pictures: Sequence[Image.Image]) -> list[Image.Image]:
+    """Pictures sent through a VAE: encoded and decoded."""
+    pixels = np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
+    x = torch.as_tensor(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+    y = vae.decode(vae.encode(x).latent_dist.mode()).sample.clamp(-1, 1)
+    arrays = ((y + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    return [Image.fromarray(array) for array in arrays]
+
+
 def others() -> list[ToyObject]:
     """Training objects of all kinds."""
     return [item for item in TRAIN if item.name != SECOND][:: len(TRAIN) // OTHER_OBJECTS]
@@ -158,13 +170,13 @@ class Judge:
         self.real = [among(reference) for reference in self.references]
         self.training = self.features(photos(item))
         self.real_copy = float(self.copies(self.features(sum(true, ()))).mean())
-        self.base = self._near(base)
+        self.base = self.near(base)
 
     def features(self, pictures: Sequence[Image.Image]) -> Tensor:
         """Unit features of whole pictures [pictures, width]."""
         return self.part.see.features(pictures)
 
-    def _near(self, pictures: list[Image.Image]) -> np.ndarray:
+    def near(self, pictures: list[Image.Image]) -> np.ndarray:
         """Mean cosine of each picture's part with its prompt's true pictures: [prompts, seeds]."""
         rows = []
         for i, prompt in enumerate(PROMPTS):
@@ -180,7 +192,7 @@ class Judge:
         scale = np.mean(self.real) - self.base.mean()
         if scale <= 0:
             raise ValueError("The base already generates this subject; fidelity has no scale.")
-        return (self._near(pictures) - self.base.mean(1, keepdims=True)) / scale
+        return (self.near(pictures) - self.base.mean(1, keepdims=True)) / scale
 
     def copies(self, features: Tensor) -> np.ndarray:
         """The largest cosine of each picture with a training photo: [pictures]."""

@@ -7,6 +7,7 @@ of newer bases are: only the UNet has deltas. All have captions with the backgro
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,7 @@ from objects import ToyObject
 from torch import Tensor, nn
 
 from benchmarks.likeness.methods import BY_NAME, Method, round_values
-from benchmarks.likeness.report import interval
-from benchmarks.likeness.run import SWEEP_SEEDS, WORDS, Run, judged
+from benchmarks.likeness.run import SWEEP_SEEDS, WORDS, Drawer, Run
 from benchmarks.likeness.subjects import Judge
 from svfit_diffusion.families.base import FIRST, WordOutput, clip_ids
 from svfit_diffusion.families.sd import StableDiffusion
@@ -89,9 +89,7 @@ def prepared(where: str, item: ToyObject, rate: float, work: Path) -> tuple[Run,
 
 
 def _method(where: str) -> Method:
-    found = BY_NAME["svfit-3-4bit-unet-captions"]
-    assert found.captions and found.token and not found.text, where
-    return found
+    return replace(BY_NAME["svfit-share"], text=False)
 
 
 def one(where: str, item: ToyObject, rate: float, work: Path) -> dict[str, Any]:
@@ -115,14 +113,18 @@ def one(where: str, item: ToyObject, rate: float, work: Path) -> dict[str, Any]:
 def _seen(run: Run) -> dict[str, list]:
     pictures = run.generate(WORDS, SWEEP_SEEDS)
     judge = _judge_of(run.item, run.work)
-    scores = judged(judge, pictures, judge.features(pictures))
+    scores = {
+        "fidelity": judge.fidelity(pictures),
+        "aligned": judge.aligned(pictures),
+        "copy": judge.copies(judge.features(pictures)).reshape(-1, SWEEP_SEEDS),
+    }
     return {key: np.round(scores[key], 4).tolist() for key in SEEN}
 
 
 @functools.cache
 def _judge_of(item: ToyObject, work: Path) -> Judge:
     """A judge by the base's pictures of the class word, as few as are compared with them."""
-    base = Run(Method("base", "base model"), item, 0, 0.0, work)
+    base = Drawer(BY_NAME["base"], item, 0, 0.0, work)
     return Judge(item, base.generate(WORDS, SWEEP_SEEDS), SWEEP_SEEDS)
 
 
@@ -139,7 +141,7 @@ def markdown(results: list[dict]) -> str:
         f"`python -m benchmarks.likeness word`: {', '.join(against)}; one training seed, "
         f"{len(WORDS)} prompts x {SWEEP_SEEDS} seeds; only the UNet has deltas. The rate is that "
         "of the vector, times the size of the text encoder's states. The difference is that of "
-        "the fidelity from the embedding's, with 95 % intervals.",
+        "the fidelity from the embedding's, for each subject.",
         "",
         "Loss is that on the photos at fixed noise: of the vector in half precision, and in four "
         "bits with a scale for so many values.",
@@ -154,9 +156,8 @@ def markdown(results: list[dict]) -> str:
         cells = {key: _cells(runs, key, shared) for key in SEEN}
         means = " | ".join(f"{cells[key].mean():.3f}" for key in SEEN)
         losses = (_loss(runs, shared, block) for block in (None, *BLOCKS))
-        difference = cells["fidelity"] - _cells(against, "fidelity", shared)
-        mean, low, high = interval(difference)
-        shown = f"{mean:+.3f} ({low:+.3f} to {high:+.3f})" if where != "embedding" else ""
+        each = (cells["fidelity"] - _cells(against, "fidelity", shared)).mean((1, 2, 3))
+        shown = " ".join(f"{value:+.3f}" for value in each) if where != "embedding" else ""
         lines.append(f"| {where} | {rate or ''} | {means} | {' | '.join(losses)} | {shown} |")
     return "\n".join(lines) + "\n"
 
