@@ -46,7 +46,7 @@ def verdict(difference: Triple, margin: float) -> str:
     if low > 0:
         return "better"
     if high < 0:
-        return "worse" if high < margin else "worse, by less than the margin"
+        return "worse, by less than the margin" if low >= margin else "worse"
     return "no worse" if low >= margin else "not distinguished"
 
 

@@ -1,4 +1,4 @@
-"""benchmarks/likeness: how rates are chosen, what an interval is, and the README's own figures."""
+"""benchmarks/likeness: how rates are chosen, what an interval is, and the docs' own figures."""
 
 import re
 from pathlib import Path
@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.likeness.__main__ import best, choose
-from benchmarks.likeness.report import interval
-from svfit_diffusion.settings import PRESETS, TrainConfig
+from benchmarks.likeness.__main__ import choose
+from benchmarks.likeness.methods import METHODS, sd15_bytes
+from benchmarks.likeness.statistics import GOALS, Measures, verdict
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,38 +18,120 @@ def seen(fidelity, aligned, loss):
 
 
 def test_a_rate_that_draws_the_subject_whatever_the_prompt_does_not_win():
-    rates = {0.1: seen(0.2, 0.96, 0.3), 0.2: seen(0.4, 0.9, 0.2)}
-    assert choose(rates) == 0.1
-    assert choose(rates | {0.3: seen(0.1, 0.97, 0.1)}) == 0.1, "enough is enough"
-    assert choose({0.1: seen(0.2, 0.6, 0.3), 0.2: seen(0.4, 0.5, 0.2)}) == 0.1
+    rates = {(0.1, 200): seen(0.2, 0.96, 0.3), (0.2, 200): seen(0.4, 0.9, 0.2)}
+    assert choose(rates) == (0.1, 200)
+    assert choose(rates | {(0.3, 200): seen(0.1, 0.97, 0.1)}) == (0.1, 200), "enough is enough"
+    assert choose({(0.1, 100): seen(0.2, 0.6, 0.3), (0.2, 100): seen(0.4, 0.5, 0.2)}) == (0.1, 100)
 
 
 def test_of_rates_that_look_alike_the_loss_decides():
-    rates = {0.1: seen(0.215, 1, 0.3), 0.2: seen(0.22, 1, 0.4), 0.3: seen(0.2, 1, 0.1)}
-    assert choose(rates) == 0.1
+    cells = (seen(0.215, 1, 0.3), seen(0.22, 1, 0.4), seen(0.2, 1, 0.1))
+    assert choose({(0.1, steps): cell for steps, cell in enumerate(cells)}) == (0.1, 0)
 
 
-@pytest.mark.parametrize("method, preset", [("svfit-text", "tiny"), ("paper", "paper")])
-def test_presets_have_the_best_rates_of_the_sweep(method, preset):
-    """Ours are relative to the singular values, whose root mean square on Toybox is 2.4 and 2.7."""
-    rate = TrainConfig(**PRESETS[preset]).learning_rate
-    assert rate * 2.5 == pytest.approx(best([method])[method]["rate"])
+def scales(subjects, noise=0.0, rng=None):
+    """Scales whose 0 is a closeness of 0.2 and whose 1 is 0.7; noise: of the base's pictures."""
+    rng = rng or np.random.default_rng(0)
+    return {
+        name: {
+            "base": (0.2 + noise * rng.normal(size=(10, 4))).tolist(),
+            "real": np.full((10, 4), 0.7).tolist(),
+            "decoded": np.full((10, 4), 0.6).tolist(),
+        }
+        for name in subjects
+    }
+
+
+def results(of):
+    """Runs of one training: method -> subject -> fidelity, on the scale above."""
+    return [
+        {
+            "job": {"method": method, "subject": subject, "seed": 0},
+            "result": {"near": np.full((10, 4), 0.2 + 0.5 * value).tolist()},
+        }
+        for method, values in of.items()
+        for subject, value in values.items()
+    ]
+
+
+def test_fidelity_is_0_for_the_base_and_1_for_a_true_picture():
+    names = ("a", "b")
+    found = Measures(results({"m": {"a": 0.0, "b": 1.0}}), scales(names))
+    assert found.fidelity("m") == pytest.approx({"a": 0, "b": 1})
+    assert found.mean("decoded") == pytest.approx((0.8, 0.8, 0.8)), "what the VAE alone leaves"
+    assert found.mean("m") == pytest.approx((0.5, 0, 1)), "subjects count as wholes"
 
 
 def test_an_interval_holds_the_mean_as_often_as_it_says():
-    """Of means of normal numbers: half the width is 1.96 deviations of the mean."""
-    values = np.random.default_rng(3).normal(2, 1, (400, 1, 1, 1))
-    mean, low, high = interval(values)
+    """Of means over normal subjects: half the width is 1.96 deviations of the mean."""
+    names = [str(i) for i in range(300)]
+    values = np.random.default_rng(3).normal(0.5, 0.2, len(names))
+    of = {"m": dict(zip(names, values, strict=True))}
+    mean, low, high = Measures(results(of), scales(names)).mean("m")
+    width = 1.96 * values.std() / np.sqrt(len(names))
     assert mean == pytest.approx(values.mean())
-    width = 1.96 * values.std() / 20
     assert (low - mean, high - mean) == pytest.approx((-width, width), rel=0.08)
-    assert interval(np.full((8, 2, 10, 4), 0.25)) == (0.25, 0.25, 0.25)
 
 
-def test_subjects_count_as_wholes():
-    """Two different subjects whose cells agree: resampling single cells would be too narrow."""
-    values = np.repeat([0.0, 1.0], 80).reshape(2, 2, 10, 4)
-    assert interval(values) == (0.5, 0.0, 1.0)
+def test_an_uncertain_scale_widens_the_interval_of_a_mean_and_moves_no_difference_of_equals():
+    names = [str(i) for i in range(12)]
+    alike = {name: 0.5 for name in names}
+    of = results({"m": alike, "n": alike})
+    sure, unsure = (Measures(of, scales(names, noise)) for noise in (0.0, 0.2))
+    assert sure.mean("m") == pytest.approx((0.5, 0.5, 0.5))
+    low, high = unsure.mean("m")[1:]
+    assert high - low > 0.01
+    assert unsure.difference("m", "n") == pytest.approx((0, 0, 0))
+
+
+@pytest.mark.parametrize(
+    "difference, says",
+    [
+        ((0.02, 0.01, 0.03), "better"),
+        ((0.0, -0.01, 0.01), "no worse"),
+        ((0.0, -0.03, 0.03), "not distinguished"),
+        ((-0.05, -0.08, -0.03), "worse"),
+        ((-0.015, -0.019, -0.01), "worse, by less than the margin"),
+        ((-0.03, -0.05, -0.01), "worse"),
+    ],
+)
+def test_a_range_that_crosses_its_margin_says_nothing(difference, says):
+    assert verdict(difference, -0.02) == says
+
+
+def test_goals_compare_like_with_like_and_one_of_them_decides():
+    help = {method.name: method.help for method in METHODS}
+    assert [goal.primary for goal in GOALS].count(True) == 1
+    for goal in GOALS:
+        assert goal.unlike or help[goal.one] == help[goal.other], goal
+
+
+def test_every_method_has_as_many_rates_and_none_of_ours_more():
+    ours = max(len(m.rates) for m in METHODS if m.settings is not None)
+    lora = max(len(m.rates) for m in METHODS if m.adapter == "LoraConfig")
+    assert ours <= lora
+    assert all(3 <= len(m.rates) <= 5 for m in METHODS if m.name != "base")
+
+
+@pytest.mark.parametrize(
+    "name, values",
+    [
+        ("lora-4-help", 4 * (320 + 768)),
+        ("full", 320 * 768),
+        ("ia3", 320),  # one factor for each output of a key
+        ("hra", 4 * 768),
+        ("oft", 768 // 8 * (8 * 7 // 2)),
+        ("vera", 320 + 16),
+        ("core", 9),
+        ("svfit-share", 16),
+    ],
+)
+def test_bytes_for_stable_diffusion_are_counted_where_a_method_is_applied(name, values):
+    """One projection from 768 to 320 in the UNet, none in the text encoder; and the word."""
+    method = next(m for m in METHODS if m.name == name)
+    bits = values * method.bits // 8 if method.bits == 16 else -(-values // 2) + 2
+    found = sd15_bytes(method, {"denoiser": [(320, 768)], "text": []}, "")
+    assert found == bits + 2 * 768
 
 
 OURS = "SVFit top 3, text values and outputs top 80, 4 bits + token"
