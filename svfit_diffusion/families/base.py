@@ -42,12 +42,14 @@ class WordOutput(NamedTuple):
     encoder: the text encoder, whose `hidden_states` get v at the tokens of the word. states: the
     name of these states in what `encode_frozen` returns, [prompts, length, layers x width]. layers:
     which hidden states are side by side there, as transformers numbers them (-1: the last); none
-    for the encoder's `last_hidden_state`.
+    for the encoder's `last_hidden_state`. one_by_one: the pipeline does not call the encoder, but
+    its layers one after the other, and keeps what comes out of them.
     """
 
     encoder: TextEncoder
     states: str
     layers: tuple[int, ...] = ()
+    one_by_one: bool = False
 
 
 class Sampling(NamedTuple):

@@ -14,7 +14,7 @@ from .sequences import from_patches, places, to_patches
 
 
 class Chroma(Flux):
-    """Chroma. Nothing of it can be taught a word: T5 stays frozen."""
+    """Chroma. T5 stays frozen."""
 
     name = "chroma"
     title = "Chroma"

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import FIRST, Sampling
+from .base import FIRST, Sampling, WordOutput
 from .flow import Flow
 from .sequences import pad, trim
 
@@ -30,6 +30,7 @@ class CogView4(Flow):
     text_model = "Glm"
     dtype = "bfloat16"
     frozen_text_encoders = (FIRST,)
+    word_outputs = (WordOutput(FIRST, "states", layers=(-2,)),)
     length = 1024
     defaults = Sampling(steps=50, guidance=5.0)
 

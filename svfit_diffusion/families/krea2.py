@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import Sampling
+from .base import FIRST, Sampling, WordOutput
 from .qwen_image import QwenImage
 from .sequences import from_patches, pad, places, to_patches, trim
 
@@ -22,7 +22,7 @@ class Krea2(QwenImage):
     bases = {"Krea 2": "krea/Krea-2-Raw"}
     pipelines = ("Krea2Pipeline",)
     editing = ()
-    word_outputs = ()
+    word_outputs = (WordOutput(FIRST, "states", layers=tuple(range(2, 36, 3))),)
     models = ("Krea2Transformer2DModel",)
     text_model = "Qwen3VL"
     length = 507  # tokens of the prompt, in 512 with the template's end
@@ -32,13 +32,13 @@ class Krea2(QwenImage):
     def encode_frozen(
         self, pipe: Any, prompts: list[str], device: torch.device
     ) -> dict[str, Tensor]:
-        """Hidden states [n, longest, layers, width], and their mask [n, longest].
+        """Hidden states [n, longest, layers x width], and their mask [n, longest].
 
         The pipeline pads between the prompt and the template's end; the transformer gives all of
         the text one place and masks the padding, so it can as well stand behind.
         """
         states, there = pipe.encode_prompt(list(prompts), device)
-        return pad([one[mask] for one, mask in zip(states, there, strict=True)])
+        return pad([one[mask].flatten(1) for one, mask in zip(states, there, strict=True)])
 
     def predict(
         self, denoiser: nn.Module, noisy: Tensor, times: Tensor, text: dict, guidance: float = 1.0
@@ -50,7 +50,7 @@ class Krea2(QwenImage):
         found = denoiser(
             hidden_states=to_patches(noisy),
             timestep=times / 1000,
-            encoder_hidden_states=states,
+            encoder_hidden_states=states.unflatten(2, (denoiser.config.num_text_layers, -1)),
             encoder_attention_mask=there,
             position_ids=torch.cat([words, places(rows, columns)]).to(noisy.device),
         ).sample

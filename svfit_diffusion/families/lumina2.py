@@ -13,16 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import FIRST, PromptEncoder, Sampling
+from .base import FIRST, PromptEncoder, Sampling, WordOutput
 from .flow import Flow
 
 PREFIX = " <Prompt Start> "  # which the pipeline puts between its instruction and a prompt
 
 
 class Lumina2(Flow):
-    """Lumina-Image 2.0. Its language model stays frozen, and reads the word as typed: a vector in
-    its output did not lower the loss of the tiny pipeline further.
-    """
+    """Lumina-Image 2.0. Its language model stays frozen."""
 
     name = "lumina2"
     title = "Lumina-Image 2.0"
@@ -32,6 +30,7 @@ class Lumina2(Flow):
     text_model = "Gemma2"
     dtype = "bfloat16"
     frozen_text_encoders = (FIRST,)
+    word_outputs = (WordOutput(FIRST, "encoder_hidden_states", layers=(-2,)),)
     length = 256
     defaults = Sampling(steps=30, guidance=4.0)
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import FIRST, Sampling
+from .base import FIRST, Sampling, WordOutput
 from .flow import Flow
 
 
@@ -25,6 +25,7 @@ class Sana(Flow):
     text_model = "Gemma2"
     dtype = "bfloat16"
     frozen_text_encoders = (FIRST,)
+    word_outputs = (WordOutput(FIRST, "encoder_hidden_states"),)
     length = 299  # of 300, the first is the end of the pipeline's instruction
     defaults = Sampling(steps=20, guidance=4.5)
 
