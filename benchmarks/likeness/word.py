@@ -19,8 +19,7 @@ from benchmarks.likeness.methods import BY_NAME, Method, round_values
 from benchmarks.likeness.report import interval
 from benchmarks.likeness.run import SWEEP_SEEDS, WORDS, Run, judged
 from benchmarks.likeness.subjects import Judge
-from svfit_diffusion.families.base import FIRST, WordOutput, clip_ids
-from svfit_diffusion.families.sd import StableDiffusion
+from svfit_diffusion.families import FIRST, StableDiffusion, WordOutput, clip_ids
 from svfit_diffusion.pipeline.word import with_vector
 from svfit_diffusion.training.fixed_noise import each_photo
 from svfit_diffusion.training.objective import Denoiser, Objective

@@ -69,7 +69,7 @@ def tokens_of(base, word="sks"):
 
 def family_length(base):
     """A number of letters that fills what the base reads."""
-    return base[1].prompt_encoders(base[0])[-1].length
+    return base[1].prompt_tokenizers(base[0])[-1].length
 
 
 def taught(base, adapter="rex", word="sks", count=1, train=False):

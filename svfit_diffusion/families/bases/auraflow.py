@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import FIRST, Sampling, WordOutput
-from .flow import Flow
+from .. import FIRST, Flow, Sampling, WordOutput
 
 
 class AuraFlow(Flow):

@@ -9,22 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import FIRST, Sampling, WordOutput
-from .qwen_image import QwenImage
-from .sequences import from_patches, pad, places, to_patches, trim
+from .. import FIRST, Sampling, WordOutput, from_patches, pad, places, to_patches, trim
+from .qwen_image import VideoLatents
 
 
-class Krea2(QwenImage):
+class Krea2(VideoLatents):
     """Krea 2. As with Qwen-Image, the language model stays frozen."""
 
     name = "krea-2"
     title = "Krea 2"
     bases = {"Krea 2": "krea/Krea-2-Raw"}
     pipelines = ("Krea2Pipeline",)
-    editing = ()
-    word_outputs = (WordOutput(FIRST, "states", layers=tuple(range(2, 36, 3))),)
     models = ("Krea2Transformer2DModel",)
     text_model = "Qwen3VL"
+    dtype = "bfloat16"
+    frozen_text_encoders = (FIRST,)
+    word_outputs = (WordOutput(FIRST, "states", layers=tuple(range(2, 36, 3))),)
     length = 507  # tokens of the prompt, in 512 with the template's end
     side = 1024
     defaults = Sampling(steps=28, guidance=4.5)
@@ -57,10 +57,8 @@ class Krea2(QwenImage):
         return from_patches(found, rows, columns)
 
     def sampling(self, pipe: Any) -> Sampling:
-        """Turbo takes eight steps without guidance, Raw the pipeline's own."""
+        """Turbo takes eight steps without guidance, Raw the pipeline's own. Here a guidance of 0 is
+        none: it counts what is added to the conditional prediction.
+        """
         distilled = getattr(pipe.config, "is_distilled", False)
         return Sampling(steps=8, guidance=0.0) if distilled else self.defaults
-
-    def guidance_kwargs(self, guidance: float, negative_prompt: str) -> dict[str, Any]:
-        """Here a guidance of 0 is none: it counts what is added to the conditional prediction."""
-        return {"guidance_scale": guidance, "negative_prompt": negative_prompt or None}

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import FIRST, FOURTH, SECOND, THIRD, PromptEncoder, Sampling, WordOutput
-from .flow import Flow
+from .. import FIRST, FOURTH, SECOND, THIRD, Flow, PromptTokenizer, Sampling, WordOutput
 
 
 class HiDream(Flow):
@@ -35,9 +34,9 @@ class HiDream(Flow):
         pipe.default_sample_size = side / pipe.vae_scale_factor
         return {"width": width, "height": height}
 
-    def prompt_encoders(self, pipe: Any) -> list[PromptEncoder]:
+    def prompt_tokenizers(self, pipe: Any) -> list[PromptTokenizer]:
         """T5 and Llama; CLIP's vectors say little."""
-        return super().prompt_encoders(pipe)[2:]
+        return super().prompt_tokenizers(pipe)[2:]
 
     def encode_frozen(
         self, pipe: Any, prompts: list[str], device: torch.device

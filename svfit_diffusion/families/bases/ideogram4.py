@@ -16,11 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..settings import TrainConfig
-from .base import FIRST, Sampling, WordOutput, no_negative
-from .flow import Flow
+from ...settings import TrainConfig
+from .. import FIRST, Flow, Sampling, WordOutput, no_negative, pad, places, trim
 from .flux2 import statistics
-from .sequences import pad, places, trim
 
 SIZE = 2048  # px, the pipeline's own
 SPREAD = 1.5  # of the noise levels' logits

@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import FIRST, PromptEncoder, Sampling, WordOutput
-from .flow import Flow
+from .. import FIRST, Flow, PromptTokenizer, Sampling, WordOutput
 
 PREFIX = " <Prompt Start> "  # which the pipeline puts between its instruction and a prompt
 
@@ -34,10 +33,10 @@ class Lumina2(Flow):
     length = 256
     defaults = Sampling(steps=30, guidance=4.0)
 
-    def prompt_encoders(self, pipe: Any) -> list[PromptEncoder]:
+    def prompt_tokenizers(self, pipe: Any) -> list[PromptTokenizer]:
         """Gemma, less the tokens of the instruction that the pipeline puts before each prompt."""
         before = pipe.tokenizer(pipe.system_prompt + PREFIX, add_special_tokens=False).input_ids
-        return [PromptEncoder("tokenizer", self.length - len(before))]
+        return [PromptTokenizer("tokenizer", self.length - len(before))]
 
     def encode_frozen(
         self, pipe: Any, prompts: list[str], device: torch.device
