@@ -46,7 +46,12 @@ def made(name):
     return pipe
 
 
-@pytest.fixture(params=[*((name, 0) for name in TINY), ("hidream", 1)], ids=str)
+def _named(param):
+    name, number = param
+    return f"{name}, second" if number else name
+
+
+@pytest.fixture(params=[*((name, 0) for name in TINY), ("hidream", 1)], ids=_named)
 def base(request):
     """A family's tiny pipeline and the output that learns words, by its number."""
     name, number = request.param
