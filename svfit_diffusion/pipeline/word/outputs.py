@@ -184,11 +184,15 @@ def uninstall_vectors(encoder: nn.Module) -> None:
         return
     delattr(encoder, VECTORS)
     for module in encoder.modules():
-        for when in ("_forward_pre_hooks", "_forward_hooks"):
-            hooks, kinds = getattr(module, when), getattr(module, f"{when}_with_kwargs")
-            for key in [key for key, hook in hooks.items() if isinstance(_owner(hook), OURS)]:
-                del hooks[key]
-                kinds.pop(key, None)
+        _drop(module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs)
+        _drop(module._forward_hooks, module._forward_hooks_with_kwargs)
+
+
+def _drop(hooks: dict[int, Any], with_kwargs: dict[int, bool]) -> None:
+    """Take our hooks out of a module's."""
+    for key in [key for key, hook in hooks.items() if isinstance(_owner(hook), OURS)]:
+        del hooks[key]
+        with_kwargs.pop(key, None)
 
 
 def _hooks(encoder: nn.Module) -> list[AddVectors]:
