@@ -98,6 +98,9 @@ def one(where: str, item: ToyObject, rate: float, work: Path) -> dict[str, Any]:
     run, vectors = prepared(where, item, rate, work)
     run.train(STEPS)
     run.round_values()
+    with torch.no_grad():
+        for learned in {*run.rows, *vectors}:
+            learned.copy_(learned.half())
     objective = Objective(run.config, run.accelerator, run.adapted, run.subject)
     model = Denoiser(run.adapted)
     photos = each_photo(objective, run.subject.examples)
