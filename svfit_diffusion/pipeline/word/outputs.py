@@ -133,7 +133,8 @@ class AddOneByOne(AddVectors):
         self.states.append(output)
         if len(self.states) == len(self.layers):
             states, self.states = self.states, []
-            if self.tokens is None or self.reads == TYPED:
+            away = VECTORS not in self.encoder._modules
+            if self.tokens is None or away or self.reads == TYPED:
                 return
             read = torch.cat([one.to(output.device) for one in states], dim=-1)
             new = self.changed(self.encoder, self.tokens, read).chunk(len(states), dim=-1)
