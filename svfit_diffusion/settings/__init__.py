@@ -19,6 +19,7 @@ __getattr__, __dir__, __all__ = lazy_names(
             "ATTENTION",
             "AUTO",
             "MOST_AUTO_STEPS",
+            "QUANTIZE",
             "RANK",
             "SCHEDULERS",
             "SCHEMES",
