@@ -25,7 +25,7 @@ __getattr__, __dir__, __all__ = lazy_names(
             "load_base",
             "original_kind",
         ],
-        "outline": ["outline_base", "output_widths", "skeleton"],
+        "outline": ["hollow_base", "outline_base", "output_widths", "skeleton"],
         "registry": ["FAMILIES", "family_named", "family_of_original", "recognise"],
         "sd": ["StableDiffusion"],
     },

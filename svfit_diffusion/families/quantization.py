@@ -104,7 +104,9 @@ def _kept_layers(encoder: nn.Module) -> Iterator[str]:
 def _check_range(model: nn.Module) -> None:
     most = torch.finfo(STORED).max
     for name, weight in model.named_parameters():
-        if weight.ndim > 1 and not weight.detach().abs().amax() <= most:
+        if weight.is_meta or weight.ndim < 2:
+            continue
+        if not weight.detach().abs().amax() <= most:
             raise ValueError(
                 f"{name} has numbers above {most:g}, the largest that fp8 has; pass --quantize "
                 "int8, or leave it out."

@@ -66,9 +66,11 @@ def one_at_a_time(base: AdaptedBase, offload: str) -> Iterator[None]:
             row.data = row.data.to(home)
 
 
-def offload_blocks(denoiser: nn.Module, device: torch.device) -> int:
-    """Keep the frozen weights of a denoiser's blocks in main memory; each call of a block takes
-    copies on `device`. Returns how many bytes wait there.
+def offload_blocks(
+    denoiser: nn.Module, device: torch.device, home: torch.device = MAIN_MEMORY
+) -> int:
+    """Keep the frozen weights of a denoiser's blocks at `home`, main memory; each call of a block
+    takes copies on `device`. Returns how many bytes wait there.
 
     Moving the model moves what is not in blocks, and of blocks the deltas with their bases.
     Casting it casts all.
@@ -82,7 +84,7 @@ def offload_blocks(denoiser: nn.Module, device: torch.device) -> int:
             if weight is not None and not weight.requires_grad
         ]
         for held, name in places:
-            held[name].data = held[name].data.to(MAIN_MEMORY)
+            held[name].data = held[name].data.to(home)
             waiting += held[name].nbytes
         block.forward = functools.partial(_forward, block.forward, places, device)
         block._apply = functools.partial(_apply, block, places)
