@@ -18,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 META = torch.device("meta")
 
@@ -36,7 +35,7 @@ class Traced(TorchDispatchMode):
     ) -> Any:
         """Run an operation, and count the storages that it made."""
         made = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
+        for tensor in made if isinstance(made, tuple | list) else (made,):
             if isinstance(tensor, Tensor) and tensor.is_meta:
                 self.count(tensor)
         return made
@@ -44,11 +43,11 @@ class Traced(TorchDispatchMode):
     def count(self, tensor: Tensor) -> None:
         """Count a tensor's storage, until it is freed, unless it is known."""
         storage = tensor.untyped_storage()
-        if storage._cdata not in self.known:
-            self.known.add(storage._cdata)
+        if id(storage) not in self.known:
+            self.known.add(id(storage))
             self.now += storage.nbytes()
             self.most = max(self.most, self.now)
-            weakref.finalize(storage, self._free, storage._cdata, storage.nbytes())
+            weakref.finalize(storage, self._free, id(storage), storage.nbytes())
 
     def _free(self, key: int, size: int) -> None:
         self.known.discard(key)
