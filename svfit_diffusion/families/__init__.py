@@ -26,6 +26,7 @@ __getattr__, __dir__, __all__ = lazy_names(
             "original_kind",
         ],
         "outline": ["hollow_base", "outline_base", "output_widths", "skeleton"],
+        "quantization": ["store_in_fp8"],
         "registry": ["FAMILIES", "family_named", "family_of_original", "recognise"],
         "sd": ["StableDiffusion"],
     },

@@ -16,10 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..adapter import Basis, find_projections, parse_rank, values_and_outputs
-from ..adapter.layer import SVFitLinear
-from ..families import Family, hollow_base
-from ..families.quantization import store_in_fp8
+from ..adapter import Basis, SVFitLinear, find_projections, parse_rank, values_and_outputs
+from ..families import Family, hollow_base, store_in_fp8
 from ..settings import TrainConfig
 from .adapted_base import ADAPTER, DTYPES, AdaptedBase
 from .launcher import launched
