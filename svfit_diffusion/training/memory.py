@@ -124,7 +124,7 @@ class _Estimator:
         vae.encode = lambda pixels: seen.append(encode(pixels)) or seen[-1]
         try:
             pixels = torch.empty(1, 3, self.side, self.side, dtype=vae.dtype, device=META)
-            size, (mean, _) = _peak(self.family.encode_images, vae, pixels)
+            size, (mean, _) = self._peak(self.family.encode_images, vae, pixels)
         finally:
             del vae.encode
         raw = seen[0].latent if hasattr(seen[0], "latent") else seen[0].latent_dist.mean
@@ -136,8 +136,8 @@ class _Estimator:
         denoiser = getattr(self.pipe, self.family.denoiser)
         distilled = getattr(denoiser.config, "guidance_embeds", False)
         guided = self.family.defaults.guidance > 1 and not distilled
-        step, _ = _peak(self._predict, latents, text, 2 if guided else 1)
-        decode, _ = _peak(self.pipe.vae.decode, raw)
+        step, _ = self._peak(self._predict, latents, text, 2 if guided else 1)
+        decode, _ = self._peak(self.pipe.vae.decode, raw)
         return step, decode
 
     def _step(self, latents: Tensor, text: dict[str, Tensor]) -> int:
@@ -151,7 +151,7 @@ class _Estimator:
             predicted = self._predict(latents, text, count)
             F.mse_loss(predicted, torch.empty_like(predicted)).backward()
 
-        return _peak(step)[0]
+        return self._peak(step)[0]
 
     def _predict(self, latents: Tensor, text: dict[str, Tensor], count: int) -> Tensor:
         """The denoiser's prediction for `count` pictures, as objective.Denoiser makes it."""
@@ -165,6 +165,13 @@ class _Estimator:
         read = {k: v.expand(count, *v.shape[1:]).clone() for k, v in text.items()}
         ids = self.family.tokenize(self.pipe, [EXAMPLE] * count)
         return self.family.encode_text(self.pipe, tuple(i.to(META) for i in ids), read)
+
+    def _peak(self, run: Callable[..., Any], *arguments: Any) -> tuple[int, Any]:
+        """The most bytes that a call takes beside the weights, and what it returns."""
+        held = [*tensors_of(self.models.values()), *(a for a in arguments if isinstance(a, Tensor))]
+        with Traced(held) as traced, fused_attention():
+            made = run(*arguments)
+        return traced.most, made
 
     def _adapt(self) -> None:
         """Put deltas and their directions, as far as their sizes go, on what is trained."""
@@ -200,10 +207,3 @@ def _put_layer(model: nn.Module, name: str, rank: int | str) -> None:
     layer.update_layer(ADAPTER, Basis(U, torch.ones(r), V, torch.arange(1, r + 1)))
     layer.set_adapter([ADAPTER])
     setattr(model.get_submodule(parent), child, layer)
-
-
-def _peak(run: Callable[..., Any], *arguments: Any) -> tuple[int, Any]:
-    """The most bytes that a call takes beside what was there, and what it returns."""
-    with Traced() as traced, fused_attention():
-        made = run(*arguments)
-    return traced.most, made

@@ -23,12 +23,15 @@ META = torch.device("meta")
 
 
 class Traced(TorchDispatchMode):
-    """Counts the bytes of the meta tensors that are made within. now, most: bytes."""
+    """Counts the bytes of the meta tensors that are made within. now, most: bytes. held: tensors
+    that are there before, which do not count, nor do views of them.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, held: Iterable[Tensor] = ()) -> None:
         super().__init__()
         self.now = self.most = 0
-        self.known: set[int] = set()
+        self.held = [tensor.untyped_storage() for tensor in held]  # kept, so that ids stay theirs
+        self.known = {id(storage) for storage in self.held}
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None

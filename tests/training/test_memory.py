@@ -55,6 +55,14 @@ def test_a_storage_counts_while_it_lives():
         assert traced.now == 0
 
 
+def test_weights_and_their_views_do_not_count():
+    layer = nn.Linear(1000, 1000, bias=False, device=META)
+    with Traced(layer.parameters()) as traced:
+        y = layer(torch.empty(2, 1000, device=META))
+        (y.sum() * layer.weight.t()[0]).sum()
+    assert 16_000 <= traced.most < 30_000
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_step_takes_what_is_said(root, checkpointing):
     config = config_of(root, gradient_checkpointing=checkpointing)
