@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from helpers.tiny_families import TINY, save_tiny, tiny_config
+from helpers.trainings import empty_idle
 
 from svfit_diffusion.families import family_of
 from svfit_diffusion.training.fixed_noise import samples
@@ -57,7 +57,7 @@ def test_a_step_reads_no_prompt_and_resumes_from_where_it_was(config, tmp_path):
     """With `offload` the text encoder leaves after the prompts were read; the word stays."""
     training, _ = trained(config, steps=0, offload=True, output_dir=str(tmp_path / "rex"))
     base = training.base
-    base.move_idle(torch.device("meta"))
+    empty_idle(training)
     for part in base.outputs:
         held = dict(getattr(base.pipe, part).named_parameters())
         kinds = {("svfit" in name, p.device.type) for name, p in held.items()}
