@@ -389,13 +389,13 @@ def frame_on_another_page(page, address, other):
     assert prompt.input_value() == "a photo of sks toy on the beach"
     frame.locator("button.go").click()
     frame.locator("#pictures img").nth(1).wait_for(timeout=TIMEOUT)
-    frame.locator("#concept-file input, input#concept-file").first.set_input_files(str(other))
+    frame.locator("input[type=file]").set_input_files(str(other))
     frame.get_by_label("zwx toy").wait_for(timeout=TIMEOUT)
     assert frame.get_by_label("zwx toy").is_checked()
     assert prompt.input_value() == "a photo of zwx toy on the beach"
     frame.locator("button.go").click()
     frame.locator("#live").get_by_text("step").wait_for(timeout=TIMEOUT)
-    frame.locator("button.go").wait_for(timeout=TIMEOUT)
+    frame.locator("button.go:visible").wait_for(timeout=TIMEOUT)
     page.goto("about:blank")
 
 
