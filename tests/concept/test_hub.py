@@ -7,6 +7,7 @@ import torch
 from helpers.local_hub import Hub, local_hub, turn_to
 from helpers.tiny_pipelines import load, make_concept, picture
 from huggingface_hub import ModelCard, constants
+from PIL import Image
 
 from svfit_diffusion.cli.main import main
 from svfit_diffusion.concept.file import read_concept, to_bytes, write_concept
@@ -31,8 +32,6 @@ def rex(pipe, tmp_path):
 
 @pytest.fixture
 def drawing(tmp_path):
-    from PIL import Image
-
     path = tmp_path / "beach.png"
     made = Parameters(prompt="a photo of sks dog on the beach", width=8, height=8)
     save_png(Image.new("RGB", (8, 8), "red"), path, made)
@@ -84,7 +83,7 @@ def test_a_strangers_words_stay_words_in_the_card(pipe, tmp_path):
     assert 'os.remove("a' not in text
 
 
-def test_what_is_missing_is_said_in_one_sentence(hub, rex, pipe):
+def test_what_is_missing_is_said_in_one_sentence(hub, rex, pipe, tmp_path):
     Hub.files = {"me/empty": {"README.md": b""}, "me/large": {"concept.safetensors": b"1"}}
     cases = {
         "me/nothing": "no such repository",
@@ -100,8 +99,10 @@ def test_what_is_missing_is_said_in_one_sentence(hub, rex, pipe):
         push_to_hub(rex, "me/rex", token="hf_wrong")
     with pytest.raises(ValueError, match="is not a Hub id"):
         push_to_hub(rex, "me/rex/../x", token="hf_right")
-    with pytest.raises(ValueError, match="is not a PNG with parameters"):
-        push_to_hub(rex, "me/rex", [rex], token="hf_right")
+    Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
+    for path in (rex, tmp_path / "plain.png", tmp_path / "missing.png"):
+        with pytest.raises(ValueError, match="is not a PNG with parameters"):
+            push_to_hub(rex, "me/rex", [path], token="hf_right")
 
 
 def test_offline_an_earlier_download_serves(hub, rex, pipe, monkeypatch, tmp_path, capsys):

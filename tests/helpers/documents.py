@@ -9,6 +9,7 @@ from PIL import Image
 from helpers.tiny_newer_families import make_krea2
 from helpers.tiny_pipelines import load, make_concept
 from svfit_diffusion.concept.file import read_concept, write_concept
+from svfit_diffusion.generation import Parameters, save_png
 from svfit_diffusion.training import sample_folder
 
 ROOT = Path(__file__).parents[2]
@@ -65,7 +66,9 @@ def make_scratch(folder: Path, base_folder: Path) -> Path:
         photo.paste((255, 0, 0), (8 + 3 * number, 8, 24 + 3 * number, 24))
         photo.save(folder / "photos" / "rex" / f"{number}.png")
         photo.save(folder / "photos" / f"{number}.jpg")
-    photo.save(folder / "rex.png")
+    (folder / "svfit-pictures").mkdir()
+    made = Parameters(prompt="a photo of sks dog on the beach", width=40, height=32)
+    save_png(photo, folder / "svfit-pictures" / "00000000.png", made)
     pipe = load(base_folder)
     for seed, (name, trigger) in enumerate(
         {"concepts/rex": "sks", "concepts/mug": "mug", "elsewhere/max": "zwx"}.items()
@@ -81,7 +84,7 @@ def make_scratch(folder: Path, base_folder: Path) -> Path:
 
 def make_hub_cache(cache: Path, base_folder: Path) -> None:
     """The Hub's local cache with the bases that pages name: tiny ones under these names."""
-    _cached(cache, SD).symlink_to(base_folder)
+    load(base_folder).save_pretrained(_cached(cache, SD))  # in float32, as that is published
     krea = make_krea2()
     for name in ("krea/Krea-2-Raw", "krea/Krea-2-Turbo"):
         krea.save_pretrained(_cached(cache, name))
