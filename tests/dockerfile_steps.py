@@ -29,7 +29,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 KNOWN = ("FROM", "ARG", "ENV", "WORKDIR", "COPY", "RUN", "USER", "VOLUME", "EXPOSE", "HEALTHCHECK",
          "CMD")  # fmt: skip
-ETC = ("passwd", "group", "shadow", "login.defs", "resolv.conf", "hosts", "nsswitch.conf", "ssl",
+ETC = ("login.defs", "resolv.conf", "hosts", "nsswitch.conf", "ssl",
        "ca-certificates", "ld.so.cache", "ld.so.conf", "alternatives", "default")  # fmt: skip
 PATH = "/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"  # as the image has it
 CHROOT = shutil.which("chroot") or "chroot"  # found here: the image's PATH is another
@@ -62,6 +62,20 @@ def _matches(path: Path, pattern: str) -> bool:
     return any(fnmatch.fnmatch(each, pattern) for each in above)
 
 
+def _copy_system_users(etc: Path) -> None:
+    """The system's own users and groups, without the people who use it."""
+    known = {line.split(":")[0] for line in _system_lines("passwd") + _system_lines("group")}
+    for name in ("passwd", "group"):
+        (etc / name).write_text("".join(_system_lines(name)))
+    (etc / "shadow").write_text("".join(f"{name}:*:::::::\n" for name in sorted(known)))
+
+
+def _system_lines(name: str) -> list[str]:
+    """The lines of /etc/passwd or /etc/group whose number is below 1000."""
+    lines = Path("/etc", name).read_text().splitlines(keepends=True)
+    return [line for line in lines if int(line.split(":")[2]) < 1000]
+
+
 class CleanRoot:
     """A root to run a Dockerfile's lines in. environment: what ARG and ENV have set so far."""
 
@@ -80,6 +94,7 @@ class CleanRoot:
                 shutil.copytree(source, folder / "etc" / name, symlinks=True)
             elif source.exists():
                 shutil.copy(source, folder / "etc" / name)
+        _copy_system_users(folder / "etc")
         self._bind("/usr", "ro")
         self._mount("--bind", folder / "local", folder / "usr" / "local")
         for path in ("/dev", sys.base_prefix, *binds):

@@ -6,21 +6,21 @@ import shlex
 from pathlib import Path
 
 import pytest
+from helpers.documents import blocks
 
 from svfit_diffusion.cli.main import command_parser, main
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMMAND = re.compile(r"^ {4}svfit (?:[^\n]*\\\n)*[^\n]*", re.MULTILINE)
 NAMED = re.compile(r"`svfit ([a-z]+)(?=[ `])([^`]*)`")
 LINK = re.compile(r"\]\(([^)\s#]+)(?:#([^)\s]*))?\)")
 SPEED = ROOT / "benchmarks" / "speed" / "results"
 
 
 def commands() -> list[str]:
-    """All commands of indented blocks, each on one line."""
-    found = [match for page in PAGES for match in COMMAND.findall(page.read_text("utf-8"))]
-    return sorted({re.sub(r"\s*\\\n\s*", " ", match).strip() for match in found})
+    """All `svfit` commands of indented blocks, each on one line."""
+    found = {command for block in blocks()[0] if not block.python for command in block.commands}
+    return sorted(command for command in found if command.startswith("svfit "))
 
 
 def test_there_are_commands():

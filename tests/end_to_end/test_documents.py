@@ -28,7 +28,7 @@ from svfit_diffusion.training import sample_folder
 SMALL = {
     "train": "--max_train_steps 2 --mixed_precision no --resolution 32",
     "generate": "--num 1 --steps 2",
-    "evaluate": "--features efficientnet-lite0 --num 1 --steps 1",
+    "evaluate": "--features efficientnet-lite0 --num 2 --steps 1",
     "demo": "--max_train_steps 2",
     "doctor": "--quick",
     "app": "--port 0",
@@ -174,7 +174,7 @@ def serving(command, scratch):
     """The address of what a command serves, until the block ends; its concepts are of Toybox."""
     concept = read_concept(sample_folder().parent / "robot.safetensors")
     for name in ("rex", "mug"):
-        write_concept(concept, scratch / "concepts" / f"{name}.safetensors", overwrite=True)
+        write_concept(concept, scratch / "concepts" / f"{name}.safetensors")
     if command.startswith("python"):
         words = [sys.executable, str(ROOT / shlex.split(command)[1]), "--port", "0"]
         words += shlex.split(command)[2:]
