@@ -174,6 +174,9 @@ def test_a_picture_is_its_visitors_and_goes_when_they_leave(public, tmp_path):
     copy.write_bytes(httpx.get(address).raise_for_status().content)
     assert read_parameters(copy).seed == 7 and read_parameters(copy).concepts == (("rex", 1.0),)
     assert not visitors.of("ben").workspace.history.last()
+    named = {"path": str(picture.path), "meta": {"_type": "gradio.FileData"}}
+    run(url, "add", "ben", named, "")
+    assert picture.path.exists(), "who was given its address cannot delete it"
     with httpx.stream("GET", f"{url}gradio_api/heartbeat/ann") as heart:
         next(heart.iter_raw())  # the page is open, until the connection ends
     until = time.monotonic() + 60

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from ..studio import MAX_KEPT_PICTURES, Library, Visitors
+from ..studio import MAX_KEPT_PICTURES, Library, Visitors, discard_upload
 from . import render
 from .concepts_panel import with_word
 from .generate_actions import GenerateActions
@@ -35,7 +34,7 @@ class PublicActions:
         except ValueError as error:
             return gr.skip(), render.file_error(error), gr.skip()
         finally:
-            Path(path or "").unlink(missing_ok=True)  # the visitor's own copy is enough
+            discard_upload(path or "")  # the visitor's own copy is enough
         library = self.visitors.find(window.session_hash).workspace.library
         shown = gr.update(choices=self.choices(library), value=name)
         return shown, render.facts(library.get(name).card, ""), self._called(library, name, prompt)

@@ -87,7 +87,7 @@ def _checked(base: str, concepts: Sequence[str]) -> SharedPipeline:
 def _open(page: gr.Blocks, host: str, port: int | None, **options: Any) -> None:
     """Launch a page and print its address. options: of launch."""
     try:
-        _, url, _ = launch(page, host, port, **options)
+        _, url, _ = launch(page, host, port or None, **options)
     except OSError as error:
         raise ValueError(
             f"{host} cannot be served on port {port or '7860 to 7959'}; it may be taken, so "

@@ -51,6 +51,13 @@ def servable_copy(path: Path, name: str | None = None) -> str:
     return str(copy)
 
 
+def discard_upload(path: str) -> None:
+    """Delete a file that was uploaded, which has a folder of its own; any other file stays."""
+    file = Path(path).resolve()
+    if file.parent.parent == _root().resolve():
+        file.unlink(missing_ok=True)
+
+
 def sweep(folder: Path, max_age: float, max_bytes: int) -> None:
     """Delete files older than max_age seconds, and the oldest while there are over max_bytes."""
     found, folders, now = [], [], time.time()
