@@ -5,8 +5,8 @@
 The root has the system's /usr, read-only, a new environment of this Python in /usr/local, and
 nothing else; /app has what COPY takes of the files that git knows. Each RUN is run there by
 `chroot`, then CMD as USER without a network but its own, first without and then with a password,
-and HEALTHCHECK beside it. Needs Linux, root, and a registry for pip. Binding and unbinding is the
-mount namespace's, which goes with this process: run it again if it ends early.
+and HEALTHCHECK beside it. Needs Linux, root, and a registry for pip. What is mounted is so in a
+mount namespace, which goes with its process, and the root goes after it.
 
 --bind: more folders of the system that are to be seen, such as those that pip finds wheels in.
 """
@@ -106,9 +106,6 @@ class CleanRoot:
     def _bind(self, path: str, *options: str) -> None:
         target = self.folder / path.lstrip("/")
         target.mkdir(parents=True, exist_ok=True)
-        for place in (target, *target.parents):
-            if place != self.folder and place.is_relative_to(self.folder):
-                place.chmod(0o755) if not os.path.ismount(place) else None
         self._mount("--rbind", path, target)
         if options:
             self._mount("-o", f"remount,bind,{','.join(options)}", target)
@@ -206,14 +203,13 @@ def main() -> int:
     parser.add_argument("--build-arg", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--bind", action="append", default=[], metavar="PATH")
     given = parser.parse_args()
-    if "SVFIT_UNSHARED" not in os.environ:
-        environment = os.environ | {"SVFIT_UNSHARED": "1"}
-        again = [sys.executable, *sys.argv]
-        return subprocess.run(["unshare", "--mount", *again], env=environment).returncode
+    if (folder := os.environ.get("SVFIT_ROOT")) is None:
+        with tempfile.TemporaryDirectory(prefix="svfit-root-") as folder:
+            again = ["unshare", "--mount", sys.executable, *sys.argv]
+            return subprocess.run(again, env=os.environ | {"SVFIT_ROOT": folder}).returncode
     lines = instructions((ROOT / "Dockerfile").read_text("utf-8"))
-    folder = Path(tempfile.mkdtemp(prefix="svfit-root-"))
-    folder.chmod(0o755)
-    root = CleanRoot(folder, given.bind)
+    Path(folder).chmod(0o755)
+    root = CleanRoot(Path(folder), given.bind)
     build(root, lines, dict(each.split("=", 1) for each in given.build_arg))
     check(root, lines)
     return 0
