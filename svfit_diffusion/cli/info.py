@@ -65,7 +65,8 @@ def _families() -> int:
     rows = [("family", "base", "Hub id", "precision", "steps", "guidance", "word", "single file")]
     for family in FAMILIES:
         steps, guidance = family.defaults
-        word = "learned" if family.word_parts else "as typed"
+        kinds = {"embedding": family.encoders, "output": family.word_outputs}
+        word = " + ".join(kind for kind, held in kinds.items() if held) or "as typed"
         end = (family.dtype, str(steps), f"{guidance:g}", word, "yes" if family.original else "no")
         rows += [(family.name, name, source, *end) for name, source in family.bases.items()]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

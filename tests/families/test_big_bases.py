@@ -17,9 +17,8 @@ from helpers.tiny_pipelines import load, make_concept, picture
 from helpers.trainings import empty_idle
 from torch import nn
 
-from svfit_diffusion.families import family_named, load_base, recognise
+from svfit_diffusion.families import FIRST, SECOND, THIRD, family_named, load_base, recognise
 from svfit_diffusion.families import quantization as quantized
-from svfit_diffusion.families.base import FIRST, SECOND, THIRD
 from svfit_diffusion.generation.sampling import generate
 from svfit_diffusion.pipeline.loading import load_concept
 from svfit_diffusion.pipeline.offloading import offload
