@@ -84,7 +84,7 @@ def teach_output(
         )
     _check_width(vectors, output_width(encoder, output))
     words = _words(tokenizer, encoder, _held(encoder, adapter), calls, vectors)
-    held, learned = install_vectors(encoder, output.layers), torch.cat(list(vectors))
+    held, learned = install_vectors(encoder, output), torch.cat(list(vectors))
     start = torch.zeros_like(learned)
     held.update_layer(adapter, words, *_placed(encoder, learned, start), train)
     listen(tokenizer, held, TagsWords)
