@@ -3,7 +3,8 @@
 python -m benchmarks.speed --only grow
 
 On Toybox, whose projections have at most 192 values. How they grow with the number of concepts is
-measured by draw.py and serve.py. The least of several calls, since other work only adds to a time.
+measured by draw.py and serve.py. The least of several calls in one thread, in the processor's
+seconds, to which other work on the machine adds least.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.speed.setup import TOYBOX, Row, concept, pipeline, seconds
+from benchmarks.speed.setup import TOYBOX, Row, concept, one_thread, pipeline, seconds
 from svfit_diffusion import ConceptPool, load_concept, read_concept, remove_concept
 from svfit_diffusion.concept import Concept
 
@@ -36,24 +37,29 @@ def measured(pipe: Any, made: Concept, rounds: int) -> dict[str, float]:
     """Least seconds of a load from a cached basis, of a switch between two concepts of this kind,
     and of a picture.
     """
+    with one_thread() as clock:
+        return _measured(pipe, made, rounds, partial(seconds, clock=clock))
+
+
+def _measured(pipe: Any, made: Concept, rounds: int, timed: Callable) -> dict[str, float]:
     other = replace(made, deltas=-made.deltas, check=tuple(-c for c in made.check))
     load_concept(pipe, made, name="rex")  # the basis is cached from here on
     remove_concept(pipe, "rex")
     times: dict[str, list[float]] = {"load": [], "switch": [], "generate": []}
     for _ in range(rounds):
-        times["load"].append(seconds(lambda: load_concept(pipe, made, name="rex")))
+        times["load"].append(timed(lambda: load_concept(pipe, made, name="rex")))
         remove_concept(pipe, "rex")
     pool = ConceptPool(pipe)
     names = [pool.add(one, name) for one, name in ((made, "one"), (other, "two"))]
     for name in names * 5 * rounds:
-        times["switch"].append(seconds(partial(pool.set_concepts, {name: 0.8})))
+        times["switch"].append(timed(partial(pool.set_concepts, {name: 0.8})))
     for seed in range(rounds):
         generator = torch.Generator().manual_seed(seed)
         draw = partial(
             pipe, "a photo of sks dog", num_inference_steps=STEPS, output_type="latent",
             generator=generator,
         )  # fmt: skip
-        times["generate"].append(seconds(draw))
+        times["generate"].append(timed(draw))
     pool.close()
     return {what: min(found) for what, found in times.items()}
 

@@ -25,6 +25,7 @@ from benchmarks.speed.setup import (
     concept,
     empty_cache,
     lora,
+    one_thread,
     paired,
     pipeline,
     seconds,
@@ -68,7 +69,8 @@ def floor(found: list[torch.Tensor], rank: int = RANK) -> None:
 
 
 def first_load(pipe, file: Path, default: Path, rounds: int) -> list[Row]:
-    """Without a cache: reading files, the basis, checks and patching, against the SVDs alone.
+    """Without a cache: reading files, the basis, checks and patching, against the SVDs alone; in
+    the processor's seconds, which do not depend on how well either uses several cores.
 
     default: a concept with the default's ranks.
     """
@@ -77,44 +79,42 @@ def first_load(pipe, file: Path, default: Path, rounds: int) -> list[Row]:
         with empty_cache():
             load_concept(pipe, file, name="rex")
 
-    found, threads = weights(pipe), faster_threads(weights(pipe)[::8])
-    torch.set_num_threads(threads)
+    found, parts = weights(pipe), []
     actions = {
         "rank 16": lambda: ours(file),
-        "default": lambda: ours(default),
         "theirs": lambda: one_after_another(found),
         "floor": lambda: floor(found),
     }
-    times: dict[str, list[float]] = {what: [] for what in actions}
-    for _ in range(rounds):
-        for what, action in actions.items():
-            times[what].append(seconds(action))
-            if what in ("rank 16", "default"):
-                remove_concept(pipe, "rex")
-    against = f"SVD of each weight in turn ({threads} threads, the faster)"
-    theirs, top = times["theirs"], "top eigenvectors of the Gram matrices, both cores"
+    times: dict[str, list[float]] = {what: [] for what in ("default", *actions)}
+    with one_thread() as clock:
+        for _ in range(rounds):
+            whole, of_it = seconds_of_parts(lambda: ours(default))
+            times["default"].append(whole)
+            parts.append(of_it)
+            remove_concept(pipe, "rex")
+            for what, action in actions.items():
+                times[what].append(seconds(action, clock))
+                if what == "rank 16":
+                    remove_concept(pipe, "rex")
+    return first_load_rows(times, parts)
+
+
+def first_load_rows(times: dict[str, list[float]], parts: list[dict[str, float]]) -> list[Row]:
+    """The rows of times that were measured in turn, and of the parts of the default's."""
+    svd, floors = "SVD of each weight in turn", "top eigenvectors of the Gram matrices"
+    default, theirs = times["default"], times["theirs"]
     rows = [
-        compared("first load", against, times["rank 16"], theirs, 1 / 4),
-        compared("first load, default ranks", against, times["default"], theirs, 1 / 4,
+        compared("first load, one core", svd, times["rank 16"], theirs, 1 / 3),
+        compared("first load, one core, default ranks", svd, default, theirs, 1 / 4,
                  reason=FIRST_LOAD),
-        compared("first load, over the floor", top, times["rank 16"], times["floor"], 1.3),
+        compared("first load, one core, over the floor", floors, times["rank 16"], times["floor"],
+                 1.3),
     ]  # fmt: skip
-    whole, parts = seconds_of_parts(actions["default"])
-    remove_concept(pipe, "rex")
     return rows + [
-        compared(f"first load, default ranks: {part}", "all of it", [part_seconds], [whole], None)
-        for part, part_seconds in parts.items()
-    ]
-
-
-def faster_threads(some: list[torch.Tensor]) -> int:
-    """With how many threads the SVDs of some weights are faster: one, or one for each core."""
-    before, taken = torch.get_num_threads(), {}
-    for count in {1, os.cpu_count() or 1}:
-        torch.set_num_threads(count)
-        taken[count] = seconds(lambda: one_after_another(some))
-    torch.set_num_threads(before)
-    return min(taken, key=taken.get)
+        compared(f"first load, one core, default ranks: {part}", "all of it",
+                 [one[part] for one in parts], default, None)
+        for part in parts[0]
+    ]  # fmt: skip
 
 
 def cached_load(pipe, file: Path, adapter: Path, rounds: int, ranks: str = "") -> Row:

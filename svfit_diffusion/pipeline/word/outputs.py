@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .rows import VECTORS, FusedRows, LearnedRows, TriggerRows, Word
-from .tagging import learned_tokens, untagged
+from .tagging import AMBIGUOUS, learned_tokens, untagged
 
 TOKENS = "_svfit_tokens"  # attribute of ids: the learned token at each place
 ADDED, TYPED, PLACES = "added", "typed", "places"  # what the output is: h', h, or where v would be
@@ -69,6 +69,11 @@ class LearnedVectors(LearnedRows):
         row those that its text hears, 0 for others.
         """
         texts, shared = self.texts or (), self._shared()
+        if (ids == AMBIGUOUS).any():
+            raise ValueError(
+                f"of the words {', '.join(sorted(shared))} some overlap in a prompt, and are of "
+                "different concepts of the batch; generate their pictures in two calls."
+            )
         if len(ids) % len(texts):
             tagged = ids.new_tensor([token for word in shared.values() for token in word.ids])
             if torch.isin(ids, tagged).any():

@@ -22,6 +22,7 @@ from .tokenizer import heard_words, texts_of_batch
 from .words import find_words
 
 SPAN = 1 << 21  # larger than any vocabulary
+AMBIGUOUS = 2 * FIRST_ID  # the token of words of a batch that overlap: whose it is, is not known
 
 
 def untagged(ids: Any) -> Any:
@@ -74,7 +75,7 @@ def _tag(
         row, spans, read = row_of(found, "input_ids", number), {}, {}
         for at, (start, stop), source in sources(encoding, samples[int(of[number])], split):
             if source not in spans:
-                spans[source] = [(a, b, ids[word]) for a, b, word in _spans(source, ids, heard)]
+                spans[source] = _spans(source, ids, heard)
             for first, last, tokens in spans[source]:
                 if start < last and first < stop:
                     nth = read.get((source, first), 0)
@@ -83,17 +84,15 @@ def _tag(
                     row[at] = untagged(row[at]) + SPAN * (token - FIRST_ID + 1)
 
 
-def _spans(text: str, words: Mapping, heard: Iterable[set[str]]) -> list[tuple[int, int, str]]:
-    """(start, end, word) of each word in a text; ValueError where those of a text of the batch
-    would be others, were they the only ones.
+def _spans(
+    text: str, words: Mapping[str, tuple[int, ...]], heard: Iterable[set[str]]
+) -> list[tuple[int, int, tuple[int, ...]]]:
+    """(start, end, tokens) of each word in a text; AMBIGUOUS ones where those of a text of the
+    batch would be others, were they the only ones.
     """
     found = list(find_words(text, words))
     for own in heard if found else ():
         alone = list(find_words(text, dict.fromkeys(own)))
         if alone != [one for one in found if one[2] in own]:
-            both = sorted({repr(word) for *_, word in (*found, *alone)})
-            raise ValueError(
-                f"the words {' and '.join(both)} of two concepts of the batch overlap in a prompt; "
-                "generate their pictures in two calls."
-            )
-    return found
+            return [(start, end, (AMBIGUOUS,)) for start, end, _ in found]
+    return [(start, end, words[word]) for start, end, word in found]
