@@ -15,7 +15,7 @@ RECIPE = Path(__file__).resolve().parent
 REPOSITORY = RECIPE.parents[1]
 EXPORT = REPOSITORY / "svfit_diffusion" / "toybox" / "model"
 RESOLUTION = 128
-LATENT_CHANNELS = 8
+LATENT_CHANNELS = 16
 LATENT_SIZE = 16
 TRIGGERS = ("sks", "zwx", "ohwx")
 

@@ -1,8 +1,6 @@
 """Keep the work folder's weights in `weights/`, in half precision, for restore.py to go on from.
 
-`vae`, `unet` and `text_encoder` belong together; `vae_next`, if asked for, is a VAE that is still
-being trained and that the UNet has not learned.
-Run: python recipes/toybox/keep.py --checkpoint decayed.pt [--next]
+Run: python recipes/toybox/keep.py --checkpoint decayed.pt
 """
 
 from __future__ import annotations
@@ -26,7 +24,6 @@ def main() -> None:
     """Write what there is."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--checkpoint", default="decayed.pt")
-    parser.add_argument("--next", action="store_true", help="vae/last.pt as vae_next")
     args = parser.parse_args()
     folder, work = RECIPE / "weights", work_dir()
     folder.mkdir(exist_ok=True)
@@ -36,9 +33,6 @@ def main() -> None:
     keep(
         folder / "vae.safetensors", torch.load(work / "vae" / "final.pt", weights_only=True)["vae"]
     )
-    if args.next:
-        last = torch.load(work / "vae" / "last.pt", weights_only=True)
-        keep(folder / "vae_next.safetensors", last["ema"])
     facts = {"steps": state["step"], "samples": state["samples"], "objects": state["objects"]}
     write_json(folder / "facts.json", facts)
 

@@ -8,7 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import torch
-from common import save_checkpoint, work_dir
+from common import LATENT_CHANNELS, LATENT_SIZE, save_checkpoint, work_dir
 from objects import MORE, TRAIN
 from vae_model import load_vae, to_tensor
 from world import Sample, World
@@ -39,7 +39,7 @@ def render(objects: int, unnamed: float, seed: tuple, mix: tuple) -> list[Sample
 
 
 class LatentPool:
-    """Latents (8, 16, 16), scaled, with captions; grows to CAPACITY, then renews itself.
+    """Latents (16, 16, 16), scaled, with captions; grows to CAPACITY, then renews itself.
 
     `simple` and `variety` are those of `World.draw`, `unnamed` that of `World`. A pool can be kept
     in the work folder, as `pool-<rank>.pt`, so that the next step does not begin with nothing. With
@@ -65,7 +65,7 @@ class LatentPool:
         self.seed = seed
         self.places = {item: place for place, item in enumerate(self.world.objects)}
         self.executor = ProcessPoolExecutor(renderers) if renderers else None
-        self.latents = torch.zeros(CAPACITY, 8, 16, 16)
+        self.latents = torch.zeros(CAPACITY, LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE)
         self.things = torch.full((CAPACITY, 2), NOBODY)  # indices into world.objects
         self.captions: list[str] = []
         self.next, self.owed = 0, 0.0
@@ -86,7 +86,7 @@ class LatentPool:
 
     @torch.inference_mode()
     def encode(self, pictures: list[np.ndarray]) -> torch.Tensor:
-        """uint8 pictures (128, 128, 3) -> latents (batch, 8, 16, 16)."""
+        """uint8 pictures (128, 128, 3) -> latents (batch, 16, 16, 16)."""
         pixels = to_tensor(np.stack(pictures)).to(self.vae.device)
         latents = self.vae.encode(pixels).latent_dist.mode()
         return (latents * self.vae.config.scaling_factor).cpu()
@@ -125,6 +125,6 @@ class LatentPool:
         return self.rng.integers(0, len(self.captions), size)
 
     def batch(self, size: int) -> tuple[torch.Tensor, list[str]]:
-        """(size, 8, 16, 16) latents and their captions."""
+        """(size, 16, 16, 16) latents and their captions."""
         chosen = self.choose(size)
         return self.latents[torch.from_numpy(chosen)], [self.captions[i] for i in chosen]

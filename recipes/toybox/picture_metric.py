@@ -13,7 +13,7 @@ LEAST = 0.2  # of the mean weight: what a direction weighs at least
 
 @torch.no_grad()
 def picture_metric(vae) -> torch.Tensor:
-    """The root (8, 8) of a metric of mean weight 1: |root e|^2 weighs an error e of the latents.
+    """The root (16, 16) of a metric of mean weight 1: |root e|^2 weighs an error e of the latents.
 
     Each principal direction of the latents weighs as much as the decoded picture's mean square
     changes, with noise of deviation STEP in it.

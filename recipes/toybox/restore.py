@@ -2,8 +2,8 @@
 
 Writes `vae/final.pt`, `tokenizer/` and `unet/start.pt` of the work folder from `weights/` beside
 this file where it is, else from `svfit_diffusion/toybox/model/`, and `vae/start.pt`, from which
-the VAE can be trained on, of the same or of `weights/vae_next`; files that are there stay. Those
-weights are averages in half precision, so momentum starts anew.
+the VAE can be trained on; files that are there stay. Those weights are averages in half precision,
+so momentum starts anew.
 Run: python recipes/toybox/restore.py
 """
 
@@ -41,11 +41,11 @@ def main() -> None:
     work, known = work_dir(), facts()
     if not (work / "tokenizer").is_dir():
         shutil.copytree(EXPORT / "tokenizer", work / "tokenizer")
-    vae, on = weights("vae"), RECIPE / "weights" / "vae_next.safetensors"
+    vae = weights("vae")
     if not (work / "vae" / "final.pt").is_file():
         save_checkpoint(work / "vae" / "final.pt", {"vae": vae})
     if not (work / "vae" / "start.pt").is_file():
-        save_checkpoint(work / "vae" / "start.pt", load_file(on) if on.is_file() else vae)
+        save_checkpoint(work / "vae" / "start.pt", vae)
     if not (work / "unet" / "start.pt").is_file():
         save_checkpoint(work / "unet" / "start.pt", {
             "unet": weights("unet"), "text": weights("text_encoder"),

@@ -27,7 +27,7 @@ PICTURE = LATENT_CHANNELS * LATENT_SIZE**2
 
 
 class Heads(nn.Module):
-    """One state (..., 192) -> a region (..., 128); the last state -> both objects (..., 4096)."""
+    """One state (..., 192) -> a region (..., 256); the last state -> both objects (..., 8192)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,13 +38,13 @@ class Heads(nn.Module):
 
 
 def regions(latents: torch.Tensor) -> torch.Tensor:
-    """(batch, 8, 16, 16) -> (batch, 16, 128): the 4 x 4 regions, row by row."""
-    parts = latents.unflatten(2, (4, 4)).unflatten(4, (4, 4))  # batch, 8, row, y, column, x
+    """(batch, 16, 16, 16) -> (batch, 16, 256): the 4 x 4 regions, row by row."""
+    parts = latents.unflatten(2, (4, 4)).unflatten(4, (4, 4))  # batch, 16, row, y, column, x
     return parts.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
 
 def references(pool: LatentPool) -> torch.Tensor:
-    """Latents of all reference renders, and zeros for no object: (objects + 1, 2048)."""
+    """Latents of all reference renders, and zeros for no object: (objects + 1, 4096)."""
     pictures = [pool.world.reference(item) for item in pool.world.objects]
     parts = [pool.encode(pictures[i : i + 32]).flatten(1) for i in range(0, len(pictures), 32)]
     return torch.cat([*parts, torch.zeros(1, PICTURE)])

@@ -28,7 +28,7 @@ from muon import Optimizers
 from picture_metric import picture_metric
 from text_model import build_text_encoder, load_tokenizer
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from unet_model import build_scheduler, build_unet
+from unet_model import build_scheduler, build_unet, carried_over
 from vae_model import load_vae
 
 WARMUP, EMA_EVERY, EMPTY = 100, 4, 0.1
@@ -81,7 +81,7 @@ class Trainer:
         })  # fmt: skip
 
     def loss(self, latents: torch.Tensor, captions: list[str]) -> torch.Tensor:
-        """Mean squared error of v on (batch, 8, 16, 16) latents, each at two times, as the picture
+        """Mean squared error of v on (batch, 16, 16, 16) latents, each at two times, as the picture
         feels it.
 
         One time is of the whole schedule, the other of `--second-times`; both are spread evenly.
@@ -212,7 +212,7 @@ def main() -> None:
     if path := next((path for path in paths if path.is_file()), None):
         state = torch.load(path, weights_only=True, map_location="cpu")
         if "unet" in state:
-            unet.load_state_dict(state["unet"])
+            unet.load_state_dict(carried_over(state["unet"], unet))
         text.load_state_dict(state["text"])
         print(f"resumed at step {state['step']}", flush=True)
     counter = torch.tensor(state["step"] if state else 0).share_memory_()

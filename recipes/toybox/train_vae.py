@@ -3,7 +3,8 @@
 First on 64-px crops (many cheap steps), most of them around an object, then on whole pictures.
 Loss: L1 at three scales + 2 MSE + a small L1 on gradients + KL x 1e-4 (all means per element). The
 decoder sees latents with a little noise, as it will from a UNet. Resumes from `vae/last.pt` of
-the work folder, or starts from `vae/start.pt`, whose weights may be those of a narrower VAE.
+the work folder, or starts from `vae/start.pt`, whose weights may be those of a narrower VAE, or of
+one with fewer latent channels: these stay near what they were (`--keep`), for a UNet knows them.
 Run: recipes/toybox/fast.sh recipes/toybox/train_vae.py --minutes 40 --bf16
 """
 
@@ -22,13 +23,14 @@ from fast_norm import quicken
 from hogwild import run_workers
 from muon import Optimizers
 from objects import MORE, TRAIN
-from vae_model import build_vae, psnr, to_tensor, widened
+from vae_model import build_vae, load_vae, psnr, to_tensor, widened, with_more_channels
 from world import World
 
 POOL, FRESH, CROP = 1000, 2, 64
 UNNAMED = 0.35  # share of objects that have no name
 HARD, HARD_SHARE = ("stripes", "dots", "sea"), 0.25  # kinds of the largest errors, drawn more often
 POWER = 0.05  # weight of the latents' mean square being 1, so that they cannot outgrow the noise
+KEEP = 0.05  # weight of the first latent channels' mean squared difference to those of before
 AROUND = 0.75  # share of the crops that lie around an object
 
 
@@ -83,8 +85,12 @@ def error_of(y: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, float]:
     return l1 + 2 * error.square().mean() + 0.25 * edges + 0.5 * coarse, float(l1.detach())
 
 
-def loss_of(vae, x: torch.Tensor, noise: float, bf16: bool) -> tuple[torch.Tensor, float]:
-    """Training loss and the mean absolute error; noise: largest deviation added to latents."""
+def loss_of(vae, x, noise: float, bf16: bool, before=None) -> tuple[torch.Tensor, float, float]:
+    """Training loss, the mean absolute error, and how far the latents are from those of `before`.
+
+    noise: largest deviation added to latents; before: a frozen VAE, whose latents the first
+    channels should keep.
+    """
     with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
         posterior = vae.encode(x).latent_dist
         latents = posterior.sample()
@@ -93,7 +99,12 @@ def loss_of(vae, x: torch.Tensor, noise: float, bf16: bool) -> tuple[torch.Tenso
     kl = posterior.kl().mean() / posterior.mean[0].numel()
     power = (posterior.mean.float().square().mean() - 1).square()
     error, l1 = error_of(y, x)
-    return error + 1e-4 * kl + POWER * power, l1
+    drift = torch.zeros(())
+    if before:
+        with torch.no_grad(), torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
+            kept = before.encode(x).latent_dist.mode()
+        drift = (posterior.mean[:, : kept.shape[1]].float() - kept.float()).square().mean()
+    return error + 1e-4 * kl + POWER * power + KEEP * drift, l1, float(drift.detach())
 
 
 def rate(done: float) -> float:
@@ -120,7 +131,8 @@ def checkpoint(path, vae, ema, optimizer, step, seconds) -> None:
 def work(rank: int, alive, args, vae, counter, begin: float, state: dict | None) -> None:
     """One worker's loop; rank 0 keeps the average and the checkpoints."""
     torch.manual_seed(rank + int(counter))
-    quicken(vae)
+    before = load_vae(work_dir() / "vae" / "before.pt") if args.keep else None
+    quicken(*filter(None, (vae, before)))
     path, budget = work_dir() / args.name / "last.pt", args.minutes * 60
     optimizer = Optimizers([vae], args.lr, args.muon_lr, ("conv_in", "conv_out", "quant_conv"))
     ema = EMAModel(vae.parameters(), decay=0.99)
@@ -133,7 +145,7 @@ def work(rank: int, alive, args, vae, counter, begin: float, state: dict | None)
     while (spent := time.time() - begin) < end and alive():
         whole = spent / budget > 1 - args.whole
         x = pool.batch(2 if whole else 8, RESOLUTION if whole else CROP)
-        loss, l1 = loss_of(vae, x, args.noise, args.bf16)
+        loss, l1, drift = loss_of(vae, x, args.noise, args.bf16, before)
         if not math.isfinite(l1):
             raise ValueError("The VAE's loss is not finite; resume with lower rates.")
         loss.backward()
@@ -145,7 +157,7 @@ def work(rank: int, alive, args, vae, counter, begin: float, state: dict | None)
         if rank == 0 and step % 8 == 0:
             ema.step(vae.parameters())
         if rank == 0 and step % 100 == 0:
-            print(f"step {int(counter)} {spent:.0f} s L1 {mean:.4f}", flush=True)
+            print(f"step {int(counter)} {spent:.0f} s L1 {mean:.4f} drift {drift:.4f}", flush=True)
         if rank == 0 and spent - saved > 240:
             checkpoint(path, vae, ema, optimizer, int(counter), spent)
             saved = spent
@@ -162,6 +174,10 @@ def main() -> None:
     parser.add_argument("--muon-lr", type=float, default=0.02)
     parser.add_argument("--whole", type=float, default=0.25, help="last share on whole pictures")
     parser.add_argument("--noise", type=float, default=0.15, help="largest, on latents")
+    parser.add_argument(
+        "--keep", action="store_true",
+        help="the first latent channels stay near those of the VAE in vae/before.pt",
+    )  # fmt: skip
     parser.add_argument("--bf16", action="store_true", help="faster with AVX512-BF16 or AMX")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--name", default="vae", help="folder of the run in the work folder")
@@ -172,7 +188,8 @@ def main() -> None:
         state = torch.load(folder / "last.pt", weights_only=True)
         vae.load_state_dict(state["vae"])
     elif (folder / "start.pt").is_file():
-        vae.load_state_dict(widened(torch.load(folder / "start.pt", weights_only=True), vae))
+        start = torch.load(folder / "start.pt", weights_only=True)
+        vae.load_state_dict((with_more_channels if args.keep else widened)(start, vae))
     counter = torch.tensor(state["step"] if state else 0).share_memory_()
     begin = time.time() - (state["seconds"] if state else 0)
     run_workers(work, args.workers, args, vae.share_memory(), counter, begin, state)

@@ -1,23 +1,25 @@
-"""The VAE of Toybox: diffusers AutoencoderKL, 128 px, f = 8, 8 latent channels, no attention."""
+"""The VAE of Toybox: diffusers AutoencoderKL, 128 px, f = 8, 16 latent channels, no attention."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import torch
 from common import LATENT_CHANNELS, RESOLUTION, save_checkpoint, sha256, work_dir
 from diffusers import AutoencoderKL
 
 WIDTHS = (16, 32, 64, 96)
+FAINT = 0.1  # of a fresh weight: what reads a new latent channel
 
 
-def build_vae(widths: tuple[int, ...] | None = None) -> AutoencoderKL:
-    """A fresh VAE."""
-    widths = widths or WIDTHS
+def build_vae(widths: tuple[int, ...] = WIDTHS, channels: int = LATENT_CHANNELS) -> AutoencoderKL:
+    """A fresh VAE of `channels` latent channels."""
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * len(widths),
         up_block_types=("UpDecoderBlock2D",) * len(widths),
         block_out_channels=widths,
         layers_per_block=1,
-        latent_channels=LATENT_CHANNELS,
+        latent_channels=channels,
         norm_num_groups=8,
         sample_size=RESOLUTION,
         mid_block_add_attention=False,
@@ -28,7 +30,7 @@ def build_vae(widths: tuple[int, ...] | None = None) -> AutoencoderKL:
         for name, weight in vae.named_parameters():
             if name.endswith("conv2.weight"):
                 weight.zero_()  # residual branches start silent
-        vae.quant_conv.bias[LATENT_CHANNELS:] -= 6  # and the latents start with little noise
+        vae.quant_conv.bias[channels:] -= 6  # and the latents start with little noise
     return vae.to(memory_format=torch.channels_last)
 
 
@@ -53,13 +55,41 @@ def widened(state: dict[str, torch.Tensor], vae: AutoencoderKL) -> dict[str, tor
     return wide
 
 
-def load_vae() -> AutoencoderKL:
-    """The frozen VAE of the work folder."""
-    path = work_dir() / "vae" / "final.pt"
+def with_more_channels(state: dict[str, torch.Tensor], vae: AutoencoderKL) -> dict:
+    """The weights of a VAE of fewer latent channels, in one of more that computes nearly the same.
+
+    Old channels come first and are as they were; the new ones hardly reach the decoder yet.
+    """
+    grown = {name: weight.clone() for name, weight in vae.state_dict().items()}
+    old, new = len(state["post_quant_conv.bias"]), vae.config.latent_channels
+    means = torch.arange(old)
+    moments = torch.cat([means, new + means])  # means and log variances of the old channels
+    for name, weight in state.items():
+        if grown[name].shape == weight.shape:
+            grown[name] = weight.float()
+        elif name.startswith(("quant_conv", "post_quant_conv")):
+            rows = moments if name.startswith("quant") else means
+            if weight.ndim == 1:
+                grown[name][rows] = weight.float()
+                continue
+            grown[name] = torch.eye(len(grown[name]))[:, :, None, None]
+            grown[name][rows[:, None], rows] = weight.float()
+        elif name.startswith("encoder.conv_out"):
+            grown[name][moments] = weight.float()
+        else:  # decoder.conv_in
+            grown[name] *= FAINT
+            grown[name][:, means] = weight.float()
+    return grown
+
+
+def load_vae(path: Path | None = None) -> AutoencoderKL:
+    """The frozen VAE of the work folder, or that of a path, of as many channels as it has."""
+    path = path or work_dir() / "vae" / "final.pt"
     if not path.is_file():
-        raise ValueError("There is no frozen VAE yet; run train_vae.py, then freeze_vae.py.")
-    vae = build_vae()
-    vae.load_state_dict(torch.load(path, weights_only=True)["vae"])
+        raise ValueError(f"There is no {path.name} yet; run train_vae.py, then freeze_vae.py.")
+    state = torch.load(path, weights_only=True)["vae"]
+    vae = build_vae(channels=len(state["post_quant_conv.bias"]))
+    vae.load_state_dict(state)
     return vae.eval().requires_grad_(False)
 
 
