@@ -36,8 +36,8 @@ from svfit_diffusion.settings import TEXT_RANK
 
 RANK = 16
 FIRST_LOAD = (  # why the goal is not met
-    "factoring alone takes 0.32 of theirs: it is in float64, which gives one edit on every machine, "
-    "theirs in float32; all else together is 0.07"
+    "factoring alone takes 0.32 of theirs: it is in float64, which gives one edit on every "
+    "machine, theirs in float32; all else together is 0.07"
 )
 
 
