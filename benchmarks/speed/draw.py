@@ -26,6 +26,10 @@ from svfit_diffusion import fuse_concepts, load_concept, set_concepts
 
 SIDES = {SD15: 256, TOYBOX: 128}
 STEPS = {SD15: 2, TOYBOX: 25}
+ATTACHED = (  # why its goal is not met on Toybox
+    "at rank 16 an edit adds 17 to 25 % to the products of projections as small as these (192 and "
+    "128); a fused concept adds nothing"
+)
 
 
 @torch.no_grad()
@@ -53,7 +57,8 @@ def against_base(
     note = f"{SIDES[name]} px, {STEPS[name]} steps, {torch.get_num_threads()} threads"
     return [
         paired(f"generation, {kind}, {name}", "the base alone", lambda pipe=pipe: draw(pipe, name),
-               lambda: draw(base, name), goal, rounds, note=note, clock=clock)
+               lambda: draw(base, name), goal, rounds, note=note, clock=clock,
+               reason=ATTACHED if (kind, name) == ("attached", TOYBOX) else "")
         for kind, pipe, goal in (("attached", attached, 1.03), ("fused", fused, 1.0))
     ]  # fmt: skip
 
