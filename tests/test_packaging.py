@@ -1,18 +1,23 @@
 """The wheel: every room, the package data, and a demo where nothing but the wheel is."""
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
 import tomllib
 import venv
 import zipfile
+from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+import svfit_diffusion
 
 ROOT = Path(__file__).parents[1]
 SETUP = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
@@ -44,6 +49,16 @@ def test_pyproject_names_all_package_data():
     assert len(files) > 20
     for path in files:
         assert any(matches(path, *one) for one in named), f"no package-data has {path}"
+
+
+def test_every_file_states_the_same_version_and_the_citation_its_date():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    node = tomllib.loads((ROOT / "integrations" / "comfyui" / "pyproject.toml").read_text())
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {version} == {node["project"]["version"], cited["version"], svfit_diffusion.__version__}
+    log = (ROOT / "CHANGELOG.md").read_text()
+    (date,) = re.findall(rf"^## {re.escape(version)} \((.*)\)$", log, re.MULTILINE)
+    assert cited["date-released"] == datetime.strptime(date, "%d %B %Y").date()
 
 
 @pytest.fixture(scope="module")

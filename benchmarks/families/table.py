@@ -93,6 +93,12 @@ MISTRAL3 = (("transformers", "Mistral3ForConditionalGeneration"),
             {"text_config": {"model_type": "mistral", "hidden_size": 5120}})  # fmt: skip
 QWEN_VL = (("transformers", "Qwen2_5_VLForConditionalGeneration"),
            {"text_config": {"hidden_size": 3584}})  # fmt: skip
+QWEN3_VL_4B = (("transformers", "Qwen3VLModel"), {"text_config": {"hidden_size": 2560}})
+QWEN3_VL_8B = (("transformers", "Qwen3VLModel"), {"text_config": {"hidden_size": 4096}})
+LLAMA_8B = (("transformers", "LlamaForCausalLM"), {"hidden_size": 4096})
+GEMMA2_2B = (("transformers", "Gemma2Model"), {"hidden_size": 2304})
+GLM_9B = (("transformers", "GlmModel"), {"hidden_size": 4096})
+UMT5_XL = (("transformers", "UMT5EncoderModel"), {"d_model": 2048})
 
 # name: (pipeline, component: (class, configuration), where the denoiser's numbers come from)
 BASES = {
@@ -123,26 +129,33 @@ BASES = {
         "transformer": (FLUX2, {}), "text_encoder": MISTRAL3}, "the class's defaults"),
     "Qwen-Image": ("QwenImagePipeline", {
         "transformer": (QWEN, {}), "text_encoder": QWEN_VL}, "the class's defaults"),
-    "Krea 2": ("Krea2Pipeline", {"transformer": (KREA2, {})}, "the class's defaults"),
+    "Krea 2": ("Krea2Pipeline", {
+        "transformer": (KREA2, {}), "text_encoder": QWEN3_VL_4B}, "the class's defaults"),
     "Chroma": ("ChromaPipeline", {
         "transformer": (CHROMA, {}), "text_encoder": T5}, "the class's defaults"),
-    "HiDream-I1": ("HiDreamImagePipeline", {"transformer": (HIDREAM, HIDREAM_I1)},
-                   "the class's defaults, and from memory"),
+    "HiDream-I1": ("HiDreamImagePipeline", {
+        "transformer": (HIDREAM, HIDREAM_I1), "text_encoder_3": T5, "text_encoder_4": LLAMA_8B},
+        "the class's defaults, and from memory"),
     "Lumina-Image 2.0": ("Lumina2Pipeline", {
-        "transformer": (("diffusers", "Lumina2Transformer2DModel"), LUMINA2)},
+        "transformer": (("diffusers", "Lumina2Transformer2DModel"), LUMINA2),
+        "text_encoder": GEMMA2_2B},
         "the class's defaults, and from memory"),
     "Sana 1.6B": ("SanaPipeline", {
-        "transformer": (("diffusers", "SanaTransformer2DModel"), {})}, "the class's defaults"),
+        "transformer": (("diffusers", "SanaTransformer2DModel"), {}),
+        "text_encoder": GEMMA2_2B}, "the class's defaults"),
     "Ideogram 4": ("Ideogram4Pipeline", {
-        "transformer": (("diffusers", "Ideogram4Transformer2DModel"), {})}, "the class's defaults"),
+        "transformer": (("diffusers", "Ideogram4Transformer2DModel"), {}),
+        "text_encoder": QWEN3_VL_8B}, "the class's defaults"),
     "CogView4": ("CogView4Pipeline", {
-        "transformer": (("diffusers", "CogView4Transformer2DModel"), COGVIEW4)},
+        "transformer": (("diffusers", "CogView4Transformer2DModel"), COGVIEW4),
+        "text_encoder": GLM_9B},
         "the class's defaults, and from memory"),
     "PixArt-Sigma": ("PixArtSigmaPipeline", {
         "transformer": (("diffusers", "PixArtTransformer2DModel"), PIXART), "text_encoder": T5},
         "the class's defaults, and from memory"),
     "AuraFlow 0.3": ("AuraFlowPipeline", {
-        "transformer": (("diffusers", "AuraFlowTransformer2DModel"), AURAFLOW)},
+        "transformer": (("diffusers", "AuraFlowTransformer2DModel"), AURAFLOW),
+        "text_encoder": UMT5_XL},
         "the class's defaults, and from memory"),
 }  # fmt: skip
 

@@ -19,8 +19,7 @@ from benchmarks.likeness.methods import BY_NAME, Method, round_values
 from benchmarks.likeness.report import interval
 from benchmarks.likeness.run import SWEEP_SEEDS, WORDS, Run, judged
 from benchmarks.likeness.subjects import Judge
-from svfit_diffusion.families.base import FIRST, WordOutput, clip_ids
-from svfit_diffusion.families.sd import StableDiffusion
+from svfit_diffusion.families import FIRST, StableDiffusion, WordOutput, clip_ids
 from svfit_diffusion.pipeline.word import with_vector
 from svfit_diffusion.training.fixed_noise import each_photo
 from svfit_diffusion.training.objective import Denoiser, Objective
@@ -99,6 +98,9 @@ def one(where: str, item: ToyObject, rate: float, work: Path) -> dict[str, Any]:
     run, vectors = prepared(where, item, rate, work)
     run.train(STEPS)
     run.round_values()
+    with torch.no_grad():
+        for learned in {*run.rows, *vectors}:
+            learned.copy_(learned.half())
     objective = Objective(run.config, run.accelerator, run.adapted, run.subject)
     model = Denoiser(run.adapted)
     photos = each_photo(objective, run.subject.examples)

@@ -76,7 +76,8 @@ def check_family(concept: Concept, model: Any) -> str:
 
 def check_parts(concept: Concept, parts: Mapping[str, Part], clip: Any) -> None:
     """ValueError where the concept changes a component that is not there."""
-    if missing := sorted({*concept.targets, *concept.trigger_shape} - set(parts)):
+    needed = {*concept.targets, *concept.trigger_shape} - {*concept.outputs}
+    if missing := sorted(needed - set(parts)):
         there = "no CLIP is connected" if clip is None else "there is no such part"
         raise ValueError(
             f"this concept changes {missing[0][:SHOWN]!r}, but {there}; connect the MODEL and the "

@@ -8,7 +8,6 @@ own means, at strengths that cost no new decomposition.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +30,7 @@ from .fitting import (
     plan_of,
 )
 from .layout import DTYPES, Address, Part, parts_of
+from .outputs import encoders_of, teach_outputs, without_unheard
 from .words import check_words, teach
 
 
@@ -61,9 +61,8 @@ def apply_concept(
     fine-tuned version of it. Raises ValueError, in one sentence, where they do not fit together.
     """
     family = check_family(concept, model)
-    if concept.output_words:
-        logging.warning("SVFit: %s", concept.output_words)
-        concept = concept.without_outputs()
+    spoken = encoders_of(concept, clip, family)
+    concept = without_unheard(concept, spoken, clip)
     dtype, parts = DTYPES.get(family, "bfloat16"), parts_of(model, clip, family)
     check_parts(concept, parts, clip)
     theirs = parts
@@ -82,6 +81,7 @@ def apply_concept(
     if patches[True] or concept.learned:
         clip = _patched(clip, patches[True], strengths.clip)
         teach(clip, concept.all_triggers(), parts, strengths.word)
+        teach_outputs(clip, concept.all_triggers(), spoken, strengths.word)
     return model, clip
 
 

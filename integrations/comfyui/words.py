@@ -3,7 +3,7 @@
     row(strength) = class word + strength * (row - class word)
 
 ComfyUI takes tensors in the place of token ids, so nothing is added to a vocabulary. Only the text
-encoders that learned the word read it so; T5 reads it as typed, as in training.
+encoders that learned an embedding read it so; what others learned is in outputs.py.
 """
 
 from __future__ import annotations
@@ -64,6 +64,8 @@ def check_words(clip: Any, concept: Concept, parts: Mapping[str, Part]) -> None:
     """Refuse rows that the text encoders cannot take, and a word that another concept has."""
     fit = len({tokens for tokens, _ in concept.trigger_shape.values()}) <= 1
     for name, (_, width) in concept.trigger_shape.items():
+        if name in concept.outputs:
+            continue
         fit = fit and name in parts and embedding(parts[name]).shape[1] == width
         for call in concept.all_triggers() if fit else ():
             if name in call.rows and not _reader(clip, parts[name]).own_ids(call.class_word):

@@ -20,7 +20,7 @@ def add_command(commands: Any) -> None:
         "--host", default="127.0.0.1", help="address to serve on (default: 127.0.0.1)"
     )
     command.add_argument(
-        "--port", type=int, help="port to serve on (default: a free one from 7860)"
+        "--port", type=int, help="port to serve on; 0: a free one from 7860 (default: 0)"
     )
     command.add_argument(
         "--concept",
@@ -33,13 +33,23 @@ def add_command(commands: Any) -> None:
     command.add_argument(
         "--auth", metavar="USER:PASSWORD", help="login; needed where --host lets others in"
     )
+    command.add_argument(
+        "--public",
+        action="store_true",
+        help="for strangers, without a password: generate only, keep nothing, limit everybody",
+    )
     command.set_defaults(run=_app)
 
 
 def _app(arguments: argparse.Namespace) -> int:
     need("gradio", "app", "svfit app")
     quiet_libraries()
-    from ..web.service import run_app
+    from ..web.service import run_app, run_public_app
 
+    if arguments.public:
+        if arguments.auth:
+            raise ValueError("--public has no password; leave out --public or --auth.")
+        run_public_app(arguments.base, arguments.host, arguments.port, arguments.concept)
+        return 0
     run_app(arguments.base, arguments.host, arguments.port, arguments.concept, arguments.auth)
     return 0

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ..settings import QUANTIZE
 from .files import split_number
 from .paths import add_overwrite, expanded
 from .terminal import quiet_libraries, shown
@@ -56,7 +57,7 @@ def _add_memory(command: argparse.ArgumentParser) -> None:
         choices=("float32", "float16", "bfloat16"),
         help="of the base (default: as published; on a CPU float32)",
     )
-    command.add_argument("--quantize", choices=("4bit", "int8"), help="load the base in fewer bits")
+    command.add_argument("--quantize", choices=QUANTIZE, help="load the base in fewer bits")
     command.add_argument(
         "--offload",
         choices=("model", "sequential"),

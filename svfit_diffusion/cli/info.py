@@ -6,8 +6,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..settings import ATTENTION, RANK, TEXT_RANK, TrainConfig
+from ..settings import ATTENTION, RANK, TEXT_RANK, TrainConfig, add_some_arguments
 from .paths import expanded
+
+MEMORY = (
+    *("resolution", "train_batch_size", "mixed_precision", "gradient_checkpointing", "quantize"),
+    "offload",
+)
 
 
 def add_command(commands: Any) -> None:
@@ -36,8 +41,10 @@ def add_command(commands: Any) -> None:
     info.add_argument(
         "--memory",
         action="store_true",
-        help="of --base: say how much memory its basis takes to compute here",
+        help="of --base: estimate the memory that training and generating take on the device with "
+        "these settings, and what computing its basis takes here",
     )
+    add_some_arguments(info, MEMORY, "of --memory: ")
     info.add_argument("--families", action="store_true", help="the families, and the bases of each")
     info.set_defaults(run=_info)
 
@@ -58,7 +65,8 @@ def _families() -> int:
     rows = [("family", "base", "Hub id", "precision", "steps", "guidance", "word", "single file")]
     for family in FAMILIES:
         steps, guidance = family.defaults
-        word = "learned" if family.word_parts else "as typed"
+        kinds = {"embedding": family.encoders, "output": family.word_outputs}
+        word = " + ".join(kind for kind, held in kinds.items() if held) or "as typed"
         end = (family.dtype, str(steps), f"{guidance:g}", word, "yes" if family.original else "no")
         rows += [(family.name, name, source, *end) for name, source in family.bases.items()]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -71,10 +79,10 @@ def _base(arguments: argparse.Namespace) -> int:
     from ..generation import size_text
     from ..pipeline import estimate_size
 
-    names = ("rank", "text_encoder_rank", "attention", "train_text_encoder")
+    names = ("rank", "text_encoder_rank", "attention", "train_text_encoder", *MEMORY)
     given = {name: getattr(arguments, name) for name in names}
-    given = {name: value for name, value in given.items() if value is not None}
-    found = estimate_size(arguments.base, TrainConfig(**given))
+    config = TrainConfig(**{name: value for name, value in given.items() if value is not None})
+    found = estimate_size(arguments.base, config)
     parts = ", ".join(f"{number} of {part}" for part, number in found.projections.items())
     learned = f" and {found.trigger:,} of a learned word" if found.trigger else ""
     lines = {
@@ -91,9 +99,32 @@ def _base(arguments: argparse.Namespace) -> int:
             f"{size_text(most)} at most to compute the basis on this machine as it is now, "
             f"{at_once} of the largest weights at once; {size_text(alone)} with one at a time"
         )
+        lines |= _memory(arguments.base, config)
     for key, value in lines.items():
         print(f"{key:<12} {value}")
     return 0
+
+
+def _memory(base: str, config: TrainConfig) -> dict[str, str]:
+    """Lines on what training and generating take at their peaks."""
+    from ..generation import size_text
+    from ..training import estimate_memory
+
+    found = estimate_memory(base, config)
+    held = ", ".join(f"{part} {size_text(size)}" for part, size in found.weights.items())
+    lines = {
+        "weights of": held,
+        "training": f"{size_text(max(found.preparing, found.step))} on the device at most: "
+        f"{size_text(found.preparing)} for photos and prompts, {size_text(found.step)} in a step "
+        f"of {config.train_batch_size} pictures",
+        "generating": f"{size_text(found.generating)} on the device at most",
+    }
+    if found.unknown:
+        lines["left out"] = (
+            f"all but the weights: this family's code asks for values, and there are only shapes "
+            f"({found.unknown})"
+        )
+    return lines
 
 
 def _concept(arguments: argparse.Namespace) -> int:

@@ -18,7 +18,7 @@ GROUPS = (demo, train, generate, app, serve, info, files, rename, evaluate, doct
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit status. A user's mistake is one sentence and status 2."""
-    parsed = _parser().parse_args(arguments)
+    parsed = command_parser().parse_args(arguments)
     try:
         return parsed.run(parsed)
     except (ValueError, OSError) as error:
@@ -36,7 +36,8 @@ class _Parser(argparse.ArgumentParser):
         super().error(shown(message))
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; what it returns has `run`, which does the command."""
     parser = _Parser(
         prog="svfit", description="Teach a diffusion model a subject; share a file of a few KB."
     )

@@ -109,12 +109,16 @@ class Concept:
         """The number of trained values."""
         return self.deltas.size + (0 if self.trigger_rows is None else self.trigger_rows.size)
 
-    def without_outputs(self) -> Concept:
-        """The concept as programs take it that cannot add anything to a text encoder's output."""
-        kept = {part: rows for part, rows in self.rows().items() if part not in self.outputs}
+    def without_outputs(self, parts: Iterable[str] | None = None) -> Concept:
+        """The concept as programs take it that cannot add anything to a text encoder's output.
+
+        parts: the text encoders that are meant; None: all.
+        """
+        left = {*(self.outputs if parts is None else parts)}
+        kept = {part: rows for part, rows in self.rows().items() if part not in left}
         return replace(
             self,
-            outputs={},
+            outputs={part: layers for part, layers in self.outputs.items() if part not in left},
             trigger_shape={part: rows.shape for part, rows in kept.items()},
             trigger_rows=np.concatenate([r.ravel() for r in kept.values()]) if kept else None,
         )

@@ -1,9 +1,12 @@
 """What differs between model families: components, text encoding, noise, prediction target.
 
-A family is one small class with the interface in base.py, in a file of its name, recognised from
-the pipeline's class. It inherits the loss from diffusion.py (sd.py, pixart.py) or flow.py (all
-others), and takes pictures and prompts as tokens from sequences.py. To add one: its class, its line
-in registry.py, and in tests/helpers/ a tiny pipeline and its published loss.
+A family is one small class, in a file of bases/, recognised from the pipeline's class. base.py has
+its interface, diffusion.py and flow.py the two kinds of loss, one of which it inherits, and
+sequences.py pictures and prompts as tokens.
+
+To add one: its class in bases/, its line in registry.py, and in tests/helpers/ its tiny pipeline
+and its published loss; every test of families then runs on it (docs/architecture.md).
+
 loading.py loads a base: Toybox, a diffusers folder, a single checkpoint file, or a Hub id (hub.py);
 quantization.py loads it in fewer bits, outline.py nearly without weights; single_file.py and
 originals/ have what a checkpoint file lacks.
@@ -14,7 +17,24 @@ from .._lazy import lazy_names
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
-        "base": ["Family", "WordOutput", "plain_tokenizer"],
+        "base": [
+            "FIRST",
+            "FOURTH",
+            "Family",
+            "PromptTokenizer",
+            "SECOND",
+            "Sampling",
+            "THIRD",
+            "TextEncoder",
+            "WordOutput",
+            "clip_ids",
+            "distilled_guidance",
+            "no_negative",
+            "plain_tokenizer",
+        ],
+        "bases.sd": ["StableDiffusion"],
+        "diffusion": ["Diffusion"],
+        "flow": ["Flow"],
         "hub": ["hub_options", "reachable"],
         "loading": [
             "TOYBOX",
@@ -25,8 +45,9 @@ __getattr__, __dir__, __all__ = lazy_names(
             "load_base",
             "original_kind",
         ],
-        "outline": ["outline_base", "output_widths", "skeleton"],
+        "outline": ["hollow_base", "outline_base", "output_widths", "skeleton"],
+        "quantization": ["store_in_fp8"],
         "registry": ["FAMILIES", "family_named", "family_of_original", "recognise"],
-        "sd": ["StableDiffusion"],
+        "sequences": ["from_patches", "pad", "places", "to_patches", "trim", "unpatched"],
     },
 )

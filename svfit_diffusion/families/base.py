@@ -29,8 +29,8 @@ FIRST, SECOND, THIRD, FOURTH = (
 )
 
 
-class PromptEncoder(NamedTuple):
-    """What reads a prompt: tokenizer component, and the number of tokens that it takes."""
+class PromptTokenizer(NamedTuple):
+    """What splits a prompt: tokenizer component, and the number of tokens that are read."""
 
     tokenizer: str
     length: int
@@ -42,12 +42,14 @@ class WordOutput(NamedTuple):
     encoder: the text encoder, whose `hidden_states` get v at the tokens of the word. states: the
     name of these states in what `encode_frozen` returns, [prompts, length, layers x width]. layers:
     which hidden states are side by side there, as transformers numbers them (-1: the last); none
-    for the encoder's `last_hidden_state`.
+    for the encoder's `last_hidden_state`. one_by_one: the pipeline does not call the encoder, but
+    its layers one after the other, and keeps what comes out of them.
     """
 
     encoder: TextEncoder
     states: str
     layers: tuple[int, ...] = ()
+    one_by_one: bool = False
 
 
 class Sampling(NamedTuple):
@@ -74,8 +76,9 @@ class Family:
     any other pipeline. dtype: the precision its bases are published in. denoiser: the component
     that predicts. encoders: text encoders that a concept may edit and teach a word.
     frozen_text_encoders: those that stay unchanged and read prompts as typed. word_outputs:
-    those of them whose output gets the learned word, and where. original: diffusers'
-    names for its kinds of single-file checkpoints. defaults: of generation.
+    those of them whose output gets the learned word, and where. original: diffusers' names for
+    its kinds of single-file checkpoints. negative: what its pipeline takes for no negative prompt.
+    defaults: of generation.
     """
 
     name: ClassVar[str]
@@ -93,6 +96,7 @@ class Family:
     original: ClassVar[tuple[str, ...]] = ()
     length: ClassVar[int] = 512  # tokens that frozen encoders read, as the pipelines' default
     side: ClassVar[int] = 0  # of its pictures, in pixels, where nothing but the pipeline says it
+    negative: ClassVar[str | None] = None
     defaults: ClassVar[Sampling]
 
     def recognises(self, pipe: Any) -> bool:
@@ -140,15 +144,15 @@ class Family:
         encoders = (*self.encoders, *self.frozen_text_encoders)
         return _present(pipe, (encoder.model for encoder in encoders))
 
-    def prompt_encoders(self, pipe: Any) -> list[PromptEncoder]:
-        """The encoders that describe a prompt to the denoiser word by word: the frozen ones if
-        there are any, otherwise those that learn words.
+    def prompt_tokenizers(self, pipe: Any) -> list[PromptTokenizer]:
+        """Those of the encoders that describe a prompt to the denoiser word by word: of the frozen
+        ones if there are any, otherwise of those that learn words.
         """
         names = [e.tokenizer for e in self.frozen_text_encoders if getattr(pipe, e.tokenizer, None)]
         if names:
-            return [PromptEncoder(name, self.length) for name in names]
+            return [PromptTokenizer(name, self.length) for name in names]
         held = [e.tokenizer for e in self.encoders if getattr(pipe, e.tokenizer, None)]
-        return [PromptEncoder(name, getattr(pipe, name).model_max_length) for name in held]
+        return [PromptTokenizer(name, getattr(pipe, name).model_max_length) for name in held]
 
     def check(self, config: TrainConfig) -> None:
         """Raise ValueError for training settings that this family has no use for."""
@@ -156,7 +160,10 @@ class Family:
 
     def size(self, pipe: Any) -> int:
         """Side of the pictures that the base was made for, in pixels."""
-        return self.side or getattr(pipe, self.denoiser).config.sample_size * pipe.vae_scale_factor
+        if self.side:
+            return self.side
+        stated = getattr(pipe, "default_sample_size", None)  # in latents, as the other one
+        return pipe.vae_scale_factor * (stated or getattr(pipe, self.denoiser).config.sample_size)
 
     def size_multiple(self, pipe: Any) -> int:
         """Widths and heights must be multiples of this number of pixels."""
@@ -260,7 +267,7 @@ class Family:
 
     def guidance_kwargs(self, guidance: float, negative_prompt: str) -> dict[str, Any]:
         """Guidance as arguments of the pipeline's call; ValueError for what it cannot do."""
-        return {"guidance_scale": guidance, "negative_prompt": negative_prompt or None}
+        return {"guidance_scale": guidance, "negative_prompt": negative_prompt or self.negative}
 
 
 def plain_tokenizer(pipe: Any, name: str) -> Any:

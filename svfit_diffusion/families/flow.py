@@ -35,10 +35,6 @@ class Flow(Family):
                 "by flow matching: use weighting_scheme."
             )
 
-    def size(self, pipe: Any) -> int:
-        """Side of the pictures that the base was made for, in pixels."""
-        return self.side or pipe.default_sample_size * pipe.vae_scale_factor
-
     def size_multiple(self, pipe: Any) -> int:
         """Two latents: they are cut into patches of 2 x 2."""
         return 2 * pipe.vae_scale_factor

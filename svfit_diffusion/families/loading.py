@@ -10,8 +10,8 @@ import torch
 from .. import toybox
 from .base import Family
 from .hub import hub_options, reachable, unreached
-from .quantization import quantization
-from .registry import family_named, family_of_original
+from .quantization import FP8, quantization, store_in_fp8
+from .registry import family_named, family_of_original, recognise
 from .single_file import configuration, tokenizers
 
 TOYBOX = "toybox"
@@ -28,13 +28,19 @@ def load_base(
     """The pipeline of a base: "toybox", a diffusers folder, a .safetensors file, or a Hub id.
 
     dtype: None means the precision that the base was published in; a base made in bfloat16 often
-    overflows in float16. checked: keep the base's safety checker, if it has one. quantize: "4bit"
-    or "int8" (quantization.py). options go to diffusers (variant, revision ...). Only safetensors
-    files are read. Raises ValueError when the base cannot be loaded.
+    overflows in float16. checked: keep the base's safety checker, if it has one. quantize: "4bit",
+    "int8" or "fp8" (quantization.py). options go to diffusers (variant, revision ...). Only
+    safetensors files are read. Raises ValueError when the base cannot be loaded.
     """
+    if quantize == FP8:
+        pipe = load_base(base, dtype, checked, **options)
+        family = recognise(pipe)
+        store_in_fp8(pipe, family, getattr(pipe, family.denoiser).dtype)
+        return pipe
     if quantize and (base == TOYBOX or Path(base).is_file()):
         raise ValueError(
-            f"quantize reads a diffusers folder or a Hub id, and {base!r} is neither; leave it out."
+            f"quantize {quantize} reads a diffusers folder or a Hub id, and {base!r} is neither; "
+            "pass --quantize fp8, or leave it out."
         )
     if base == TOYBOX:
         return toybox.load(dtype or torch.float16)

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from .. import toybox
 from .base import Family, WordOutput
@@ -41,14 +41,58 @@ def skeleton(folder: Path) -> tuple[Family, dict[str, nn.Module]]:
             continue
         if library not in ("diffusers", "transformers"):
             raise ValueError(f"{part} of this base is of {library!r}; expected diffusers' own.")
-        made = getattr(importlib.import_module(library), kind)
-        settings = _json(folder / part / "config.json")
-        with torch.device("meta"):
-            if library == "diffusers":
-                models[part] = made.from_config(settings)
-            else:
-                models[part] = made(made.config_class.from_dict(settings))
+        models[part] = _without_weights(folder, part, library, kind)
     return family, models
+
+
+def hollow_base(base: str, dtype: torch.dtype) -> tuple[Any, Family]:
+    """The pipeline of a base ("toybox", a diffusers folder or a Hub id) with all of its models on
+    meta, in a precision, and its family. Tokenizers are real; a frozen text encoder takes real
+    token ids and gives zeros of the shapes that it would. The VAE is in float32 unless all is.
+    """
+    if Path(base).is_file():
+        raise ValueError(f"{Path(base).name} is a checkpoint file; pass a diffusers folder.")
+    refuse_pickles(Path(base))
+    try:
+        folder = base_folder(base, (), SMALL)
+        index = _json(folder / "model_index.json")
+        family = family_named(str(index.get("_class_name")))
+        made = {part: _without_weights(folder, part, *index[part]) for part in _with_weights(index)}
+        for part, model in made.items():
+            model.to(torch.float32 if part == "vae" else dtype).eval()
+        for encoder in family.frozen_text_encoders:
+            if encoder.model in made:
+                _give_zeros(made[encoder.model])
+        kind = pipeline_class(str(folder), family)
+        return kind.from_pretrained(folder, **made), family
+    except (OSError, RuntimeError, AttributeError) as error:
+        raise not_loaded(base, error) from error
+
+
+def _without_weights(folder: Path, part: str, library: str, kind: str) -> nn.Module:
+    """A component by its configuration, on meta."""
+    made, settings = (
+        getattr(importlib.import_module(library), kind),
+        _json(folder / part / "config.json"),
+    )
+    with torch.device("meta"):
+        if library == "diffusers":
+            return made.from_config(settings)
+        return made(made.config_class.from_dict(settings))
+
+
+def _give_zeros(encoder: Any) -> None:
+    """Let an encoder on meta answer token ids [n, length] with states of zeros, on the CPU."""
+    from transformers.modeling_outputs import BaseModelOutput
+
+    settings = encoder.config.get_text_config()
+
+    def zeros(input_ids: Tensor, *_: Any, **__: Any) -> Any:
+        states = torch.zeros(*input_ids.shape, settings.hidden_size, dtype=encoder.dtype)
+        layers = (states,) * (settings.num_hidden_layers + 1)
+        return BaseModelOutput(last_hidden_state=states, hidden_states=layers)
+
+    encoder.forward = zeros
 
 
 def output_widths(folder: Path, family: Family) -> dict[WordOutput, int]:
@@ -101,7 +145,7 @@ def _with_weights(index: dict[str, Any]) -> list[str]:
     """The components of a pipeline's index that are models."""
     found = []
     for part, value in index.items():
-        if isinstance(value, list | tuple) and value[0] is not None:
+        if isinstance(value, list | tuple) and isinstance(value[0], str):  # or numbers of layers
             kind = getattr(importlib.import_module(value[0]), value[1], object)
             if issubclass(kind, nn.Module):
                 found.append(part)

@@ -5,22 +5,22 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from .auraflow import AuraFlow
 from .base import Family
-from .chroma import Chroma
-from .cogview4 import CogView4
-from .flux import Flux
-from .flux2 import Flux2, Flux2Klein
-from .hidream import HiDream
-from .ideogram4 import Ideogram4
-from .krea2 import Krea2
-from .lumina2 import Lumina2
-from .pixart import PixArtSigma
-from .qwen_image import QwenImage
-from .sana import Sana
-from .sd import StableDiffusion, StableDiffusionXL
-from .sd3 import StableDiffusion3
-from .zimage import ZImage
+from .bases.auraflow import AuraFlow
+from .bases.chroma import Chroma
+from .bases.cogview4 import CogView4
+from .bases.flux import Flux
+from .bases.flux2 import Flux2, Flux2Klein
+from .bases.hidream import HiDream
+from .bases.ideogram4 import Ideogram4
+from .bases.krea2 import Krea2
+from .bases.lumina2 import Lumina2
+from .bases.pixart import PixArtSigma
+from .bases.qwen_image import QwenImage
+from .bases.sana import Sana
+from .bases.sd import StableDiffusion, StableDiffusionXL
+from .bases.sd3 import StableDiffusion3
+from .bases.zimage import ZImage
 
 FAMILIES: tuple[Family, ...] = (
     StableDiffusion(),

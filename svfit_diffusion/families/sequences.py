@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,12 @@ def from_patches(patches: Tensor, rows: int, columns: int) -> Tensor:
     count, _, size = patches.shape
     patches = patches.reshape(count, rows, columns, size // 4, 2, 2)
     return patches.permute(0, 3, 1, 4, 2, 5).reshape(count, size // 4, 2 * rows, 2 * columns)
+
+
+def unpatched(pipe: Any, patches: Tensor, height: int, width: int) -> Tensor:
+    """Patches [1, rows x columns, 4c] of a picture of height x width pixels -> latents."""
+    rows, columns = (side // (2 * pipe.vae_scale_factor) for side in (height, width))
+    return from_patches(patches, rows, columns)
 
 
 def places(rows: int, columns: int) -> Tensor:

@@ -27,7 +27,7 @@ def prompt_length(pipe: Any, prompt: str) -> PromptLength:
     prompt do not.
     """
     family, found = recognise(pipe), []
-    for name, length in family.prompt_encoders(pipe):
+    for name, length in family.prompt_tokenizers(pipe):
         read = plain_tokenizer(pipe, name)(
             prompt, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False
         )

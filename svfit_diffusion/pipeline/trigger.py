@@ -101,7 +101,7 @@ def hold(
             f"{type(tokenizer).__name__} does not say where a word stands in a prompt, so the text "
             "encoder cannot be taught one; use the fast tokenizer of the base."
         )
-    return install_vectors(encoder, output.layers), TagsWords
+    return install_vectors(encoder, output), TagsWords
 
 
 def output_width(encoder: nn.Module, output: WordOutput) -> int:

@@ -14,11 +14,12 @@ __getattr__, __dir__, __all__ = lazy_names(
     {
         "config": ["GROUPS", "PRESETS", "TrainConfig"],
         "diffusers_flags": ["NOT_NEEDED", "REFUSED", "RENAMED", "flags_table"],
-        "flags": ["add_arguments", "flag_remarks", "from_arguments"],
+        "flags": ["add_arguments", "add_some_arguments", "flag_remarks", "from_arguments"],
         "options": [
             "ATTENTION",
             "AUTO",
             "MOST_AUTO_STEPS",
+            "QUANTIZE",
             "RANK",
             "SCHEDULERS",
             "SCHEMES",

@@ -44,10 +44,14 @@ class TrainConfig(
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
+            if item.name == "offload" and isinstance(value, bool):
+                value = "model" if value else "no"
+                object.__setattr__(self, item.name, value)
             if item.metadata.get("path") and value and value.startswith("~"):
                 object.__setattr__(self, item.name, str(Path(value).expanduser()))
             _check(item.name, value, item.default, **item.metadata)
         self._check_length()
+        self._check_memory()
         if self.resolution and self.resolution % 8:
             raise ValueError(f"resolution is {self.resolution}, but must be a multiple of 8.")
         if self.aspect_ratio_buckets and not self.use_aspect_ratio_buckets:
@@ -80,6 +84,23 @@ class TrainConfig(
                 f"the rates of lr_scheduler {self.lr_scheduler!r} fall towards a last step, which "
                 f"max_train_steps {AUTO!r} does not know; pass a number of steps, or the scheduler "
                 "'constant' or 'constant_with_warmup'."
+            )
+
+    def _check_memory(self) -> None:
+        """What is copied for a layer's or a block's work is kept for the gradient, unless it is
+        computed again.
+        """
+        copied = {"quantize fp8": self.quantize == "fp8", "offload block": self.offload == "block"}
+        for name in (name for name, wanted in copied.items() if wanted):
+            if not self.gradient_checkpointing:
+                raise ValueError(
+                    f"{name} without gradient_checkpointing would keep a copy of each weight until "
+                    "the gradient is computed, and so save nothing; pass --gradient_checkpointing."
+                )
+        if copied["offload block"] and self.quantize in ("4bit", "int8"):
+            raise ValueError(
+                f"offload block copies plain weights and those of quantize fp8, and {self.quantize}"
+                " weights are another package's; pass --quantize fp8, or --offload model."
             )
 
     @property

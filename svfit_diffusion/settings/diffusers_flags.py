@@ -44,7 +44,7 @@ NOT_NEEDED = {
     "skip_save_text_encoder": "the file holds what is trained alone; see --train_text_encoder",
     "output_kohya_format": "`svfit export --to kohya` writes one from the concept file",
     "bnb_quantization_config_path": "pass --quantize 4bit for a base in 4 bits",
-    "do_fp8_training": "pass --quantize int8 for a base in 8 bits",
+    "do_fp8_training": "pass --quantize fp8 for a base in 8 bits",
     "fsdp_text_encoder": "pass --offload to keep text encoders out of the GPU's memory",
     "remote_text_encoder": "prompts are encoded on this machine; pass --offload to save memory",
     "precondition_outputs": "the loss is on the base's own target, which is the same up to weights",

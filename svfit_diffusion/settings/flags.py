@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from dataclasses import Field, fields
 from types import NoneType
 from typing import Any, get_args, get_type_hints
@@ -35,6 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         for item in fields(settings):
             group.add_argument(f"--{item.name}", **_argument(item, types[item.name]))
     add_diffusers_flags(parser)
+
+
+def add_some_arguments(parser: Any, names: Sequence[str], prefix: str = "") -> None:
+    """The flags of some settings. prefix: of their help texts."""
+    types, held = get_type_hints(TrainConfig), {item.name: item for item in fields(TrainConfig)}
+    for name in names:
+        options = _argument(held[name], types[name])
+        parser.add_argument(f"--{name}", **options | {"help": prefix + options["help"]})
 
 
 def _argument(item: Field, annotation: Any) -> dict[str, Any]:

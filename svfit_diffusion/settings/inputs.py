@@ -100,7 +100,7 @@ class LearnedSettings:
     train_token: bool = option(
         True,
         "learn the placeholder token: an embedding, or a vector in the output of a text encoder "
-        "that is not trained through (T5, Qwen, Mistral)",
+        "that is not trained through (T5, a language model)",
     )
     num_vectors: int = option(1, "embedding rows, or vectors, of the placeholder token", above=0)
     delta_bits: int = option(4, "bits of a trained singular value in the file", choices=(4, 16))

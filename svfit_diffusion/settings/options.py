@@ -15,6 +15,8 @@ SCHEDULERS = (
     *("constant", "constant_with_warmup"),
 )
 PRECISIONS = ("no", "fp16", "bf16")
+OFFLOAD = ("no", "model", "block")
+QUANTIZE = ("4bit", "int8", "fp8")
 OPTIMIZERS = ("AdamW", "prodigy")
 TRACKERS = ("tensorboard", "wandb", "comet_ml", "all")
 

@@ -12,8 +12,10 @@ from typing import ClassVar
 from .options import (
     AUTO,
     MOST_AUTO_STEPS,
+    OFFLOAD,
     OPTIMIZERS,
     PRECISIONS,
+    QUANTIZE,
     SCHEDULERS,
     SCHEMES,
     TRACKERS,
@@ -128,9 +130,15 @@ class MemorySettings:
     quantize: str | None = option(
         None,
         "load the denoiser and the large text encoders in fewer bits",
-        choices=("4bit", "int8"),
+        choices=QUANTIZE,
     )
-    offload: bool = option(False, "VAE and untrained text encoders wait in main memory when idle")
+    offload: str | bool = option(
+        "no",
+        "what waits in main memory while it is idle; model: the VAE and untrained text encoders; "
+        "block: those, and the denoiser's frozen blocks, which is slow; without a value: model",
+        choices=OFFLOAD,
+        switch=True,
+    )
     allow_tf32: bool = option(False, "faster float32 products on NVIDIA cards")
 
 

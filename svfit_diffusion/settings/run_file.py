@@ -71,7 +71,7 @@ def _value(path: Path, item: Field, annotation: Any, value: Any) -> Any:
     """A setting's value of its type; ValueError for one of another."""
     kinds = get_args(annotation) or (annotation,)
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if (isinstance(value, kinds) and isinstance(value, bool) == (bool in kinds)) or (
+    if (isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))) or (
         value is None and NoneType in kinds
     ):
         return value

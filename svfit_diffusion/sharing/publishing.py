@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import tempfile
@@ -46,16 +47,17 @@ def write_repository(
     (folder / HUB_FILE).write_bytes(to_bytes(concept))
     widget = []
     for i, picture in enumerate(pictures):
-        try:
-            prompt = read_parameters(picture).prompt
-        except (ValueError, OSError):
+        found = None
+        with contextlib.suppress(ValueError, OSError):
+            found = read_parameters(picture)
+        if found is None:
             raise ValueError(
                 f"{picture} is not a PNG with parameters; pass one that svfit generate wrote."
-            ) from None
+            )
         name = f"images/{i}.png"
         (folder / "images").mkdir(exist_ok=True)
         shutil.copyfile(picture, folder / name)
-        widget.append({"text": prompt, "output": {"url": name}})
+        widget.append({"text": found.prompt, "output": {"url": name}})
     (folder / "README.md").write_text(_card(concept, repo_id, widget), encoding="utf-8")
     return folder
 

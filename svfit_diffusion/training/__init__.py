@@ -7,6 +7,8 @@ what is trained on it; subject.py, words and encoded photos; prompt_encoder.py, 
 cache; objective.py, the loss, which fixed_noise.py makes comparable between steps; and previews.py.
 backgrounds.py completes captions; length.py decides when the loss has settled; stopping.py ends a
 training early, and checkpoints.py and resuming.py keep it safe; result.py makes the concept.
+offloading.py says what is on the device when, and memory.py how much that takes, by a run without
+weights (traced_memory.py).
 """
 
 from .._lazy import lazy_names
@@ -17,6 +19,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "adapted_base": ["DTYPES", "AdaptedBase"],
         "backgrounds": ["MIN_GAIN", "PHRASES"],
         "loop": ["train"],
+        "memory": ["MemoryEstimate", "estimate_memory"],
         "preparing": ["dry_run"],
         "result": ["Trained"],
         "runtime": ["snapshot"],

@@ -21,7 +21,7 @@ from ..adapter import (
 )
 from ..concept import Trigger
 from ..families import Family, WordOutput, family_of, load_base, recognise
-from ..pipeline import class_difference, trigger, without_vectors
+from ..pipeline import class_difference, trigger
 from ..settings import TrainConfig
 from .precision import check_precision
 
@@ -38,7 +38,8 @@ class AdaptedBase:
     targets: component -> which of its attention has deltas. tokens: the names of the trigger's own
     tokens, in order, where it is learned; ids: text encoder -> the ids of those tokens. outputs:
     text encoder -> where its output gets the trigger, of those that are not trained through;
-    state_scales: text encoder -> the size of its states there.
+    state_scales: text encoder -> the size of its states there. device: of the training, where
+    offloaded models (offloading.py) are not always; default: the denoiser's.
     """
 
     pipe: Any
@@ -48,6 +49,10 @@ class AdaptedBase:
     ids: dict[str, list[int]] = field(default_factory=dict)
     outputs: dict[str, WordOutput] = field(default_factory=dict)
     state_scales: dict[str, float] = field(default_factory=dict)
+    device: torch.device | None = None
+
+    def __post_init__(self) -> None:
+        self.device = self.device or getattr(self.pipe, self.family.denoiser).device
 
     @property
     def adapted(self) -> dict[str, nn.Module]:
@@ -104,17 +109,6 @@ class AdaptedBase:
         for model in self.adapted.values():
             tie_deltas(model, ADAPTER)
 
-    def move_idle(self, device: torch.device) -> None:
-        """Move all that no training step needs, such as the VAE and untrained text encoders."""
-        trained = {self.family.denoiser, *self.targets, *self.ids}
-        for part, model in self.pipe.components.items():
-            if isinstance(model, nn.Module) and part not in trained:
-                with without_vectors(model):  # which are trained
-                    model.to(device)
-        here = getattr(self.pipe, self.family.denoiser).device
-        for part in self.outputs:
-            trigger.rows_of(getattr(self.pipe, part)).to(here)
-
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
         """For pictures: no model is in training mode, in which some give another output."""
@@ -127,22 +121,6 @@ class AdaptedBase:
         finally:
             for model in trained:
                 model.train()
-
-    @contextlib.contextmanager
-    def one_at_a_time(self, offload: bool) -> Iterator[None]:
-        """For pictures: with `offload`, each model is on the device only while it works."""
-        if not offload:
-            yield
-            return
-        pipe, device = self.pipe, getattr(self.pipe, self.family.denoiser).device
-        pipe.enable_model_cpu_offload(device=device)
-        try:
-            yield
-        finally:
-            pipe.remove_all_hooks()
-            for model in self.family.components(pipe).values():
-                model.to(device)
-            self.move_idle(torch.device("cpu"))
 
     def add_deltas(self, config: TrainConfig, announce: bool = False) -> None:
         """Put an adapter on the attention that the configuration names."""
@@ -193,7 +171,9 @@ class AdaptedBase:
 
 
 def load_frozen_base(config: TrainConfig, device: torch.device) -> AdaptedBase:
-    """The base of a training on its device, with nothing trained on it yet."""
+    """The base of a training on its device, or with `offload` in main memory, with nothing trained
+    on it yet.
+    """
     name = config.pretrained_model_name_or_path
     check_precision(config, family_of(name, config.revision))  # before the weights are read
     options = {
@@ -211,10 +191,11 @@ def load_frozen_base(config: TrainConfig, device: torch.device) -> AdaptedBase:
     pipe.set_progress_bar_config(disable=True)
     if config.mixed_precision not in (None, "no"):
         pipe.vae.to(torch.float32)  # its half precision overflows on some bases
-    pipe.to(device)
+    if config.offload == "no":
+        pipe.to(device)
     for model in (*family.components(pipe).values(), *family.text_models(pipe).values(), pipe.vae):
         model.requires_grad_(False)
-    return AdaptedBase(pipe, family)
+    return AdaptedBase(pipe, family, device=device)
 
 
 def adapt(base: AdaptedBase, config: TrainConfig, words: tuple[str, str], announce: bool) -> None:

@@ -4,16 +4,19 @@ What a caption leaves unsaid is learned as if it were the subject's: grass comes
 dog that was only seen on grass is asked for. So each phrase is tried at the end of the caption, and
 the one with which the base predicts a photo's noise best is kept, where it is clear (a diffusion
 classifier, arXiv 2303.16203); where none is, gradients of the colours that a photo has at its top
-and bottom are tried. It takes some 150 predictions a photo, and 70 more for the gradients. The
-captions that are tried call the subject "a thing": a class word that stands for another look would
-hide the background.
+and bottom are tried. The captions that are tried call the subject "a thing": a class word that
+stands for another look would hide the background.
+
+What is behind a subject shows where there is much noise, and its details are gone. So each phrase
+is tried once there, and only the best are compared at less noise, which takes 30 to 50 predictions
+a photo; all photos together take at most SHARE of the training's.
 """
 
 from __future__ import annotations
 
-import functools
 import logging
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -22,6 +25,7 @@ from PIL import ImageColor
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..settings import AUTO
 from .fixed_noise import samples
 from .objective import Objective
 from .subject import Subject
@@ -39,11 +43,15 @@ PLACES = (
 )
 GRADIENT, NEAREST = "on a {} to {} gradient", 3  # of each edge's colour, the nearest names
 ANYTHING = "a thing"
-PHRASES = (*(f"on a {colour} background" for colour in COLOURS), *PLACES)
-FIRST_SAMPLES, FINAL_SAMPLES = 4, 8  # noisy versions of a photo: for each phrase, for the finalists
-FINALISTS = 4
+BACKGROUND = "on a {} background"
+PHRASES = (*(BACKGROUND.format(colour) for colour in COLOURS), *PLACES)
 MAX_PHOTOS = 20  # photos whose background is recognised; more are seldom without captions
+COARSE = 0.81, 0.87  # of the training's noise, from none to most, where each phrase is tried once
+FINALISTS = 2  # and the phrase of the colours nearest to those at the edges
+SAMPLES = 4  # of each finalist in the noisier half, and where that leaves a doubt in the other half
 MIN_GAIN = 0.02  # share of the error that a phrase must save, and twice what the next one saves
+FAR = 2.0  # times as much, in the noisier half: clear without the other one
+SHARE, STEP = 0.1, 3  # of a training's predictions, of which a step takes three for each picture
 
 OnPhoto = Callable[[int, int], None]  # with the number of the photo looked at, and of how many
 
@@ -79,12 +87,16 @@ def recognise_backgrounds(
     model: as the objective's, with nothing learned yet. on_photo: called before each photo.
     """
     photos, found = _unnamed_photos(objective.subject), []
+    search = Search(objective, model)
+    main = objective.accelerator.is_main_process
+    if photos and main:
+        log.info("backgrounds: %s", search.duration(photos))
     for number, photo in enumerate(tqdm(photos, desc="backgrounds", disable=not progress), 1):
         if on_photo:
             on_photo(number, len(photos))
-        found.append(_best_phrase(objective, model, photo))
+        found.append(search.best_phrase(photo))
     broadcast_object_list(found)
-    if objective.accelerator.is_main_process:
+    if main:
         log.info("backgrounds: %s.", ", ".join(phrase or "not named" for phrase in found))
     return found
 
@@ -116,10 +128,16 @@ def _neutral(subject: Subject, photo: int) -> str:
 
 
 def _phrase_sets(subject: Subject, photo: int) -> tuple[tuple[str, ...], ...]:
-    """Phrases for a photo; each set is tried only if no phrase of the one before is clear."""
+    """Phrases for a photo; each set is tried only if no phrase of the one before is clear.
+
+    Of the colours, those at its edges, the nearest first; gradients only where top and bottom
+    differ.
+    """
     top, bottom = (_nearest(colour) for colour in subject.unnamed[photo])
-    pairs = ((a, b) for a in top for b in bottom if a != b)
-    return PHRASES, tuple(GRADIENT.format(a, b) for a, b in pairs)
+    colours = tuple(BACKGROUND.format(colour) for colour in dict.fromkeys([*top, *bottom]))
+    pairs = ((a, b) for a in top for b in bottom if a != b and top[0] != bottom[0])
+    gradients = tuple(GRADIENT.format(a, b) for a, b in pairs)
+    return ((*colours, *PLACES), *([gradients] if gradients else []))
 
 
 def _nearest(colour: np.ndarray) -> list[str]:
@@ -128,30 +146,71 @@ def _nearest(colour: np.ndarray) -> list[str]:
     return sorted(far, key=far.get)[:NEAREST]
 
 
-def _best_phrase(objective: Objective, model: nn.Module, photo: int) -> str:
-    """The phrase with which the base predicts a photo's noise best, "" where none is clear."""
-    caption = _neutral(objective.subject, photo)
-    examples = objective.subject.examples.only([photo])
+class Search:
+    """Finds phrases for photos, within a number of predictions. left: how many there may still be;
+    each is of one picture.
+    """
 
-    @functools.cache
-    def errors(phrase: str, count: int) -> Tensor:
-        named = replace(examples, captions=(_with_phrase(caption, phrase),))
-        return samples(objective, named, count).errors(model)
+    def __init__(self, objective: Objective, model: nn.Module) -> None:
+        self.objective, self.model = objective, model
+        config = objective.config
+        steps = config.max_train_steps
+        steps = type(config).max_train_steps if steps == AUTO else steps
+        pictures = config.train_batch_size * (config.gradient_accumulation_steps or 1)
+        self.left = int(SHARE * STEP * steps * pictures)
 
-    def gains(phrases: Iterable[str], count: int) -> dict[str, float]:
-        plain = errors("", count)
-        return {text: (1 - errors(text, count) / plain).mean().item() for text in phrases}
+    def duration(self, photos: Sequence[int]) -> str:
+        """A sentence on how long the photos will take, by the time of one prediction."""
+        subject, began = self.objective.subject, time.monotonic()
+        self._errors(photos[0], "", 1, COARSE)
+        seconds = time.monotonic() - began
+        sets = (phrases for photo in photos for phrases in _phrase_sets(subject, photo))
+        most = min(self.left, sum(map(_most, sets)))
+        return f"at most {most:,} predictions, about {most * seconds:.0f} s."
 
-    for phrases in _phrase_sets(objective.subject, photo):
-        first = gains(phrases, FIRST_SAMPLES)
-        best = sorted(first, key=first.get)[-FINALISTS:]
-        more = gains(best, FINAL_SAMPLES)
-        saved = {
-            text: (FIRST_SAMPLES * first[text] + FINAL_SAMPLES * more[text])
-            / (FIRST_SAMPLES + FINAL_SAMPLES)
-            for text in best
+    def best_phrase(self, photo: int) -> str:
+        """The phrase with which the base predicts a photo's noise best, "" where none is clear, or
+        where too few predictions are left.
+        """
+        for phrases in _phrase_sets(self.objective.subject, photo):
+            if _most(phrases) > self.left:
+                return ""
+            first = self._gains(photo, phrases, 1, COARSE)
+            best = {*sorted(first, key=first.get)[-FINALISTS:], phrases[0]}
+            noisier = self._gains(photo, sorted(best), SAMPLES, (0.5, 1.0))
+            if winner := _clear({text: gain / 2 for text, gain in noisier.items()}, FAR):
+                return winner
+            if max(noisier.values()) <= MIN_GAIN:
+                continue
+            other = self._gains(photo, sorted(best), SAMPLES, (0.0, 0.5))
+            if winner := _clear({text: (noisier[text] + other[text]) / 2 for text in best}):
+                return winner
+        return ""
+
+    def _gains(
+        self, photo: int, phrases: Sequence[str], count: int, span: tuple[float, float]
+    ) -> dict[str, float]:
+        """The share of the error that each phrase saves, a mean of `count` samples."""
+        plain = self._errors(photo, "", count, span)
+        return {
+            text: (1 - self._errors(photo, text, count, span) / plain).mean().item()
+            for text in phrases
         }
-        *_, second, winner = sorted(best, key=saved.get)
-        if saved[winner] > max(MIN_GAIN, 2 * saved[second]):
-            return winner
-    return ""
+
+    def _errors(self, photo: int, phrase: str, count: int, span: tuple[float, float]) -> Tensor:
+        """The error [count] of each sample of a photo, with a phrase in its caption."""
+        self.left -= count
+        caption = _with_phrase(_neutral(self.objective.subject, photo), phrase)
+        named = replace(self.objective.subject.examples.only([photo]), captions=(caption,))
+        return samples(self.objective, named, count, span).errors(self.model)
+
+
+def _most(phrases: Sequence[str]) -> int:
+    """The most predictions that choosing among phrases takes."""
+    return len(phrases) + 1 + 2 * SAMPLES * (FINALISTS + 2)
+
+
+def _clear(saved: dict[str, float], times: float = 1.0) -> str:
+    """The phrase that saves the most, if that is clear, `times` as much as it must be; else ""."""
+    *_, second, winner = sorted(saved, key=saved.get)
+    return winner if saved[winner] > times * max(MIN_GAIN, 2 * saved[second]) else ""

@@ -60,12 +60,18 @@ def each_photo(objective: Objective, examples: Examples) -> FixedNoise:
     return FixedNoise(objective, [Part(batch, examples) for batch in batches])
 
 
-def samples(objective: Objective, examples: Examples, count: int) -> FixedNoise:
-    """`count` samples of these photos, their timesteps spread as the training's are."""
+def samples(
+    objective: Objective, examples: Examples, count: int, span: tuple[float, float] = (0.0, 1.0)
+) -> FixedNoise:
+    """`count` samples of these photos, their timesteps spread as the training's are.
+
+    span: the share of those, from the least noise (0) to the most (1), that is sampled.
+    """
     config, random = objective.config, generator(objective.config.seed, "fixed")
-    times = [objective.sample_timestep(random) for _ in range(SPREAD)]
-    ranks = ((torch.arange(count) + 0.5) / count * SPREAD).long()
-    steps, parts = torch.stack(times).sort().values[ranks], []
+    times = torch.stack([objective.sample_timestep(random) for _ in range(SPREAD)])
+    places = span[0] + (torch.arange(count) + 0.5) / count * (span[1] - span[0])
+    ranks = (places * SPREAD).long()
+    steps, parts = times[objective.noise(times).argsort(stable=True)][ranks], []
     unseen = -1 - config.seed  # no training has such a seed
     for group in group_by_size(examples, unseen, range(count)):
         batch = sample_batch(examples, unseen, group, objective.steps, config.noise_offset)

@@ -28,6 +28,7 @@ from .checkpoints import Checkpoints, folder_lock
 from .fixed_noise import each_photo
 from .length import auto_length
 from .objective import Denoiser, Objective
+from .offloading import offload_blocks
 from .preparing import prepare
 from .previews import Previews
 from .result import Trained, as_written, make_concept, rounded_parameters, upload, write_result
@@ -119,6 +120,8 @@ class Training:
 
         denoiser = Denoiser(self.base, config.guidance_scale)
         self.prompts = denoiser.prompt_encoder
+        if config.offload != "no":
+            self._encode_all_prompts()
         groups, scales = self.base.parameter_groups(), self.base.scales()
         optimizer, self.schedule = make_optimizer(config, groups, scales)
         self.model, self.optimizer = accelerator.prepare(denoiser, optimizer)
@@ -134,19 +137,21 @@ class Training:
         self._warn(self.remarks)
 
     def _complete_captions(self) -> None:
-        """Append the recognised background to captions that the user did not write.
-
-        With `offload` all captions in question are encoded first, and the text encoders leave.
-        """
+        """Append the recognised background to captions that the user did not write."""
         subject = self.subject
-        if self.config.offload:
-            texts = (*subject.captions(), *candidate_captions(subject))
-            self.prompts.fill_cache(texts)
-            self.base.move_idle(torch.device("cpu"))
         if subject.unnamed:
             known = known_backgrounds(self.found, subject)
             name_backgrounds(self.objective, self.model, known, self.progress, self.on_photo)
             self.prompts.prune_cache(subject.captions())
+
+    def _encode_all_prompts(self) -> None:
+        """With `offload` all captions in question are encoded before the denoiser comes to the
+        device, and text encoders that are not trained never come back to it while it is there.
+        """
+        self.prompts.fill_cache((*self.subject.captions(), *candidate_captions(self.subject)))
+        if self.config.offload == "block":
+            denoiser = getattr(self.base.pipe, self.base.family.denoiser)
+            offload_blocks(denoiser, self.accelerator.device)
 
     @property
     def finished(self) -> bool:

@@ -124,6 +124,11 @@ class Objective:
         """The timestep of one picture [], as the base was trained."""
         return self.family.sample_timestep(random, self.steps, self.config)
 
+    def noise(self, steps: Tensor) -> Tensor:
+        """How much noise a picture has at timesteps [n]: the factor of the noise, [n]."""
+        none = torch.zeros(len(steps), 1, 1, 1)
+        return self.family.add_noise(self.scheduler, none, none + 1, steps).flatten()
+
     def _sample(
         self, examples: Examples, seed: int, indices: range, weight: float = 1.0
     ) -> list[Part]:

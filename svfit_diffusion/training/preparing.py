@@ -11,6 +11,7 @@ from ..data import check_class_folder
 from ..settings import TrainConfig
 from .adapted_base import AdaptedBase, adapt, load_frozen_base
 from .launcher import launched
+from .offloading import at_work
 from .runtime import check_libraries, make_accelerator, own_accelerate_state
 from .subject import Source, read_source
 from .summary import show, summarise
@@ -39,7 +40,8 @@ def prepare(given: TrainConfig, accelerator: Accelerator) -> Plan:
     config = launched(given).in_steps(len(source.photos), accelerator.num_processes)
     base = load_frozen_base(config, accelerator.device)
     words = source.token, source.class_word
-    adapt(base, config, words, announce=accelerator.is_main_process)
+    with at_work(base, base.family.text_models(base.pipe)):
+        adapt(base, config, words, announce=accelerator.is_main_process)
     if config.validation_base:
         check_validation_base(config.validation_base, base)
     summary = summarise(config, given, accelerator, source, base)

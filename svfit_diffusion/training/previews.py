@@ -22,6 +22,7 @@ from ..data import together
 from ..generation import NoPicture, check_picture, generate, grid, own_precision, save_png
 from ..settings import TrainConfig
 from .adapted_base import AdaptedBase
+from .offloading import one_at_a_time
 from .result import as_written
 from .validation_base import ValidationBase
 
@@ -36,7 +37,7 @@ class Previews:
     ) -> None:
         self.config, self.accelerator, self.base, self.size = config, accelerator, base, size
         name = config.validation_base
-        self.other = ValidationBase(name, base, config.quantize) if name else None
+        self.other = ValidationBase(name, base, config.quantize, config.offload) if name else None
 
     @torch.no_grad()
     def sample(
@@ -52,7 +53,7 @@ class Previews:
             as_written(self.base, self.config.delta_bits),
             other as base,
             base.evaluating(),
-            base.one_at_a_time(self.config.offload),
+            one_at_a_time(base, self.config.offload),
             own_precision(base.pipe.vae),
             _own_scheduler(base.pipe),
         ):

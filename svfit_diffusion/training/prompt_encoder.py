@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ..pipeline import read_prompt, with_vector
 from .adapted_base import AdaptedBase
+from .offloading import at_work
 
 
 class PromptEncoder:
@@ -39,8 +40,9 @@ class PromptEncoder:
 
     def fill_cache(self, prompts: Iterable[str]) -> None:
         """Compute what no step changes, of prompts that are new."""
-        for prompt in dict.fromkeys(prompts):
-            if prompt not in self.cache:
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self.cache]
+        with at_work(self.base, self.base.family.text_models(self.base.pipe) if new else ()):
+            for prompt in new:
                 self._read(prompt)
 
     def prune_cache(self, kept: Iterable[str]) -> None:
@@ -51,10 +53,9 @@ class PromptEncoder:
     @torch.no_grad()
     def _read(self, prompt: str) -> None:
         base = self.base
-        here = next(iter(base.family.text_models(base.pipe).values())).device
-        text, places = read_prompt(base.pipe, base.family, prompt, here)
+        text, places = read_prompt(base.pipe, base.family, prompt, base.device)
         if not base.trains_text:
-            text = self._encode_trained([prompt], text, here)
+            text = self._encode_trained([prompt], text, base.device)
         self.cache[prompt] = {key: value.to("cpu") for key, value in text.items()}
         self.places[prompt] = {key: value.to("cpu") for key, value in places.items()}
 

@@ -23,6 +23,7 @@ from ..data import (
 )
 from ..settings import TrainConfig
 from .adapted_base import AdaptedBase
+from .offloading import at_work, one_at_a_time
 
 log = logging.getLogger(__name__)
 SAMPLE = "robot"
@@ -87,18 +88,22 @@ def encode_subject(
     pipe, family, photos = base.pipe, base.family, source.photos
     size = config.resolution or family.size(pipe)
     encoded = photo_encoder(config, pipe, family, size)
+    with at_work(base, ("vae",)):
+        examples = encoded(photos, source.prompt, masked=True)
     subject = Subject(
         source.token,
         source.class_word,
-        encoded(photos, source.prompt, masked=True),
+        examples,
         resolution=size,
         digest=photos_digest(photos),
     )
     if config.with_prior_preservation:
         prompt = config.class_prompt or f"a photo of a {source.class_word}"
-        fill_class_images(config, accelerator, pipe, prompt, size, progress)
+        with one_at_a_time(base, config.offload):
+            fill_class_images(config, accelerator, pipe, prompt, size, progress)
         held, _ = read_folder(config.class_data_dir)
-        subject.class_examples = encoded(held[: config.num_class_images], prompt)
+        with at_work(base, ("vae",)):
+            subject.class_examples = encoded(held[: config.num_class_images], prompt)
     if config.names_backgrounds and subject.examples.masks is None:  # a mask hides the background
         bare = {i: photo.image for i, photo in enumerate(photos) if photo.caption is None}
         subject.unnamed = {i: edge_colours(image) for i, image in bare.items()}

@@ -19,6 +19,7 @@ from torch import nn
 from ..adapter import layers, layout
 from ..families import configuration_of, load_base, skeleton
 from .adapted_base import AdaptedBase
+from .offloading import offload_blocks
 
 
 def check_validation_base(name: str, base: AdaptedBase) -> None:
@@ -48,11 +49,13 @@ def check_validation_base(name: str, base: AdaptedBase) -> None:
 class ValidationBase:
     """The other base, loaded when it is first used; in main memory while it is not.
 
-    name: a diffusers folder or a Hub id. quantize: as for the base being trained.
+    name: a diffusers folder or a Hub id. quantize, offload: as for the base being trained.
     """
 
-    def __init__(self, name: str, base: AdaptedBase, quantize: str | None = None) -> None:
-        self.name, self.base, self.quantize = name, base, quantize
+    def __init__(
+        self, name: str, base: AdaptedBase, quantize: str | None = None, offload: str = "no"
+    ) -> None:
+        self.name, self.base, self.quantize, self.offload = name, base, quantize, offload
         self.loaded: AdaptedBase | None = None
 
     @contextlib.contextmanager
@@ -61,7 +64,7 @@ class ValidationBase:
         self.loaded = self.loaded or self._load()
         part = self.base.family.denoiser
         trained, other = getattr(self.base.pipe, part), getattr(self.loaded.pipe, part)
-        other.to(trained.device)
+        other.to(self.base.device)
         plain = _share(trained, other)
         try:
             yield self.loaded
@@ -79,6 +82,8 @@ class ValidationBase:
         pipe = load_base(self.name, dtype, **options, **shared)
         pipe.set_progress_bar_config(disable=True)
         getattr(pipe, part).requires_grad_(False)
+        if self.offload == "block":
+            offload_blocks(getattr(pipe, part), base.device)
         return replace(base, pipe=pipe)
 
 

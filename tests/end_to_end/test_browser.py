@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -54,12 +55,12 @@ def own_url(tmp_path):
 
 
 @contextlib.contextmanager
-def served(home):
+def served(home, *options):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = os.environ | {"SVFIT_HOME": str(home), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "svfit_diffusion.cli", "app", "--port", str(port)]
+    command = [sys.executable, "-m", "svfit_diffusion.cli", "app", "--port", str(port), *options]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as app:
         assert "Open http://127.0.0.1" in app.stdout.readline()
         yield f"http://127.0.0.1:{port}/"
@@ -359,3 +360,45 @@ def test_a_full_queue_is_said_on_the_page(page, url):
     press_main_button(page)
     page.get_by_text("This application is currently busy. Please try again.").wait_for()
     page.locator("button.go:visible").wait_for()
+
+
+def test_a_stranger_generates_on_the_public_page_in_a_frame(page, tmp_path):
+    """As a Space shows it: on a page of another origin. What was made is gone when it is closed."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    other = write_concept(
+        replace(read_concept(SAMPLE), token="zwx"), tmp_path / "other.safetensors"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(temporary))
+        with served(tmp_path / "home", "--public", "--concept", str(SAMPLE)) as address:
+            frame_on_another_page(page, address, other)
+            end = time.monotonic() + 60
+            while made(temporary) and time.monotonic() < end:
+                time.sleep(0.5)
+            assert not made(temporary)
+    assert not list((tmp_path / "home").glob("*"))
+
+
+def frame_on_another_page(page, address, other):
+    """Use the public page in a frame, then leave the page that it is on."""
+    page.set_content(f'<iframe src="{address}" style="width: 1200px; height: 800px"></iframe>')
+    frame = page.frame_locator("iframe")
+    prompt = frame.locator("#prompt textarea")
+    prompt.wait_for(timeout=TIMEOUT)
+    assert prompt.input_value() == "a photo of sks toy on the beach"
+    frame.locator("button.go").click()
+    frame.locator("#pictures img").nth(1).wait_for(timeout=TIMEOUT)
+    frame.locator("input[type=file]").set_input_files(str(other))
+    frame.get_by_label("zwx toy").wait_for(timeout=TIMEOUT)
+    assert frame.get_by_label("zwx toy").is_checked()
+    assert prompt.input_value() == "a photo of zwx toy on the beach"
+    frame.locator("button.go").click()
+    frame.locator("#live").get_by_text("step").wait_for(timeout=TIMEOUT)
+    frame.locator("button.go:visible").wait_for(timeout=TIMEOUT)
+    page.goto("about:blank")
+
+
+def made(temporary):
+    """The pictures and added files of visitors that are there."""
+    return [*temporary.glob("svfit-*/visits/*/pictures/*"), *temporary.rglob("other.safetensors")]

@@ -14,11 +14,11 @@ from accelerate import cpu_offload
 from accelerate.hooks import CpuOffload
 from helpers.tiny_families import all_targets, save_tiny, tiny_config
 from helpers.tiny_pipelines import load, make_concept, picture
+from helpers.trainings import empty_idle
 from torch import nn
 
-from svfit_diffusion.families import family_named, load_base, recognise
+from svfit_diffusion.families import FIRST, SECOND, THIRD, family_named, load_base, recognise
 from svfit_diffusion.families import quantization as quantized
-from svfit_diffusion.families.base import FIRST, SECOND, THIRD
 from svfit_diffusion.generation.sampling import generate
 from svfit_diffusion.pipeline.loading import load_concept
 from svfit_diffusion.pipeline.offloading import offload
@@ -103,8 +103,7 @@ def test_offloaded_encoders_read_each_prompt_once(config, tmp_path):
     plain = train(config, progress=False)
     training = Training(replace(config, offload=True), make_accelerator(config), progress=False)
     base = training.base
-    base.move_idle(torch.device("meta"))
-    idle = [*base.family.text_models(base.pipe).values(), base.pipe.vae]
+    idle = empty_idle(training)
     assert {p.device.type for model in idle for p in model.parameters()} == {"meta"}
     assert {p.device.type for p in base.pipe.transformer.parameters()} == {"cpu"}
     result = training.run()

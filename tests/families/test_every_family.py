@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from helpers.tiny_families import TINY, save_tiny, tiny_config
-from helpers.tiny_pipelines import load, make_concept, picture
+from helpers.tiny_pipelines import load as load_trainable
+from helpers.tiny_pipelines import make_concept, picture
 from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 from PIL import Image
 from safetensors.torch import load_file
@@ -65,6 +66,15 @@ def family(request, tmp_path_factory):
     return SimpleNamespace(
         base=root / "base", config=config, training=training, result=result, plain=plain
     )
+
+
+def load(folder):
+    """A frozen pipeline, as a concept or a training leaves it: with weights that want a gradient
+    torch adds up Krea 2's mean over layers in another order, be there a gradient or not.
+    """
+    pipe = load_trainable(folder)
+    getattr(pipe, recognise(pipe).denoiser).requires_grad_(False)
+    return pipe
 
 
 @torch.no_grad()

@@ -58,7 +58,7 @@ def make_qwen_image(seed: int = 0):
 
 
 def make_krea2(seed: int = 0):
-    """Krea 2 Raw: fewer keys than queries, and two layers of text, mixed by blocks of their own."""
+    """Krea 2 Raw: fewer keys than queries, and twelve layers of text, mixed by own blocks."""
     torch.manual_seed(seed)
     transformer = Krea2Transformer2DModel(
         in_channels=16,
@@ -69,7 +69,6 @@ def make_krea2(seed: int = 0):
         intermediate_size=32,
         timestep_embed_dim=16,
         text_hidden_dim=8,
-        num_text_layers=2,
         text_num_attention_heads=1,
         text_num_key_value_heads=1,
         text_intermediate_size=8,
@@ -83,8 +82,7 @@ def make_krea2(seed: int = 0):
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
         vae=video_vae(),
-        text_encoder_select_layers=(1, 2),
-        **make_qwen3_vl(8, 2),
+        **make_qwen3_vl(8, 36),
     )
 
 

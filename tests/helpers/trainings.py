@@ -3,6 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
+from svfit_diffusion.pipeline import without_vectors
+
 
 def stop_at(step):
     """What `train` calls after each step, to stop it after that one."""
@@ -12,6 +14,19 @@ def stop_at(step):
             training.stopped = "for the test"
 
     return report
+
+
+def empty_idle(training):
+    """Put what no step needs, untrained text encoders and the VAE, on the device that holds
+    nothing; returns those models.
+    """
+    base = training.base
+    idle = base.family.text_models(base.pipe) | {"vae": base.pipe.vae}
+    idle = {part: m for part, m in idle.items() if part not in {*base.targets, *base.ids}}
+    for model in idle.values():
+        with without_vectors(model):
+            model.to("meta")
+    return list(idle.values())
 
 
 def last(config):

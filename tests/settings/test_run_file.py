@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from svfit_diffusion.cli.main import _parser
+from svfit_diffusion.cli.main import command_parser
 from svfit_diffusion.settings.config import TrainConfig
 from svfit_diffusion.settings.flags import from_arguments
 from svfit_diffusion.settings.run_file import NOT_WRITTEN, read_run, run_text
@@ -26,7 +26,7 @@ GIVEN = TrainConfig(
 
 
 def parsed(*arguments):
-    return from_arguments(_parser().parse_args(["train", *arguments]))
+    return from_arguments(command_parser().parse_args(["train", *arguments]))
 
 
 def test_the_file_has_every_setting_but_secrets_and_where_results_go(tmp_path):

@@ -1,15 +1,18 @@
 """backgrounds.py: what the base says is behind the subject, by Toybox on the sample's photos."""
 
+import re
 import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from accelerate import Accelerator
 from helpers.tiny_pipelines import run, same
 from PIL import Image
 
 from svfit_diffusion.data.reading import edge_colours
+from svfit_diffusion.families import StableDiffusion
 from svfit_diffusion.settings import PRESETS, TrainConfig
 from svfit_diffusion.training import backgrounds
 from svfit_diffusion.training.adapted_base import load_frozen_base
@@ -17,6 +20,7 @@ from svfit_diffusion.training.advice import remarks
 from svfit_diffusion.training.backgrounds import PHRASES, _nearest
 from svfit_diffusion.training.fixed_noise import FixedNoise
 from svfit_diffusion.training.loop import Training
+from svfit_diffusion.training.objective import Objective
 from svfit_diffusion.training.prompt_encoder import PromptEncoder
 from svfit_diffusion.training.subject import encode_subject, read_source, sample_folder
 
@@ -43,17 +47,25 @@ def unnamed(config):
 def toy():
     """A training of the sample subject on Toybox, and the captions that it encoded beforehand."""
     encoded, looked_at, fill_cache = [], [], PromptEncoder.fill_cache
+    predicted, predict = [], StableDiffusion.predict
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             PromptEncoder,
             "fill_cache",
             lambda self, prompts: encoded.append(list(prompts)) or fill_cache(self, encoded[-1]),
         )
+        patch.setattr(
+            StableDiffusion,
+            "predict",
+            lambda family, unet, noisy, *rest: (
+                predicted.append(len(noisy)) or predict(family, unet, noisy, *rest)
+            ),
+        )
         config = TrainConfig(offload=True)
         training = Training(
             config, Accelerator(cpu=True), False, on_photo=lambda *now: looked_at.append(now)
         )
-    return training, encoded[0], looked_at
+    return training, encoded[0], looked_at, sum(predicted)
 
 
 def test_each_photo_is_announced_before_it_is_looked_at(toy):
@@ -63,6 +75,14 @@ def test_each_photo_is_announced_before_it_is_looked_at(toy):
 def test_the_base_says_what_is_behind_the_sample(toy):
     captions = toy[0].subject.examples.captions
     assert captions == tuple(PROMPT + phrase for phrase in BEHIND)
+
+
+def test_it_takes_a_tenth_of_the_trainings_predictions_at_most(toy):
+    """A step of four pictures takes about twelve: one, and its gradient twice as much."""
+    config, predicted = toy[0].config, toy[3]
+    training = 3 * config.train_batch_size * config.max_train_steps
+    print(f"{predicted} predictions for {len(BEHIND)} photos, {predicted / training:.1%}")
+    assert 30 * len(BEHIND) < predicted <= training / 10
 
 
 def test_a_class_word_of_another_look_hides_nothing(tmp_path):
@@ -75,17 +95,54 @@ def test_a_class_word_of_another_look_hides_nothing(tmp_path):
 
 
 def test_every_caption_in_question_is_encoded_before_and_only_those_kept_after(toy):
-    (training, texts, _), subject = toy, toy[0].subject
+    (training, texts, *_), subject = toy, toy[0].subject
     near = [[_nearest(colour) for colour in found] for found in subject.unnamed.values()]
     gradients = {
-        f"on a {a} to {b} gradient" for top, bottom in near for a in top for b in bottom if a != b
+        f"on a {a} to {b} gradient"
+        for top, bottom in near
+        for a in top
+        for b in bottom
+        if a != b and top[0] != bottom[0]
     }
-    ends = ("", *(f" {phrase}" for phrase in (*PHRASES, *gradients)))
+    colours = {f"on a {name} background" for both in near for names in both for name in names}
+    places = [phrase for phrase in PHRASES if not phrase.endswith("background")]
+    ends = ("", *(f" {phrase}" for phrase in (*places, *colours, *gradients)))
     forms = PROMPT, "a photo of a thing"
     assert set(texts) == {f"{caption}{end}" for caption in forms for end in ends}
+    assert gradients and colours < set(PHRASES)
     assert {PROMPT + phrase for phrase in BEHIND} < set(texts)
     cached = training.prompts.cache
     assert set(cached) == set(subject.examples.captions) and cached
+
+
+@pytest.mark.parametrize("steps", [1, 10, 40, "auto"])
+def test_a_short_training_looks_at_fewer_photos(toy, steps, monkeypatch):
+    """Whatever the errors: here no phrase is ever clear, which takes the most predictions."""
+    training = toy[0]
+    config = replace(training.config, max_train_steps=steps)
+    objective = Objective(config, training.accelerator, training.base, training.subject)
+    counted = []
+    monkeypatch.setattr(
+        FixedNoise,
+        "errors",
+        lambda self, model: torch.ones(
+            counted.append(sum(len(part.batch.photos) for part in self.parts)) or counted[-1]
+        ),
+    )
+    found = backgrounds.recognise_backgrounds(objective, training.model, progress=False)
+    most = 3 * config.train_batch_size * (200 if steps == "auto" else steps) / 10
+    assert found == [""] * 5 and sum(counted) <= max(1, most)
+    assert (sum(counted) > 30) == (steps in (40, "auto"))
+
+
+def test_it_says_beforehand_how_long_it_takes(toy, caplog, monkeypatch):
+    training = toy[0]
+    monkeypatch.setattr(backgrounds.Search, "best_phrase", lambda *_: len(caplog.records) and "")
+    with caplog.at_level("INFO", logger="svfit_diffusion"):
+        backgrounds.recognise_backgrounds(training.objective, training.model, progress=False)
+    first, last = (record.getMessage() for record in caplog.records)
+    assert re.fullmatch(r"backgrounds: at most 2\d\d predictions, about \d+ s\.", first)
+    assert "not named" in last
 
 
 def test_a_gradient_is_of_the_colours_nearest_to_those_at_the_edges():
@@ -136,7 +193,10 @@ def test_written_captions_and_masked_photos_are_left_alone(config, photos, tmp_p
 
 @pytest.fixture
 def in_the_snow(monkeypatch):
-    """A base whose errors differ by the caption: it sees snow behind every photo."""
+    """A base whose errors differ by the caption: it sees snow behind every photo. The trainings are
+    of some steps, a tenth of which would not do.
+    """
+    monkeypatch.setattr(backgrounds, "SHARE", 100)
     real = FixedNoise.errors
 
     def errors(self, model):
@@ -167,7 +227,7 @@ def test_a_resumed_training_remembers_what_it_recognised(
     run(config, max_train_steps=2)
     again = replace(config, resume_from_checkpoint="latest")
     with monkeypatch.context() as blind:
-        blind.setattr(backgrounds, "_best_phrase", None)
+        blind.setattr(backgrounds.Search, "best_phrase", None)
         training = Training(again, Accelerator(cpu=True), progress=False)
         assert set(training.subject.examples.captions) == {"a photo of sks dog in the snow"}
         assert same(run(again).concept, whole)

@@ -4,8 +4,9 @@
 
 v lies in the encoder's own module. A hook before its forward takes the tags off the ids
 (tagging.py), one after it adds v to the hidden states that the denoiser reads; so all pipelines on
-the encoder hear the word, and nothing of the encoder is replaced. At strength 0, and without the
-word, the states are what they were, to the bit. The sum is made in float32.
+the encoder hear the word, and nothing of the encoder is replaced. Where a pipeline calls the
+encoder's layers itself, they have these hooks instead. At strength 0, and without the word, the
+states are what they were, to the bit. The sum is made in float32.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...families import WordOutput
 from .rows import VECTORS, FusedRows, LearnedRows, TriggerRows, Word
 from .tagging import AMBIGUOUS, learned_tokens, untagged
 
@@ -124,30 +126,68 @@ class AddVectors:
     def __call__(self, encoder: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
         """The output, whose states are changed."""
         ids = args[0] if args else kwargs.get("input_ids")
-        tokens, vectors = getattr(ids, TOKENS, None), encoder._modules.get(VECTORS)
-        if tokens is None or vectors is None or self.reads == TYPED:
+        tokens = getattr(ids, TOKENS, None)
+        if tokens is None or VECTORS not in encoder._modules or self.reads == TYPED:
             return None
         if isinstance(output, tuple):
             raise ValueError(
                 "a learned word lies in this text encoder's output, which is a plain tuple here; "
                 "call it without return_dict=False."
             )
-        if isinstance(vectors, WordVectors) and vectors.holder is not encoder:
-            vectors.bind(encoder)
         states = getattr(output, "hidden_states", None) if self.layers else None
         if not self.layers:
-            output.last_hidden_state = self._changed(vectors, tokens, output.last_hidden_state)
+            output.last_hidden_state = self.changed(encoder, tokens, output.last_hidden_state)
         elif states is not None:
             read = [states[layer] for layer in self.layers]
-            found = self._changed(vectors, tokens, torch.cat(read, dim=-1))
+            found = self.changed(encoder, tokens, torch.cat(read, dim=-1))
             output.hidden_states = _replaced(states, self.layers, found.chunk(len(read), dim=-1))
         return output
 
-    def _changed(self, vectors: nn.Module, tokens: Tensor, found: Tensor) -> Tensor:
-        tokens = tokens.to(found.device)
+    def changed(self, encoder: nn.Module, tokens: Tensor, found: Tensor) -> Tensor:
+        """States found [..., length, layers x width], as what it reads, at the learned tokens
+        [..., length].
+        """
+        vectors, tokens = encoder._modules[VECTORS], tokens.to(found.device)
+        if isinstance(vectors, WordVectors) and vectors.holder is not encoder:
+            vectors.bind(encoder)
         if self.reads == PLACES:
             return _places(vectors, tokens, found)
         return vectors(tokens, found)
+
+
+class AddOneByOne(AddVectors):
+    """The same for a text encoder whose layers a pipeline calls one after the other: the states
+    that came out of them are changed in place after the last one has read what it needs of them.
+    """
+
+    def __init__(self, encoder: Any, layers: Sequence[int]) -> None:
+        super().__init__(layers)
+        self.encoder, self.tokens, self.states = encoder, None, []
+        table, made = encoder.get_input_embeddings(), encoder.get_decoder().layers
+        table.register_forward_pre_hook(self.begin)
+        for layer in layers:
+            made[layer - 1].register_forward_hook(self.keep)
+
+    def begin(self, table: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
+        """Before ids are looked up: the ids as typed."""
+        self.tokens, self.states = learned_tokens(args[0]), []
+        return (untagged(args[0]),)
+
+    def keep(self, layer: nn.Module, args: tuple, output: Tensor) -> None:
+        """After a layer whose states the denoiser reads."""
+        self.states.append(output)
+        if len(self.states) == len(self.layers):
+            states, self.states = self.states, []
+            away = VECTORS not in self.encoder._modules
+            if self.tokens is None or away or self.reads == TYPED:
+                return
+            read = torch.cat([one.to(output.device) for one in states], dim=-1)
+            new = self.changed(self.encoder, self.tokens, read).chunk(len(states), dim=-1)
+            for one, value in zip(states, new, strict=True):
+                one.copy_(value)
+
+
+OURS = (TakeTagsOff, AddVectors)
 
 
 def _replaced(states: Sequence[Tensor], layers: Sequence[int], new: Sequence[Tensor]) -> tuple:
@@ -166,16 +206,20 @@ def _places(vectors: WordVectors, tokens: Tensor, found: Tensor) -> Tensor:
     return numbers.to(found.dtype).unsqueeze(-1).expand_as(found).contiguous()
 
 
-def install_vectors(encoder: nn.Module, layers: Sequence[int]) -> WordVectors:
-    """The vectors of a text encoder, put in if there are none yet. layers: as in WordOutput."""
+def install_vectors(encoder: nn.Module, output: WordOutput) -> WordVectors:
+    """The vectors of a text encoder, put in if there are none yet."""
     held = encoder._modules.get(VECTORS)
     if isinstance(held, WordVectors):
         return held
     vectors = WordVectors(encoder, held)
     encoder.add_module(VECTORS, vectors)
-    if not _hooks(encoder):
+    if _hooks(encoder):
+        return vectors
+    if output.one_by_one:
+        AddOneByOne(encoder, output.layers)
+    else:
         encoder.register_forward_pre_hook(TakeTagsOff(), with_kwargs=True)
-        encoder.register_forward_hook(AddVectors(layers), with_kwargs=True)
+        encoder.register_forward_hook(AddVectors(output.layers), with_kwargs=True)
     return vectors
 
 
@@ -185,19 +229,26 @@ def uninstall_vectors(encoder: nn.Module) -> None:
     if vectors is None or vectors.known():
         return
     delattr(encoder, VECTORS)
-    for key, hook in list(encoder._forward_pre_hooks.items()):
-        if isinstance(hook, TakeTagsOff):
-            del encoder._forward_pre_hooks[key]
-            encoder._forward_pre_hooks_with_kwargs.pop(key, None)
-    for key in [
-        key for key, hook in encoder._forward_hooks.items() if isinstance(hook, AddVectors)
-    ]:
-        del encoder._forward_hooks[key]
-        encoder._forward_hooks_with_kwargs.pop(key, None)
+    for module in encoder.modules():
+        _drop(module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs)
+        _drop(module._forward_hooks, module._forward_hooks_with_kwargs)
+
+
+def _drop(hooks: dict[int, Any], with_kwargs: dict[int, bool]) -> None:
+    """Take our hooks out of a module's."""
+    for key in [key for key, hook in hooks.items() if isinstance(_owner(hook), OURS)]:
+        del hooks[key]
+        with_kwargs.pop(key, None)
 
 
 def _hooks(encoder: nn.Module) -> list[AddVectors]:
-    return [hook for hook in encoder._forward_hooks.values() if isinstance(hook, AddVectors)]
+    held = (_owner(hook) for module in encoder.modules() for hook in module._forward_hooks.values())
+    return list(dict.fromkeys(hook for hook in held if isinstance(hook, AddVectors)))
+
+
+def _owner(hook: Any) -> Any:
+    """A hook, or what it is a method of."""
+    return getattr(hook, "__self__", hook)
 
 
 @contextlib.contextmanager

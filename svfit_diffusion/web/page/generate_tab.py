@@ -72,15 +72,15 @@ def build_generate(
     with gr.Row():
         with gr.Column(scale=5, min_width=320, elem_classes="form-column"):
             with gr.Column():
-                prompt = _prompt(workspace)
-                _scenes(workspace, prompt)
+                prompt = prompt_box(workspace)
+                scene_buttons(workspace, prompt)
                 panel = build_concepts(workspace, version, prompt, names)
                 go, stop = go_and_stop("Generate")
             with gr.Column(elem_classes="later"):
-                num, new_seed, seed = _number_and_seed()
+                num, new_seed, seed = number_and_seed()
                 settings, negative, file = _settings(workspace)
         with gr.Column(scale=6, min_width=320, elem_classes="output-column"):
-            live, gallery = gr.HTML(elem_id="live"), _pictures()
+            live, gallery = gr.HTML(elem_id="live"), picture_gallery()
             details = _details()
             history = build_history(workspace, *details.shown, gallery)
     inputs = [panel.chosen, prompt, negative, num, new_seed, seed, *settings]
@@ -102,7 +102,8 @@ def build_generate(
     return GenerateTab(prompt, panel, settings, fields, actions.fill, form)
 
 
-def _prompt(workspace: Workspace) -> gr.Textbox:
+def prompt_box(workspace: Workspace) -> gr.Textbox:
+    """What the pictures are to show."""
     return gr.Textbox(
         label="Prompt",
         info="What the pictures are to show. Ctrl+Enter generates.",
@@ -113,7 +114,7 @@ def _prompt(workspace: Workspace) -> gr.Textbox:
     )
 
 
-def _scenes(workspace: Workspace, prompt: gr.Textbox) -> None:
+def scene_buttons(workspace: Workspace, prompt: gr.Textbox) -> None:
     """Buttons that put a scene into the prompt."""
     with gr.Row(elem_classes="controls", elem_id="scenes"):
         for scene in SCENES:
@@ -139,10 +140,10 @@ def _details() -> Details:
     return Details(group, name, text, reuse, vary, delete)
 
 
-def _number_and_seed() -> tuple[gr.Slider, gr.Checkbox, gr.Number]:
-    """The number of pictures, whether each job has a new seed, the seed."""
+def number_and_seed(most: int = MAX_PICTURES) -> tuple[gr.Slider, gr.Checkbox, gr.Number]:
+    """The number of pictures, at most `most`; whether each job has a new seed; the seed."""
     num = clamped_slider(
-        1, MAX_PICTURES, 2, step=1, label="Pictures", info="Each with its own seed.", buttons=[]
+        1, most, 2, step=1, label="Pictures", info="Each with its own seed.", buttons=[]
     )
     with gr.Row(elem_classes="controls"):
         seed = gr.Number(
@@ -217,7 +218,8 @@ def _settings(workspace: Workspace) -> tuple[list[gr.Slider], gr.Textbox, gr.Fil
     return [steps, guidance, width, height], negative, file
 
 
-def _pictures() -> gr.Gallery:
+def picture_gallery() -> gr.Gallery:
+    """The pictures of a job."""
     return gr.Gallery(
         label="Pictures",
         show_label=False,  # it would cover part of the first picture

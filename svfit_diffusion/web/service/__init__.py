@@ -14,6 +14,6 @@ __getattr__, __dir__, __all__ = lazy_names(
         "access": ["check_access", "ended_by_sigterm"],
         "clients": ["LoginAttempts", "RequestRefused", "client_address"],
         "middleware": ["RequestGuard"],
-        "server": ["run_app"],
+        "server": ["run_app", "run_public_app"],
     },
 )

@@ -1,8 +1,9 @@
-"""Who sends a request: host names, addresses, and failed logins of each address."""
+"""Who sends a request: host names, addresses, and what each address tried or asked for."""
 
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
 import time
 from collections import OrderedDict
@@ -11,6 +12,7 @@ from collections.abc import Callable
 FREE_ATTEMPTS = 5  # wrong passwords before the first wait
 MAX_WAIT = 900.0  # seconds
 MAX_CLIENTS = 10_000  # whose attempts are remembered
+MINUTE = 60.0  # seconds
 
 
 class RequestRefused(Exception):
@@ -45,6 +47,28 @@ class LoginAttempts:
     def reset(self, client: str) -> None:
         """Forget a client's attempts: its password was right."""
         self._attempts.pop(client, None)
+
+
+class RequestRate:
+    """Counts the requests of each client within a minute, for a page that everybody may use."""
+
+    def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.most, self._clock = most, clock
+        self._times: OrderedDict[str, list[float]] = OrderedDict()
+
+    def count(self, client: str) -> None:
+        """Count a request; RequestRefused where there were `most` in the last minute."""
+        now = self._clock()
+        times = [then for then in self._times.pop(client, []) if then > now - MINUTE]
+        self._times[client] = times
+        if len(times) >= self.most:
+            wait = times[0] + MINUTE - now
+            raise RequestRefused(
+                429, f"That was a lot at once; try again in {math.ceil(wait)} seconds.", wait
+            )
+        times.append(now)
+        while len(self._times) > MAX_CLIENTS:
+            self._times.popitem(last=False)
 
 
 def hostname(host: str) -> str:

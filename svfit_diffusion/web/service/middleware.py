@@ -3,7 +3,8 @@
 Other pages can make a browser send requests here: under a name of theirs that resolves to this
 machine (DNS rebinding), by a form or a script, in a frame. So the host (Host) and the page that
 sends (Origin, Sec-Fetch-Site) are checked. Routes of Gradio that the page does not need are closed,
-and logins are slowed after wrong passwords.
+and logins are slowed after wrong passwords. A public page (`rate`) may be used, and shown in a
+frame, by every other page: there is nothing that its visitors' browsers could be made to give away.
 """
 
 from __future__ import annotations
@@ -17,7 +18,14 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 
-from .clients import LoginAttempts, RequestRefused, client_address, hostname, is_loopback
+from .clients import (
+    LoginAttempts,
+    RequestRate,
+    RequestRefused,
+    client_address,
+    hostname,
+    is_loopback,
+)
 from .uploads import UploadFilter, has_remote_file
 
 MAX_JSON = 1_000_000  # bytes of a request that is not an upload
@@ -34,11 +42,10 @@ POST_PATHS = re.compile(
     r"/(login/?|gradio_api/(queue/join|upload|cancel|reset/?|(run|call)/\w+/?))"
 )
 ROUTES = (GET_PATHS, POST_PATHS)
-SECURITY_HEADERS = [
-    (b"x-frame-options", b"SAMEORIGIN"),
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"same-origin"),
-]
+PUBLIC_POST_PATHS = re.compile(r"/gradio_api/(queue/join|upload|cancel|reset/?|run/predict/?)")
+PUBLIC_ROUTES = (GET_PATHS, PUBLIC_POST_PATHS)  # without the API
+PUBLIC_HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-origin")]
+SECURITY_HEADERS = [(b"x-frame-options", b"SAMEORIGIN"), *PUBLIC_HEADERS]
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -50,6 +57,8 @@ class RequestGuard:
 
     suffixes: of files that may be uploaded. busy: the sentence for a full queue.
     after_upload: called after each upload. routes: the paths that may be read, and sent to.
+    max_upload: bytes of one upload with all its files, if not MAX_REQUEST. rate: of jobs and
+    uploads of each client; with it, the app is public: any host, any page.
     """
 
     def __init__(
@@ -60,9 +69,12 @@ class RequestGuard:
         busy: str,
         after_upload: Callable[[], Awaitable[None]],
         routes: tuple[re.Pattern, re.Pattern] = ROUTES,
+        max_upload: int | None = None,
+        rate: RequestRate | None = None,
     ) -> None:
         self.app, self.any_host, self.suffixes, self.busy = app, any_host, suffixes, busy
-        self.routes = routes
+        self.routes, self.max_upload, self.rate = routes, max_upload, rate
+        self.response_headers = PUBLIC_HEADERS if rate else SECURITY_HEADERS
         self.logins, self.uploads, self.after_upload = LoginAttempts(), 0, after_upload
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -99,18 +111,22 @@ class _Request:
             self.path == f"{API}upload",
             self.path.rstrip("/") == "/login",
         )
-        self.max_bytes = MAX_REQUEST if self.is_upload else MAX_JSON
+        self.is_job = self.path.startswith((f"{API}queue/join", f"{API}call/"))
+        self.max_bytes = (guard.max_upload or MAX_REQUEST) if self.is_upload else MAX_JSON
 
     async def handle(self) -> None:
         """Check the request and pass it on."""
-        self._check_host()
-        self._check_origin()
+        if self.guard.rate is None:
+            self._check_host()
+            self._check_origin()
         self._check_path()
         length = self.headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > self.max_bytes:
             raise self._too_large()
         if self.is_login:
             self.guard.logins.count(self.client)
+        if self.guard.rate and (self.is_upload or self.is_job) and not self.is_read:
+            self.guard.rate.count(self.client)
         if self.is_upload:
             await self._upload()
         elif self.is_read or self.is_login:
@@ -196,11 +212,10 @@ class _Request:
             self.started = True
             if self.is_login and message["status"] == 200:
                 self.guard.logins.reset(self.client)
-            joins = self.path.startswith((f"{API}queue/join", f"{API}call/"))
-            if message["status"] == 503 and joins:  # Gradio's sentence is about its settings
+            if message["status"] == 503 and self.is_job:  # Gradio's sentence is about its settings
                 self.full, self.started = True, False
                 return
-            message["headers"] = [*message.get("headers", []), *SECURITY_HEADERS]
+            message["headers"] = [*message.get("headers", []), *self.guard.response_headers]
         if not self.full:
             await self._send(message)
         elif not message.get("more_body"):
@@ -210,7 +225,7 @@ class _Request:
         """Respond with the status and the sentence."""
         body = json.dumps({"detail": str(reason)}).encode()
         headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
-        headers += [*SECURITY_HEADERS, (b"content-length", str(len(body)).encode())]
+        headers += [*self.guard.response_headers, (b"content-length", str(len(body)).encode())]
         if reason.wait:
             headers.append((b"retry-after", str(math.ceil(reason.wait)).encode()))
         start = {"type": "http.response.start", "status": reason.status, "headers": headers}

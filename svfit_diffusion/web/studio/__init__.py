@@ -7,7 +7,8 @@ within limits.py; xy_grid.py plans grids, history.py keeps what is generated. ph
 (photo_marks.py, photo_edits.py), words.py, hints.py, scenes.py and presets.py are for a user's
 input, bases.py describes bases, suggested.py names some, familiarity.py says what a base knows,
 verdict.py what was learned. foreign_files.py converts, lora_zip.py exports, temporary_files.py
-holds what the browser downloads and uploads.
+holds what the browser downloads and uploads. visitors.py gives each visitor of a public app a
+workspace that goes with them.
 """
 
 from ..._lazy import lazy_names
@@ -51,8 +52,15 @@ __getattr__, __dir__, __all__ = lazy_names(
         "scenes": ["OBJECTS", "SCENES", "with_scene"],
         "shared_pipeline": ["Job", "SharedPipeline"],
         "suggested": ["SUGGESTED", "Suggested"],
-        "temporary_files": ["new_file", "servable_copy", "sweep_app_folder", "sweeping"],
+        "temporary_files": [
+            "discard_upload",
+            "new_file",
+            "servable_copy",
+            "sweep_app_folder",
+            "sweeping",
+        ],
         "verdict": ["in_words"],
+        "visitors": ["MAX_KEPT_PICTURES", "Visit", "Visitors"],
         "words": ["class_word", "unused_word"],
         "workspace": ["Workspace"],
         "xy_grid": ["AXES", "Axis", "Grid", "parse_axis", "strengths"],

@@ -78,6 +78,11 @@ class History:
         """Delete a picture."""
         self.get(name).path.unlink(missing_ok=True)
 
+    def trim(self, keep: int) -> None:
+        """Delete all but the newest pictures."""
+        for path in self._paths()[keep:]:
+            path.unlink(missing_ok=True)
+
     def version(self) -> str:
         """Changes whenever a picture comes or goes."""
         return str(self.folder.stat().st_mtime_ns)

@@ -13,7 +13,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 SWEEP_SECONDS = 600.0  # between two sweeps
@@ -34,7 +34,12 @@ def new_file(name: str) -> Path:
 
 
 def servable_copy(path: Path, name: str | None = None) -> str:
-    """The path of a copy where Gradio may serve it from; name: by default the file's own."""
+    """The path of a copy where Gradio may serve it from; name: by default the file's own.
+
+    A file that lies there already is its own copy.
+    """
+    if path.is_relative_to(_root()) and name in (None, path.name):
+        return str(path)
     stamp = path.stat()
     folder = _root() / "served" / f"{stamp.st_ino:x}-{stamp.st_mtime_ns:x}"
     copy = folder / (name or path.name)
@@ -44,6 +49,13 @@ def servable_copy(path: Path, name: str | None = None) -> str:
         shutil.copyfile(path, temporary)
         os.replace(temporary, copy)
     return str(copy)
+
+
+def discard_upload(path: str) -> None:
+    """Delete a file that was uploaded, which has a folder of its own; any other file stays."""
+    file = Path(path).resolve()
+    if file.parent.parent == _root().resolve():
+        file.unlink(missing_ok=True)
 
 
 def sweep(folder: Path, max_age: float, max_bytes: int) -> None:
@@ -75,12 +87,14 @@ async def sweep_app_folder(folder: Path) -> None:
 
 
 @contextlib.asynccontextmanager
-async def sweeping(folder: Path) -> AsyncIterator[None]:
-    """Sweep a folder every SWEEP_SECONDS while the block runs."""
+async def sweeping(folder: Path, *others: Callable[[], None]) -> AsyncIterator[None]:
+    """Sweep a folder every SWEEP_SECONDS while the block runs. others: done then, too."""
 
     async def work() -> None:
         while True:
             await sweep_app_folder(folder)
+            for other in others:
+                await asyncio.to_thread(other)
             await asyncio.sleep(SWEEP_SECONDS)
 
     task = asyncio.create_task(work())

@@ -10,6 +10,7 @@ import functools
 import pytest
 import torch
 from helpers.tiny_families import TINY
+from helpers.tiny_pipelines import picture
 from safetensors.torch import load_file
 from transformers import ProcessorMixin
 
@@ -31,23 +32,35 @@ class Processor(ProcessorMixin):
 
 
 PROMPT = "a photo of sks dog"
+# the families that put words around a prompt: a chat template, or an instruction
+AROUND = {"flux2-klein", "flux2", "z-image", "qwen-image", "krea-2", "ideogram-4", "lumina2"}
 
 
 @functools.cache
 def made(name):
     pipe = TINY[name]()
     pipe.set_progress_bar_config(disable=True)
+    for part in pipe.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.eval()
     return pipe
 
 
-@pytest.fixture(params=TINY)
+def _named(param):
+    name, number = param
+    return f"{name}, second" if number else name
+
+
+@pytest.fixture(params=[*((name, 0) for name in TINY), ("hidream", 1)], ids=_named)
 def base(request):
-    """A family's tiny pipeline and its first output that learns words."""
-    pipe = made(request.param)
+    """A family's tiny pipeline and the output that learns words, by its number."""
+    name, number = request.param
+    pipe = made(name)
     family = recognise(pipe)
     if not (outputs := family.outputs(pipe)):
         pytest.skip("its text encoders are trained through")
-    found = pipe, family, next(iter(outputs.values()))
+    assert len(outputs) == (2 if name == "hidream" else 1)
+    found = pipe, family, [*outputs.values()][number]
     yield found
     for adapter in ("rex", "max"):  # also where a test has failed
         forget(found, adapter)
@@ -61,7 +74,7 @@ def tokens_of(base, word="sks"):
 
 def family_length(base):
     """A number of letters that fills what the base reads."""
-    return base[1].prompt_encoders(base[0])[-1].length
+    return base[1].prompt_tokenizers(base[0])[-1].length
 
 
 def taught(base, adapter="rex", word="sks", count=1, train=False):
@@ -118,10 +131,8 @@ def test_the_states_of_the_words_tokens_get_the_vector(base):
     assert all(torch.equal(states(base, text), typed[text]) for text in texts)
 
 
-def test_twice_in_a_batch_and_cut_at_the_end(base):
-    """Each prompt of a batch as alone; a word beyond what the base reads is not heard, one that is
-    cut in two is heard as far as it is read.
-    """
+def test_twice_and_in_a_batch(base):
+    """Each prompt of a batch as alone."""
     texts = ("sks and sks", "a dog", "a sks" + " x" * 9)
     typed = [states(base, text) for text in texts]
     taught(base)
@@ -136,6 +147,14 @@ def test_twice_in_a_batch_and_cut_at_the_end(base):
         assert torch.allclose(mine, alone[0], atol=1e-5) and not padding.any()
         assert torch.equal(alone, typed[i]) == ("sks" not in text)
     forget(base)
+
+
+def test_cut_at_the_end(base):
+    """A word beyond what the base reads is not heard, one that is cut in two is heard as far as it
+    is read.
+    """
+    if base[1].name == "ideogram-4":
+        pytest.skip("its pipeline refuses a prompt that is too long, and cuts none")
     reads, text = [], "x" * family_length(base) + " sks"
     ends = iter([*range(0, 400, 8)])  # ever fewer letters before the word
     for end in ends:
@@ -208,13 +227,15 @@ def test_it_starts_where_the_word_reads_as_its_class(base):
             class_difference(pipe, family, part, "sks", " ")
 
 
-def test_a_word_of_the_chat_template_is_refused(base):
+def test_a_word_that_the_base_puts_around_a_prompt_is_refused(base):
+    """Where the denoiser reads it: Sana's instruction is cut off again."""
     pipe, family, output = base
-    reader = family.word_tokenizers(pipe)[output.encoder.model]
-    if not reader.chat_template:
-        pytest.skip("it has no chat template")
+    said = pipe, family, output.encoder.model, "User", "dog"
+    if family.name not in AROUND:
+        assert class_difference(*said)[0].any()
+        return
     with pytest.raises(ValueError, match="'User' is one of the words that this base puts around"):
-        class_difference(pipe, family, output.encoder.model, "User", "dog")
+        class_difference(*said)
 
 
 def test_copies_and_other_pipelines_hear_it(base):
@@ -239,7 +260,10 @@ def test_copies_and_other_pipelines_hear_it(base):
         parts[output.encoder.model],
     )
     assert not any("svfit" in name for name, _ in encoder.named_modules())
-    assert not encoder._forward_pre_hooks and not encoder._forward_hooks
+    for module in encoder.modules():  # transformers has hooks of its own
+        hooks = {*module._forward_pre_hooks.values(), *module._forward_hooks.values()}
+        owners = {type(getattr(hook, "__self__", hook)).__module__ for hook in hooks}
+        assert not any(owner.startswith("svfit_diffusion") for owner in owners)
     assert not hasattr(reader, "_svfit_rows") and "Tags" not in str(type(reader).__mro__)
 
 
@@ -290,3 +314,15 @@ def test_a_tokenizer_inside_a_processor_is_taught():
     assert torch.equal(states(base, PROMPT), said)
     assert prompt_length(pipe, "sks dog").tokens == 7
     assert not warn_split_trigger(pipe, "sks", learned=True)
+
+
+def test_pictures_of_the_familys_own_pipeline_hear_it(base):
+    def drawn(text):
+        return picture(base[0], text, width=32, height=32)
+
+    texts = ("sks dog", "a dog")
+    typed = [drawn(text) for text in texts]
+    taught(base)
+    assert not torch.equal(drawn(texts[0]), typed[0]) and torch.equal(drawn(texts[1]), typed[1])
+    forget(base)
+    assert torch.equal(drawn(texts[0]), typed[0])

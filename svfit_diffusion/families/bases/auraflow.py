@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import FIRST, Sampling
-from .flow import Flow
+from .. import FIRST, Flow, Sampling, WordOutput
 
 
 class AuraFlow(Flow):
@@ -24,6 +23,7 @@ class AuraFlow(Flow):
     text_model = "UMT5"
     dtype = "float16"
     frozen_text_encoders = (FIRST,)
+    word_outputs = (WordOutput(FIRST, "encoder_hidden_states"),)
     length = 256
     side = 1024
     defaults = Sampling(steps=50, guidance=3.5)

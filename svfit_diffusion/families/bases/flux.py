@@ -7,17 +7,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import (
+from .. import (
     FIRST,
     SECOND,
+    Flow,
     Sampling,
     WordOutput,
     clip_ids,
     distilled_guidance,
+    from_patches,
     no_negative,
+    places,
+    to_patches,
+    unpatched,
 )
-from .flow import Flow
-from .sequences import from_patches, places, to_patches
 
 
 class Flux(Flow):
@@ -72,8 +75,8 @@ class Flux(Flow):
 
     def unscale_latents(self, pipe: Any, latents: Tensor, height: int, width: int) -> Tensor:
         """Patches [1, rows x columns, 4c] -> what the VAE decodes."""
-        rows, columns = (side // (2 * pipe.vae_scale_factor) for side in (height, width))
-        return super().unscale_latents(pipe, from_patches(latents, rows, columns), height, width)
+        found = unpatched(pipe, latents, height, width)
+        return super().unscale_latents(pipe, found, height, width)
 
     def sampling(self, pipe: Any) -> Sampling:
         """The pipeline's own for dev; schnell takes four steps without guidance."""

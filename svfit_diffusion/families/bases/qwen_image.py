@@ -10,12 +10,33 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import FIRST, Sampling, WordOutput
-from .flow import Flow
-from .sequences import from_patches, pad, to_patches, trim
+from .. import FIRST, Flow, Sampling, WordOutput, from_patches, pad, to_patches, trim, unpatched
 
 
-class QwenImage(Flow):
+class VideoLatents(Flow):
+    """Families with the VAE of Qwen-Image: pictures are films of one frame."""
+
+    def encode_images(self, vae: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels [n, 3, H, W] in -1..1 -> mean and standard deviation [n, c, h, w] of the
+        latents, normalised by the statistics of the VAE's configuration.
+        """
+        spread = vae.encode(pixels.unsqueeze(2)).latent_dist
+        mean, deviation = video_statistics(vae, pixels)
+        found = (spread.mean.squeeze(2) - mean) / deviation
+        return found, spread.std.squeeze(2) / deviation
+
+    def unscale_latents(self, pipe: Any, latents: Tensor, height: int, width: int) -> Tensor:
+        """Patches [1, rows x columns, 4c] -> what the VAE decodes [1, c, h, w]."""
+        mean, deviation = video_statistics(pipe.vae, latents)
+        found = unpatched(pipe, latents, height, width)
+        return found / (1.0 / deviation) + mean  # rounded as there
+
+    def decode(self, vae: nn.Module, latents: Tensor) -> Tensor:
+        """Latents [n, c, h, w], unscaled -> pixels [n, 3, H, W] in -1..1."""
+        return super().decode(vae, latents.unsqueeze(2)).squeeze(2)
+
+
+class QwenImage(VideoLatents):
     """Qwen-Image and Qwen-Image-Edit. As with FLUX.2, the language model stays frozen."""
 
     name = "qwen-image"
@@ -39,25 +60,6 @@ class QwenImage(Flow):
         """Hidden states [n, longest, width], padded with zeros, and their mask [n, longest]."""
         read = (pipe.encode_prompt(one, device, max_sequence_length=512)[0][0] for one in prompts)
         return pad([*read])
-
-    def encode_images(self, vae: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixels [n, 3, H, W] in -1..1 -> mean and standard deviation [n, c, h, w] of the
-        latents, normalised by the statistics of the VAE's configuration.
-        """
-        spread = vae.encode(pixels.unsqueeze(2)).latent_dist
-        mean, deviation = video_statistics(vae, pixels)
-        found = (spread.mean.squeeze(2) - mean) / deviation
-        return found, spread.std.squeeze(2) / deviation
-
-    def unscale_latents(self, pipe: Any, latents: Tensor, height: int, width: int) -> Tensor:
-        """Patches [1, rows x columns, 4c] -> what the VAE decodes [1, c, h, w]."""
-        rows, columns = (side // (2 * pipe.vae_scale_factor) for side in (height, width))
-        mean, deviation = video_statistics(pipe.vae, latents)
-        return from_patches(latents, rows, columns) / (1.0 / deviation) + mean  # rounded as there
-
-    def decode(self, vae: nn.Module, latents: Tensor) -> Tensor:
-        """Latents [n, c, h, w], unscaled -> pixels [n, 3, H, W] in -1..1."""
-        return super().decode(vae, latents.unsqueeze(2)).squeeze(2)
 
     def predict(
         self, denoiser: nn.Module, noisy: Tensor, times: Tensor, text: dict, guidance: float = 1.0

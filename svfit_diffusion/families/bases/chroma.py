@@ -8,22 +8,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .base import FIRST, Sampling, WordOutput
-from .flux import Flux
-from .sequences import from_patches, places, to_patches
+from .. import FIRST, Flow, Sampling, WordOutput, from_patches, places, to_patches, unpatched
 
 
-class Chroma(Flux):
-    """Chroma. Nothing of it can be taught a word: T5 stays frozen."""
+class Chroma(Flow):
+    """Chroma. T5 stays frozen."""
 
     name = "chroma"
     title = "Chroma"
     bases = {"Chroma": "lodestones/Chroma1-HD"}
     pipelines = ("ChromaPipeline",)
-    editing = ()
     models = ("ChromaTransformer2DModel",)
     text_model = "T5"
-    encoders = ()
+    dtype = "bfloat16"
     frozen_text_encoders = (FIRST,)
     word_outputs = (WordOutput(FIRST, "encoder_hidden_states"),)
     original = ("chroma",)
@@ -39,12 +36,6 @@ class Chroma(Flux):
             list(prompts), device=device, do_classifier_free_guidance=False
         )
         return {"encoder_hidden_states": states, "mask": mask}
-
-    def encode_text(
-        self, pipe: Any, ids: tuple[Tensor, ...], read: dict[str, Tensor] | None = None
-    ) -> dict[str, Tensor]:
-        """What T5 gave: no encoder is trained."""
-        return dict(read or {})
 
     def enable_gradient_checkpointing(self, denoiser: nn.Module) -> None:
         """diffusers 0.42 calls single-stream blocks without the mask then; here they get that of
@@ -77,10 +68,7 @@ class Chroma(Flux):
         ).sample
         return from_patches(found, rows, columns)
 
-    def sampling(self, pipe: Any) -> Sampling:
-        """The pipeline's own."""
-        return self.defaults
-
-    def guidance_kwargs(self, guidance: float, negative_prompt: str) -> dict[str, Any]:
-        """The usual two: there is a second, negative pass."""
-        return {"guidance_scale": guidance, "negative_prompt": negative_prompt or None}
+    def unscale_latents(self, pipe: Any, latents: Tensor, height: int, width: int) -> Tensor:
+        """Patches [1, rows x columns, 4c] -> what the VAE decodes."""
+        found = unpatched(pipe, latents, height, width)
+        return super().unscale_latents(pipe, found, height, width)

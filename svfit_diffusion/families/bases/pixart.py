@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import FIRST, Sampling, WordOutput
-from .diffusion import Diffusion
+from .. import FIRST, Diffusion, Sampling, WordOutput
 
 
 class PixArtSigma(Diffusion):
@@ -28,6 +27,7 @@ class PixArtSigma(Diffusion):
     frozen_text_encoders = (FIRST,)
     word_outputs = (WordOutput(FIRST, "encoder_hidden_states"),)
     length = 300
+    negative = ""  # and not None
     defaults = Sampling(steps=20, guidance=4.5)
 
     def size_multiple(self, pipe: Any) -> int:
@@ -66,7 +66,3 @@ class PixArtSigma(Diffusion):
             added_cond_kwargs={"resolution": None, "aspect_ratio": None},
         ).sample
         return found[:, : noisy.shape[1]]
-
-    def guidance_kwargs(self, guidance: float, negative_prompt: str) -> dict[str, Any]:
-        """The pipeline takes an empty negative prompt, and not None."""
-        return {"guidance_scale": guidance, "negative_prompt": negative_prompt}

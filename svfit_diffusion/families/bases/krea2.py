@@ -9,22 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import Sampling
-from .qwen_image import QwenImage
-from .sequences import from_patches, pad, places, to_patches, trim
+from .. import FIRST, Sampling, WordOutput, from_patches, pad, places, to_patches, trim
+from .qwen_image import VideoLatents
 
 
-class Krea2(QwenImage):
+class Krea2(VideoLatents):
     """Krea 2. As with Qwen-Image, the language model stays frozen."""
 
     name = "krea-2"
     title = "Krea 2"
     bases = {"Krea 2": "krea/Krea-2-Raw"}
     pipelines = ("Krea2Pipeline",)
-    editing = ()
-    word_outputs = ()
     models = ("Krea2Transformer2DModel",)
     text_model = "Qwen3VL"
+    dtype = "bfloat16"
+    frozen_text_encoders = (FIRST,)
+    word_outputs = (WordOutput(FIRST, "states", layers=tuple(range(2, 36, 3))),)
     length = 507  # tokens of the prompt, in 512 with the template's end
     side = 1024
     defaults = Sampling(steps=28, guidance=4.5)
@@ -32,13 +32,13 @@ class Krea2(QwenImage):
     def encode_frozen(
         self, pipe: Any, prompts: list[str], device: torch.device
     ) -> dict[str, Tensor]:
-        """Hidden states [n, longest, layers, width], and their mask [n, longest].
+        """Hidden states [n, longest, layers x width], and their mask [n, longest].
 
         The pipeline pads between the prompt and the template's end; the transformer gives all of
         the text one place and masks the padding, so it can as well stand behind.
         """
         states, there = pipe.encode_prompt(list(prompts), device)
-        return pad([one[mask] for one, mask in zip(states, there, strict=True)])
+        return pad([one[mask].flatten(1) for one, mask in zip(states, there, strict=True)])
 
     def predict(
         self, denoiser: nn.Module, noisy: Tensor, times: Tensor, text: dict, guidance: float = 1.0
@@ -50,17 +50,15 @@ class Krea2(QwenImage):
         found = denoiser(
             hidden_states=to_patches(noisy),
             timestep=times / 1000,
-            encoder_hidden_states=states,
+            encoder_hidden_states=states.unflatten(2, (denoiser.config.num_text_layers, -1)),
             encoder_attention_mask=there,
             position_ids=torch.cat([words, places(rows, columns)]).to(noisy.device),
         ).sample
         return from_patches(found, rows, columns)
 
     def sampling(self, pipe: Any) -> Sampling:
-        """Turbo takes eight steps without guidance, Raw the pipeline's own."""
+        """Turbo takes eight steps without guidance, Raw the pipeline's own. Here a guidance of 0 is
+        none: it counts what is added to the conditional prediction.
+        """
         distilled = getattr(pipe.config, "is_distilled", False)
         return Sampling(steps=8, guidance=0.0) if distilled else self.defaults
-
-    def guidance_kwargs(self, guidance: float, negative_prompt: str) -> dict[str, Any]:
-        """Here a guidance of 0 is none: it counts what is added to the conditional prediction."""
-        return {"guidance_scale": guidance, "negative_prompt": negative_prompt or None}

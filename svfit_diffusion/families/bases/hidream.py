@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import FIRST, FOURTH, SECOND, THIRD, PromptEncoder, Sampling
-from .flow import Flow
+from .. import FIRST, FOURTH, SECOND, THIRD, Flow, PromptTokenizer, Sampling, WordOutput
 
 
 class HiDream(Flow):
@@ -24,6 +23,7 @@ class HiDream(Flow):
     models = ("HiDreamImageTransformer2DModel",)
     dtype = "bfloat16"
     frozen_text_encoders = (FIRST, SECOND, THIRD, FOURTH)
+    word_outputs = (WordOutput(THIRD, "t5"), WordOutput(FOURTH, "llama", layers=(-1,)))
     length = 128
     side = 1024
     defaults = Sampling(steps=50, guidance=5.0)
@@ -34,20 +34,21 @@ class HiDream(Flow):
         pipe.default_sample_size = side / pipe.vae_scale_factor
         return {"width": width, "height": height}
 
-    def prompt_encoders(self, pipe: Any) -> list[PromptEncoder]:
+    def prompt_tokenizers(self, pipe: Any) -> list[PromptTokenizer]:
         """T5 and Llama; CLIP's vectors say little."""
-        return super().prompt_encoders(pipe)[2:]
+        return super().prompt_tokenizers(pipe)[2:]
 
     def encode_frozen(
         self, pipe: Any, prompts: list[str], device: torch.device
     ) -> dict[str, Tensor]:
-        """T5's states [n, 128, width], Llama's of all layers [n, layers, 128, width], and CLIP's
-        pooled vectors [n, widths].
+        """T5's states [n, 128, width], Llama's of its last layer [n, 128, width] and of those below
+        [n, layers - 1, 128, width], and CLIP's pooled vectors [n, widths].
         """
         t5, _, llama, _, pooled, _ = pipe.encode_prompt(
             list(prompts), device=device, do_classifier_free_guidance=False
         )
-        return {"t5": t5, "llama": llama.transpose(0, 1), "pooled_embeds": pooled}
+        below = llama[:-1].transpose(0, 1)
+        return {"t5": t5, "llama": llama[-1], "below": below, "pooled_embeds": pooled}
 
     def predict(
         self, denoiser: nn.Module, noisy: Tensor, times: Tensor, text: dict, guidance: float = 1.0
@@ -56,6 +57,7 @@ class HiDream(Flow):
 
         Out of training it computes its experts without a gradient; here they get theirs.
         """
+        below = text["below"].transpose(0, 1)
         for module in denoiser.modules():
             if type(module).__name__ == "MOEFeedForwardSwiGLU":
                 module.training = torch.is_grad_enabled()
@@ -63,7 +65,7 @@ class HiDream(Flow):
             hidden_states=noisy,
             timesteps=times,
             encoder_hidden_states_t5=text["t5"],
-            encoder_hidden_states_llama3=text["llama"].transpose(0, 1),
+            encoder_hidden_states_llama3=torch.cat([below, text["llama"].unsqueeze(0)]),
             pooled_embeds=text["pooled_embeds"],
         ).sample
         return -_in_place(found, noisy)

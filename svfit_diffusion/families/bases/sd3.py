@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import FIRST, SECOND, THIRD, Sampling, WordOutput, clip_ids
-from .flow import Flow
+from .. import FIRST, SECOND, THIRD, Flow, Sampling, WordOutput, clip_ids
 from .sd import clip_pair
 
 

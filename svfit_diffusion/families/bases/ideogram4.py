@@ -16,14 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..settings import TrainConfig
-from .base import FIRST, Sampling, no_negative
-from .flow import Flow
+from ...settings import TrainConfig
+from .. import FIRST, Flow, Sampling, WordOutput, no_negative, pad, places, trim
 from .flux2 import statistics
-from .sequences import pad, places, trim
 
 SIZE = 2048  # px, the pipeline's own
 SPREAD = 1.5  # of the noise levels' logits
+LAYERS = (*range(1, 35, 3), 36)  # hidden states that are read; the last one before its norm
 WORD, PICTURE, FIRST_PLACE = 3, 2, 65536  # kinds of tokens, and where those of pictures begin
 
 
@@ -38,6 +37,7 @@ class Ideogram4(Flow):
     text_model = "Qwen3VL"
     dtype = "bfloat16"
     frozen_text_encoders = (FIRST,)
+    word_outputs = (WordOutput(FIRST, "states", layers=LAYERS, one_by_one=True),)
     length = 512  # as in diffusers' script; the pipeline's 2,048 are padding for most prompts
     scheme = "logit_normal"
     side = SIZE
@@ -51,7 +51,7 @@ class Ideogram4(Flow):
         self, pipe: Any, prompts: list[str], device: torch.device
     ) -> dict[str, Tensor]:
         """Hidden states [n, longest, 13 widths] and their mask, by the pipeline's own method, each
-        prompt at its own length.
+        prompt at its own length, and the layers side by side.
         """
         read = []
         for prompt in prompts:
@@ -60,7 +60,8 @@ class Ideogram4(Flow):
                 said, add_generation_prompt=True, tokenize=False
             )
             count = len(pipe.tokenizer(text, add_special_tokens=False).input_ids)
-            read.append(pipe.encode_prompt(prompt, 0, 0, count, device)[0][0])
+            mixed = pipe.encode_prompt(prompt, 0, 0, count, device)[0][0]
+            read.append(mixed.unflatten(1, (-1, len(LAYERS))).transpose(1, 2).flatten(1))
         return pad(read)
 
     def encode_images(self, vae: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,6 +110,7 @@ class Ideogram4(Flow):
     ) -> Tensor:
         """The transformer's output [n, channels, h, w], with its sign reversed."""
         states, there = trim(text)
+        states = states.unflatten(2, (len(LAYERS), -1)).transpose(2, 3).flatten(2)  # as it reads
         count, channels, rows, columns = noisy.shape
         words, patches = states.shape[1], rows * columns
         picture = torch.ones(count, patches, dtype=torch.bool, device=noisy.device)

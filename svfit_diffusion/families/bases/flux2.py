@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import FIRST, Sampling, WordOutput, distilled_guidance, no_negative
-from .flow import Flow
+from .. import FIRST, Flow, Sampling, WordOutput, distilled_guidance, no_negative
 
 
 class Flux2Klein(Flow):

@@ -13,16 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import FIRST, PromptEncoder, Sampling
-from .flow import Flow
+from .. import FIRST, Flow, PromptTokenizer, Sampling, WordOutput
 
 PREFIX = " <Prompt Start> "  # which the pipeline puts between its instruction and a prompt
 
 
 class Lumina2(Flow):
-    """Lumina-Image 2.0. Its language model stays frozen, and reads the word as typed: a vector in
-    its output did not lower the loss of the tiny pipeline further.
-    """
+    """Lumina-Image 2.0. Its language model stays frozen."""
 
     name = "lumina2"
     title = "Lumina-Image 2.0"
@@ -32,13 +29,14 @@ class Lumina2(Flow):
     text_model = "Gemma2"
     dtype = "bfloat16"
     frozen_text_encoders = (FIRST,)
+    word_outputs = (WordOutput(FIRST, "encoder_hidden_states", layers=(-2,)),)
     length = 256
     defaults = Sampling(steps=30, guidance=4.0)
 
-    def prompt_encoders(self, pipe: Any) -> list[PromptEncoder]:
+    def prompt_tokenizers(self, pipe: Any) -> list[PromptTokenizer]:
         """Gemma, less the tokens of the instruction that the pipeline puts before each prompt."""
         before = pipe.tokenizer(pipe.system_prompt + PREFIX, add_special_tokens=False).input_ids
-        return [PromptEncoder("tokenizer", self.length - len(before))]
+        return [PromptTokenizer("tokenizer", self.length - len(before))]
 
     def encode_frozen(
         self, pipe: Any, prompts: list[str], device: torch.device

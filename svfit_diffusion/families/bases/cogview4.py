@@ -14,9 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import FIRST, Sampling
-from .flow import Flow
-from .sequences import pad, trim
+from .. import FIRST, Flow, Sampling, WordOutput, pad, trim
 
 
 class CogView4(Flow):
@@ -30,12 +28,9 @@ class CogView4(Flow):
     text_model = "Glm"
     dtype = "bfloat16"
     frozen_text_encoders = (FIRST,)
+    word_outputs = (WordOutput(FIRST, "states", layers=(-2,)),)
     length = 1024
     defaults = Sampling(steps=50, guidance=5.0)
-
-    def size(self, pipe: Any) -> int:
-        """Side of the pictures that the base was made for, in pixels."""
-        return pipe.transformer.config.sample_size * pipe.vae_scale_factor
 
     def encode_frozen(
         self, pipe: Any, prompts: list[str], device: torch.device

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import FIRST, SECOND, Sampling, TextEncoder
-from .diffusion import Diffusion
+from .. import FIRST, SECOND, Diffusion, Sampling, TextEncoder
 
 
 class StableDiffusion(Diffusion):

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import FIRST, Sampling
-from .flow import Flow
+from .. import FIRST, Flow, Sampling, WordOutput
 
 
 class Sana(Flow):
@@ -25,12 +24,10 @@ class Sana(Flow):
     text_model = "Gemma2"
     dtype = "bfloat16"
     frozen_text_encoders = (FIRST,)
+    word_outputs = (WordOutput(FIRST, "encoder_hidden_states"),)
     length = 299  # of 300, the first is the end of the pipeline's instruction
+    negative = ""  # and not None
     defaults = Sampling(steps=20, guidance=4.5)
-
-    def size(self, pipe: Any) -> int:
-        """Side of the pictures that the base was made for, in pixels."""
-        return pipe.transformer.config.sample_size * pipe.vae_scale_factor
 
     def size_multiple(self, pipe: Any) -> int:
         """A latent and a patch of it."""
@@ -74,7 +71,3 @@ class Sana(Flow):
             encoder_hidden_states=text["encoder_hidden_states"],
             encoder_attention_mask=text["mask"],
         ).sample
-
-    def guidance_kwargs(self, guidance: float, negative_prompt: str) -> dict[str, Any]:
-        """The pipeline takes an empty negative prompt, and not None."""
-        return {"guidance_scale": guidance, "negative_prompt": negative_prompt}

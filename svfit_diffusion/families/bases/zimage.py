@@ -11,9 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import FIRST, Sampling, WordOutput
-from .flow import Flow
-from .sequences import pad
+from .. import FIRST, Flow, Sampling, WordOutput, pad
 
 
 class ZImage(Flow):
