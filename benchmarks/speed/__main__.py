@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 RESULTS = Path(__file__).parent / "results"
-SCRIPTS = ("start", "load", "draw", "train", "script", "memory", "serve", "gpu")
+SCRIPTS = ("start", "load", "draw", "train", "script", "memory", "serve", "grow", "gpu")
 FORMATS = {"s": "{:.3g} s", "MB": "{:.3g} MB", "GB": "{:.3g} GB", "GFLOP": "{:.3g} GFLOP"}
 
 
@@ -45,28 +45,41 @@ def table(found: list[dict]) -> str:
     lines = ["| claim | against | ours | theirs | ratio (range) | goal | met |", "|---" * 7 + "|"]
     for row in found:
         unit = FORMATS[row["unit"]]
-        goal, met = "-", "-"
-        if row["goal"] is not None:
-            goal = f"<= {row['goal']:.3g}"
-            missed = "in the range" if row["low"] <= row["goal"] else "**no**"
-            met = "yes" if row["ratio"] <= row["goal"] else missed
+        goal = "-" if row["goal"] is None else f"<= {row['goal']:.3g}"
         lines.append(
             f"| {row['claim']} | {row['against']} | {unit.format(row['ours'])} | "
             f"{unit.format(row['theirs'])} | {row['ratio']:.3g} ({row['low']:.3g} to "
-            f"{row['high']:.3g}) | {goal} | {met} |"
+            f"{row['high']:.3g}) | {goal} | {met(row)} |"
         )
     return "\n".join(lines) + "\n"
 
 
+def met(row: dict) -> str:
+    """Whether a row's goal is met, and why not, if that is known."""
+    goal = row["goal"]
+    if goal is None:
+        return "-"
+    if row["high"] <= goal:
+        return "yes"
+    missed = "**no**" if row["low"] > goal else "not distinguishable"
+    reason = row.get("reason", "")
+    return f"{missed}: {reason}" if reason else missed
+
+
 def plot(curves: dict[str, dict], path: Path) -> None:
-    """One panel per curve: the first list is x, each of the others a line."""
+    """One panel per curve, four in a line: the first list is x, each of the others a line."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(curves), figsize=(4 * len(curves), 3.4), squeeze=False)
-    for axis, (title, lines) in zip(axes[0], curves.items(), strict=True):
+    columns, lines_of_panels = min(4, len(curves)), -(-len(curves) // 4)
+    figure, axes = plt.subplots(
+        lines_of_panels, columns, figsize=(4 * columns, 3.4 * lines_of_panels), squeeze=False
+    )
+    for axis in axes.flat[len(curves) :]:
+        axis.set_axis_off()
+    for axis, (title, lines) in zip(axes.flat, curves.items(), strict=False):
         label, x = next(iter(lines.items()))
         for name, values in list(lines.items())[1:]:
             axis.plot(range(len(x)), values, marker="o", label=name)

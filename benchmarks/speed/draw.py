@@ -6,15 +6,30 @@ python -m benchmarks.speed --only draw
 from __future__ import annotations
 
 import statistics
+import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from benchmarks.speed.setup import SD15, TOYBOX, Row, concept, paired, pipeline, seconds
+from benchmarks.speed.setup import (
+    SD15,
+    TOYBOX,
+    Row,
+    concept,
+    one_thread,
+    paired,
+    pipeline,
+    seconds,
+)
 from svfit_diffusion import fuse_concepts, load_concept, set_concepts
 
 SIDES = {SD15: 256, TOYBOX: 128}
 STEPS = {SD15: 2, TOYBOX: 25}
+ATTACHED = (  # why its goal is not met on Toybox
+    "at rank 16 an edit adds 17 to 25 % to the products of projections as small as these (192 and "
+    "128); a fused concept adds nothing"
+)
 
 
 @torch.no_grad()
@@ -30,7 +45,9 @@ def draw(pipe: Any, name: str) -> None:
     )
 
 
-def against_base(name: str, rounds: int) -> list[Row]:
+def against_base(
+    name: str, rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> list[Row]:
     """The base, the base with a concept attached, and with it fused: three pipelines in turn."""
     base, attached, fused = (pipeline(name) for _ in range(3))
     file = concept(attached)
@@ -40,7 +57,8 @@ def against_base(name: str, rounds: int) -> list[Row]:
     note = f"{SIDES[name]} px, {STEPS[name]} steps, {torch.get_num_threads()} threads"
     return [
         paired(f"generation, {kind}, {name}", "the base alone", lambda pipe=pipe: draw(pipe, name),
-               lambda: draw(base, name), goal, rounds, note=note)
+               lambda: draw(base, name), goal, rounds, note=note, clock=clock,
+               reason=ATTACHED if (kind, name) == ("attached", TOYBOX) else "")
         for kind, pipe, goal in (("attached", attached, 1.03), ("fused", fused, 1.0))
     ]  # fmt: skip
 
@@ -61,5 +79,7 @@ def many(rounds: int) -> dict:
 
 def run(quick: bool) -> tuple[list[Row], dict]:
     """All rows and the growth curve."""
-    rows = against_base(TOYBOX, 1 if quick else 25) + against_base(SD15, 1 if quick else 5)
+    with one_thread() as clock:
+        rows = against_base(TOYBOX, 1 if quick else 41, clock)
+    rows += against_base(SD15, 1 if quick else 5)
     return rows, {} if quick else {"generation on Toybox": many(3)}

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,9 +41,10 @@ TARGETS = {"unet": "both", "text_encoder": "self"}
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table: medians of both sides, and the median and range of their ratios.
+    """One row of the table: medians of both sides, and the median of their ratios with its range.
 
-    unit: of ours and theirs. goal: the largest acceptable ratio (ours / theirs), or None.
+    unit: of ours and theirs. goal: the largest acceptable ratio (ours / theirs), or None. reason:
+    why a goal is not met, if it is not.
     """
 
     claim: str
@@ -55,6 +57,7 @@ class Row:
     goal: float | None
     unit: str = "s"
     note: str = ""
+    reason: str = ""
 
     def as_dict(self) -> dict:
         return asdict(self)
@@ -153,12 +156,38 @@ def empty_cache() -> Iterator[Path]:
                 os.environ["SVFIT_CACHE"] = kept
 
 
-def seconds(action: Callable[[], Any]) -> float:
-    """Seconds of one call."""
+def seconds(action: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:
+    """Seconds of one call, as they pass, or by another clock."""
     gc.collect()
-    start = time.perf_counter()
+    start = clock()
     action()
-    return time.perf_counter() - start
+    return clock() - start
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[Callable[[], float]]:
+    """During the block all is computed in one thread; gives the clock of the processor's seconds,
+    which other work on the machine changes less than those that pass.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield time.process_time
+    finally:
+        torch.set_num_threads(before)
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Where the median is with a probability of at least 95 %, whatever the distribution: between
+    two of the sorted values (the sign test); of fewer than six the least and the largest.
+    """
+    values, tail, below = sorted(values), 0.0, 0
+    for below in range(len(values) // 2):
+        tail += math.comb(len(values), below) / 2 ** len(values)
+        if tail > 0.025:
+            break
+    first = max(0, below - 1)
+    return values[first], values[-1 - first]
 
 
 def paired(
@@ -171,17 +200,31 @@ def paired(
     between: tuple[Callable[[], Any], Callable[[], Any]] = (lambda: None, lambda: None),
     warm: bool = True,
     note: str = "",
+    clock: Callable[[], float] = time.perf_counter,
+    reason: str = "",
 ) -> Row:
     """Time both in turn, `rounds` times; `between` undoes each, without being timed."""
     times: list[tuple[float, float]] = []
     for index in range(rounds + warm):
         pair = []
         for action, undo in zip((ours, theirs), between, strict=True):
-            pair.append(seconds(action))
+            pair.append(seconds(action, clock))
             undo()
         if index >= warm:
             times.append(tuple(pair))
-    ratios = sorted(a / b for a, b in times)
-    a, b = (statistics.median(side) for side in zip(*times, strict=True))
-    return Row(claim, against, a, b, statistics.median(ratios), ratios[0], ratios[-1], goal,
-               note=note)  # fmt: skip
+    return compared(claim, against, *map(list, zip(*times, strict=True)), goal, note, reason)
+
+
+def compared(
+    claim: str,
+    against: str,
+    ours: Sequence[float],
+    theirs: Sequence[float],
+    goal: float | None,
+    note: str = "",
+    reason: str = "",
+) -> Row:
+    """The row of times that were measured in turn."""
+    ratios, median = [a / b for a, b in zip(ours, theirs, strict=True)], statistics.median
+    return Row(claim, against, median(ours), median(theirs), median(ratios), *interval(ratios),
+               goal, note=note, reason=reason)  # fmt: skip

@@ -34,17 +34,18 @@ def generate_batch(pool: ConceptPool, wanted: Sequence[Parameters]) -> list[Imag
             "pictures of one batch must have the same steps, guidance and size, and all or none of "
             "them a negative prompt; generate the others by themselves."
         )
-    guidance = recognise(pool.pipe).guidance_kwargs(first.guidance, first.negative_prompt)
+    family = recognise(pool.pipe)
+    each = [family.guidance_kwargs(first.guidance, one.negative_prompt) for one in wanted]
+    guidance = each[0]
     if guidance.get("negative_prompt"):
-        guidance["negative_prompt"] = [one.negative_prompt for one in wanted]
+        guidance["negative_prompt"] = [one["negative_prompt"] for one in each]
     output = pool(
         [one.prompt for one in wanted],
         [dict(one.concepts) for one in wanted],
         num_inference_steps=first.steps,
-        width=first.width,
-        height=first.height,
         generator=[torch.Generator().manual_seed(one.seed) for one in wanted],
         **guidance,
+        **family.call_kwargs(pool.pipe, first.width, first.height),
     )
     return [
         withheld_card(first.width, first.height) if is_flagged(output, i) else image

@@ -15,12 +15,13 @@ import torch
 
 from ..adapter import Projection, SVFitLinear, layers, tuner_layers, unpatch_attention
 from ..families import Family
-from .activity import active_names, set_active
+from .activity import active_names, set_active, set_strengths
 from .attached import POOLS, reaches
 from .fusing import unfuse_concepts
 from .matching import patch_ranks
 from .model_methods import install_methods, uninstall_methods
 from .offloading import at_rest
+from .word import rows_of
 
 MAX_PLANS = 64  # whose columns are remembered
 
@@ -107,6 +108,7 @@ class BatchLayers:
         for plan in dict.fromkeys(plans):
             for projection, rank in zip(plan.projections, plan.ranks, strict=True):
                 used[projection] = max(rank, used.get(projection, 0))
+        self._switch_on()
         blocks = self._blocks(deltas, pictures)
         start = 0
         for (projection, rank), layer in zip(self._ranks.items(), self._layers, strict=True):
@@ -115,6 +117,16 @@ class BatchLayers:
             layer.svfit_batch[self.name] = block[:, start : start + max(width, 1)]
             layer.svfit_scaling[self.name] = 1.0 if width else 0.0
             start += rank
+
+    def _switch_on(self) -> None:
+        """Let the adapter act: to make others active, or switch all off, is to switch it off."""
+        models = self.family.holders(self.pipe).values()
+        words = [rows for model in models if (rows := rows_of(model)) is not None]
+        ours = [*self._layers, *(rows for rows in words if self.name in rows.svfit_rows)]
+        for model in () if all(layer.acts(self.name) for layer in ours) else models:
+            held = tuner_layers(model).values()
+            set_active(held, [*active_names(held), self.name])
+            set_strengths(held, {self.name: 1.0})
 
     def _blocks(self, deltas: np.ndarray, pictures: int) -> dict[str, torch.Tensor]:
         """Component -> the matrix, where the component is, a row for each of its rows."""

@@ -1,7 +1,7 @@
 """The learned words of a batch: each prompt hears those of its own concepts (room pool).
 
 Two concepts may be called by the same word in two prompts, and one may be at two strengths; so each
-(concept, strength) has rows of its own in the text encoder.
+(concept, strength) has rows of its own in the text encoder, or vectors for its output.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..concept import Trigger
 from ..families import Family
 from . import trigger
-from .word import SavesWords, Word, install_rows, listen, new_ids, rows_of
+from .word import Word, listen, new_ids
 
 Key = tuple[str, float]  # a concept's name, and its strength
 
@@ -37,9 +37,10 @@ class BatchWords:
         calls: name -> the words of a concept.
         """
         keys = list(dict.fromkeys((name, s) for row in batch for name, s in row.items()))
-        for tokenizer, part in self.family.encoders:
-            encoder, reader = getattr(self.pipe, part, None), getattr(self.pipe, tokenizer, None)
-            if encoder is None or reader is None:
+        models = self.family.holders(self.pipe)
+        for part, reader in self.family.word_tokenizers(self.pipe).items():
+            encoder = models[part]
+            if reader is None:
                 continue
             ours = {key: [c for c in calls[key[0]] if part in c.rows] for key in keys}
             if any(ours.values()):
@@ -59,9 +60,8 @@ class BatchWords:
         ours: Mapping[Key, list],
         batch: Sequence[Mapping[str, float]],
     ) -> None:
-        if rows_of(encoder) is None:
-            trigger.pool_at_end(encoder, reader)
-        held = install_rows(encoder)
+        output = self.family.outputs(self.pipe).get(part)
+        held, methods = trigger.hold(reader, encoder, output)
         if self.name in held.svfit_rows:  # else ids would grow with each batch
             held.svfit_rows[self.name].words = ()
         words: dict[Key, tuple[Word, ...]] = {}
@@ -75,17 +75,19 @@ class BatchWords:
             for call in calls:
                 block = torch.from_numpy(call.rows[part]).float()
                 rows.append(block)
-                starts.append(self._start(reader, encoder, part, call.class_word).expand_as(block))
+                starts.append(
+                    self._start(reader, encoder, part, call.class_word).expand_as(block)
+                    if output is None
+                    else torch.zeros_like(block)
+                )
         words = _numbered(words, reader, encoder)
         texts = tuple(
             tuple(word for key in row.items() for word in words.get(key, ())) for row in batch
         )
-        place = encoder.get_input_embeddings().weight.device
-        place = "cpu" if place.type == "meta" else place
-        both = (torch.cat(blocks).to(place) for blocks in (rows, starts))
+        both = trigger.placed(encoder, torch.cat(rows), torch.cat(starts))
         every = tuple(word for found in words.values() for word in found)
         held.update_layer(self.name, every, *both, False, texts)
-        listen(reader, held, SavesWords)
+        listen(reader, held, methods)
 
     def _start(self, reader: Any, encoder: nn.Module, part: str, noun: str) -> Tensor:
         """The embedding [width] that a class word's rows start at."""

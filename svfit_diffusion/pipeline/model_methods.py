@@ -56,8 +56,8 @@ def fuse_qkv_projections(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
 
 
 def add_adapter(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """As the model's own; the concepts that are in use stay so."""
-    held = model.__dict__.get(CONCEPTS, {})
+    """As the model's own; the concepts and pools that are in use stay so."""
+    held = _held(model)
     ours = [name for name in active_names(tuner_layers(model).values()) if name in held]
     added = type(model).add_adapter(model, *args, **kwargs)
     layers = tuner_layers(model).values()

@@ -17,8 +17,10 @@ from ..concept import Concept, Trigger
 from ..families import Family, WordOutput
 from .word import (
     VECTORS,
+    InstanceMixin,
     SavesWords,
     TagsWords,
+    TriggerRows,
     Word,
     install_rows,
     install_vectors,
@@ -55,11 +57,9 @@ def teach(
     else:
         start = torch.cat([start_row(tokenizer, encoder, n).expand(k, -1) for n, k in nouns])
     words = _words(tokenizer, encoder, old, calls, rows)
-    if rows_of(encoder) is None:
-        pool_at_end(encoder, tokenizer)
-    held = install_rows(encoder)
-    held.update_layer(adapter, words, *_placed(encoder, torch.cat(list(rows)), start), train)
-    listen(tokenizer, held, SavesWords)
+    held, methods = hold(tokenizer, encoder, None)
+    held.update_layer(adapter, words, *placed(encoder, torch.cat(list(rows)), start), train)
+    listen(tokenizer, held, methods)
     return words
 
 
@@ -77,18 +77,31 @@ def teach_output(
     calls: word, class word and share of the strength of each. vectors: [tokens, layers x width] of
     each.
     """
+    _check_width(vectors, output_width(encoder, output))
+    words = _words(tokenizer, encoder, _held(encoder, adapter), calls, vectors)
+    held, methods = hold(tokenizer, encoder, output)
+    learned = torch.cat(list(vectors))
+    held.update_layer(adapter, words, *placed(encoder, learned, 0 * learned), train)
+    listen(tokenizer, held, methods)
+    return words
+
+
+def hold(
+    tokenizer: Any, encoder: nn.Module, output: WordOutput | None
+) -> tuple[TriggerRows, type[InstanceMixin]]:
+    """What holds the words of a text encoder, put in if it is not there yet, and the methods that
+    its tokenizer needs. output: where its output gets them; None: it is trained through.
+    """
+    if output is None:
+        if rows_of(encoder) is None:
+            pool_at_end(encoder, tokenizer)
+        return install_rows(encoder), SavesWords
     if not tokenizer.is_fast:
         raise ValueError(
             f"{type(tokenizer).__name__} does not say where a word stands in a prompt, so the text "
             "encoder cannot be taught one; use the fast tokenizer of the base."
         )
-    _check_width(vectors, output_width(encoder, output))
-    words = _words(tokenizer, encoder, _held(encoder, adapter), calls, vectors)
-    held, learned = install_vectors(encoder, output), torch.cat(list(vectors))
-    start = torch.zeros_like(learned)
-    held.update_layer(adapter, words, *_placed(encoder, learned, start), train)
-    listen(tokenizer, held, TagsWords)
-    return words
+    return install_vectors(encoder, output), TagsWords
 
 
 def output_width(encoder: nn.Module, output: WordOutput) -> int:
@@ -105,7 +118,7 @@ def _check_width(rows: Sequence[Tensor], width: int) -> None:
             )
 
 
-def _placed(encoder: nn.Module, *parts: Tensor) -> list[Tensor]:
+def placed(encoder: nn.Module, *parts: Tensor) -> list[Tensor]:
     """Parts of rows in float32, on the encoder's device."""
     place = encoder.get_input_embeddings().weight.device
     place = "cpu" if place.type == "meta" else place

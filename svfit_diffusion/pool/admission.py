@@ -35,11 +35,6 @@ class Admission:
 
     def check(self, concept: Concept) -> Plan:
         """The plan of a concept that fits; ValueError for another one, as of load_concept."""
-        if concept.outputs:
-            raise ValueError(
-                "this concept's word lies in the output of a text encoder, which a batch cannot "
-                "give to single prompts yet; use load_concept for it."
-            )
         kind = _kind(concept)
         if kind in self._tables:
             self._tables.move_to_end(kind)

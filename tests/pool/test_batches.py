@@ -1,97 +1,51 @@
-"""A different concept for each picture of a batch: each is the picture that is generated alone.
-
-The oracle is a fresh pipeline with load_concept. Batched products add up in another order, which
-changes latents by up to TOLERANCE of their largest number.
+"""A different concept for each picture of a batch: each is the picture that is generated alone, on
+a fresh pipeline with load_concept (helpers/batches.py).
 """
 
 import copy
-from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
-from helpers.tiny_families import TINY, all_targets
-from helpers.tiny_pipelines import load, make_concept
+from helpers.batches import (
+    BATCH,
+    FAMILIES,
+    NEGATIVE,
+    PROMPTS,
+    TOLERANCE,
+    alone,
+    call,
+    close,
+    concepts_of,
+)
+from helpers.tiny_families import TINY
+from helpers.tiny_pipelines import load
 
 from svfit_diffusion.families import recognise
 from svfit_diffusion.pipeline.fusing import fuse_concepts
 from svfit_diffusion.pipeline.loading import load_concept
 from svfit_diffusion.pool import ConceptPool
 
-TOLERANCE = 1e-5
-PROMPTS = ["a photo of sks dog", "sks mug, sks", "a photo of sks dog", "a beach"]
-BATCH = [{"rex": 0.7}, {"mug": 1.0}, {}, {"rex": 0.3, "zwx": -0.5}]
-NEGATIVE = ["", "sks dog", "sks", "zwx"]
 
-
-def concepts_of(pipe):
-    """rex and mug, both called by `sks`, of different ranks, and zwx of some projections only."""
-    family = recognise(pipe)
-    every, part = all_targets(pipe), {family.denoiser: "self"}
-    words = [encoder.model for encoder in family.encoders]
-
-    def made(rank, seed, targets, token):
-        found = make_concept(pipe, rank, seed, 0.8, targets, token, trigger=False)
-        if not words:
-            return found
-        random = np.random.default_rng(seed)
-        widths = {w: getattr(pipe, w).config.hidden_size for w in words}
-        shape = {w: (1 + seed % 2, width) for w, width in sorted(widths.items())}
-        count = sum(tokens * width for tokens, width in shape.values())
-        rows = (0.1 * random.standard_normal(count)).astype(np.float16)
-        return replace(found, trigger_rows=rows, trigger_shape=shape)
-
-    return {
-        "rex": made(4, 1, every, "sks"),
-        "mug": made(2, 2, every, "sks"),
-        "zwx": made(3, 3, part, "zwx"),
-    }
-
-
-def call(pipe, prompt, seeds, negative=None, **options):
-    """Latents [n, ...] of prompts with these seeds."""
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    settings = {"num_inference_steps": 2, "output_type": "latent", "height": 32, "width": 32}
-    if negative is not None:
-        settings["negative_prompt"] = negative
-    prompt = list(prompt)  # Z-Image's pipeline writes into it
-    made = pipe(prompt=prompt, generator=generators, **settings, **options).images
-    return made if torch.is_tensor(made) else torch.stack(list(made))
-
-
-def alone(base, concepts, row, prompt, seed, **options):
-    """The picture of a prompt with the concepts of a row, on a pipeline of its own."""
-    pipe = copy.deepcopy(base)
-    for name, strength in row.items():
-        load_concept(pipe, concepts[name], strength, name=name)
-    return call(pipe, [prompt], [seed], **options)[0]
-
-
-def close(a, b):
-    """The largest difference, in units of the largest number."""
-    return float((a - b).abs().max() / b.abs().max())
-
-
-@pytest.mark.parametrize("name", ["sd", "sdxl", "sd3", "flux", "flux2-klein", "z-image"])
+@pytest.mark.parametrize("name", FAMILIES)
 def test_each_picture_is_the_one_generated_alone(name):
     base = TINY[name]().to(torch.float16).to(torch.float32)
     base.set_progress_bar_config(disable=True)
     concepts, pool = concepts_of(base), ConceptPool(pipe := copy.deepcopy(base))
     for key, concept in concepts.items():
         pool.add(concept, key)
-    takes_negative = name in ("sd", "sdxl", "sd3")
-    seeds = [5, 6, 7, 5]
-    more = {"negative": NEGATIVE} if takes_negative else {}
+    seeds, options = [5, 6, 7, 5], recognise(base).call_kwargs(base, 32, 32)
+    takes_negative = name in ("sd", "sdxl", "sd3", "z-image", "qwen-image", "pixart-sigma")
+    more = options | ({"negative": NEGATIVE} if takes_negative else {})
     made = call(lambda **o: pool(concepts=BATCH, **o), PROMPTS, seeds, **more)
     plain = call(base, PROMPTS, seeds, **more)
     for i, row in enumerate(BATCH):
-        more = {"negative": [NEGATIVE[i]]} if takes_negative else {}
+        more = options | ({"negative": [NEGATIVE[i]]} if takes_negative else {})
         wanted = alone(base, concepts, row, PROMPTS[i], seeds[i], **more)
         assert close(made[i], wanted) < TOLERANCE, i
         if row:
             assert close(plain[i], wanted) > 100 * TOLERANCE, i
     pool.close()
-    assert torch.equal(call(pipe, PROMPTS, seeds), call(base, PROMPTS, seeds))
+    assert torch.equal(*(call(one, PROMPTS, seeds, **options) for one in (pipe, base)))
 
 
 @pytest.fixture

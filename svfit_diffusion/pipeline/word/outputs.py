@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from ...families import WordOutput
-from .rows import VECTORS, FusedRows, LearnedRows, TriggerRows
-from .tagging import learned_tokens, untagged
+from .rows import VECTORS, FusedRows, LearnedRows, TriggerRows, Word
+from .tagging import AMBIGUOUS, learned_tokens, untagged
 
 TOKENS = "_svfit_tokens"  # attribute of ids: the learned token at each place
 ADDED, TYPED, PLACES = "added", "typed", "places"  # what the output is: h', h, or where v would be
@@ -35,18 +35,63 @@ def with_vector(states: Tensor, there: Tensor, vector: Tensor) -> Tensor:
 class LearnedVectors(LearnedRows):
     """The vectors [layers x width] of a concept's words, float32; they start at nothing, so that
     a strength multiplies them.
+
+    Pipelines may tokenize the prompts of a batch one by one, which does not say whose text is read.
+    So a word of a batch is tagged with the tokens of one of those that are called by it, and each
+    row of the text encoder takes those of its own text's for them.
     """
 
     def forward(self, ids: Tensor, found: Tensor, strength: float) -> Tensor:
         """States found [..., length, layers x width], with the vectors added at the learned tokens
         ids [..., length].
         """
+        ids = ids if len(self.texts or ()) < 2 else self._own(ids)
         tokens = ((token, word.share) for word in self.words for token in word.ids)
         for i, (token, share) in enumerate(tokens):
             if strength * share:
                 vector = (strength * share * self[i]).to(found.device)
                 found = with_vector(found, ids == token, vector)
         return found
+
+    def heard(self, text: int | None) -> tuple[Word, ...]:
+        """The words that text number `text` of a batch hears; None: those that any text hears."""
+        if text is None and len(self.texts or ()) > 1:
+            return tuple(self._shared().values())
+        return super().heard(text)
+
+    def _shared(self) -> dict[str, Word]:
+        """Each word, in lower case -> the one of most tokens that is called by it."""
+        found: dict[str, Word] = {}
+        for word in sorted(self.words, key=lambda word: len(word.ids)):
+            found[word.word.lower()] = word
+        return found
+
+    def _own(self, ids: Tensor) -> Tensor:
+        """Learned tokens as they are tagged [k * n, length], n: the texts of the batch -> in each
+        row those that its text hears, 0 for others.
+        """
+        texts, shared = self.texts or (), self._shared()
+        if (ids == AMBIGUOUS).any():
+            raise ValueError(
+                f"of the words {', '.join(sorted(shared))} some overlap in a prompt, and are of "
+                "different concepts of the batch; generate their pictures in two calls."
+            )
+        if len(ids) % len(texts):
+            tagged = ids.new_tensor([token for word in shared.values() for token in word.ids])
+            if torch.isin(ids, tagged).any():
+                raise ValueError(
+                    f"the text encoder was given {len(ids)} texts, but concepts were given for "
+                    f"{len(texts)}; pass a list with one prompt, and one negative prompt, for each."
+                )
+            return ids
+        own = torch.zeros_like(ids)
+        for row, words in enumerate(texts):
+            typed, there = ids[row :: len(texts)], own[row :: len(texts)]
+            for word in words:
+                for n, token in enumerate(shared[word.word.lower()].ids):
+                    mine = word.ids[min(n, len(word.ids) - 1)]
+                    there.masked_fill_(typed == token, mine)
+        return own
 
 
 class WordVectors(TriggerRows):

@@ -34,7 +34,7 @@ class HearsWords(InstanceMixin):
 
     def _marks(self, text: Any, pair: Any, split: bool) -> Marks | None:
         """Where learned words stand in what is to be read; None where no word is in use."""
-        texts = max((rows.batch for rows in self.__dict__.get(ROWS, ())), default=1)
+        texts = texts_of_batch(self)
         read = samples_of(text, pair, split)
         if texts == 1 or len(read) == 1:
             numbers: tuple = (None,)
@@ -104,6 +104,11 @@ def heard_words(tokenizer: Any, text: int | None = None) -> tuple[Word, ...]:
         rows.base_layer.read_by(tokenizer)
         held.update(dict.fromkeys(rows.heard(text)))
     return tuple(held)
+
+
+def texts_of_batch(tokenizer: Any) -> int:
+    """Of how many texts each hears words of its own; 1 where all hear the same."""
+    return max((rows.batch for rows in tokenizer.__dict__.get(ROWS, ())), default=1)
 
 
 def fused_rows(tokenizer: Any) -> list[FusedRows]:

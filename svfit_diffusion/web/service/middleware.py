@@ -57,8 +57,8 @@ class RequestGuard:
 
     suffixes: of files that may be uploaded. busy: the sentence for a full queue.
     after_upload: called after each upload. routes: the paths that may be read, and sent to.
-    max_upload: bytes of one upload with all its files. rate: of jobs and uploads of each client;
-    with it, the app is public: any host, any page.
+    max_upload: bytes of one upload with all its files, if not MAX_REQUEST. rate: of jobs and
+    uploads of each client; with it, the app is public: any host, any page.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class RequestGuard:
         busy: str,
         after_upload: Callable[[], Awaitable[None]],
         routes: tuple[re.Pattern, re.Pattern] = ROUTES,
-        max_upload: int = MAX_REQUEST,
+        max_upload: int | None = None,
         rate: RequestRate | None = None,
     ) -> None:
         self.app, self.any_host, self.suffixes, self.busy = app, any_host, suffixes, busy
@@ -112,7 +112,7 @@ class _Request:
             self.path.rstrip("/") == "/login",
         )
         self.is_job = self.path.startswith((f"{API}queue/join", f"{API}call/"))
-        self.max_bytes = guard.max_upload if self.is_upload else MAX_JSON
+        self.max_bytes = (guard.max_upload or MAX_REQUEST) if self.is_upload else MAX_JSON
 
     async def handle(self) -> None:
         """Check the request and pass it on."""
