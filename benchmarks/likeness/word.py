@@ -16,7 +16,7 @@ import torch
 from objects import ToyObject
 from torch import Tensor, nn
 
-from benchmarks.likeness.methods import BY_NAME, Method, round_values
+from benchmarks.likeness.methods import BY_NAME, round_values
 from benchmarks.likeness.run import SWEEP_SEEDS, WORDS, Drawer, Run
 from benchmarks.likeness.subjects import Judge
 from svfit_diffusion.families import FIRST, StableDiffusion, WordOutput, clip_ids
@@ -26,8 +26,9 @@ from svfit_diffusion.training.objective import Denoiser, Objective
 from svfit_diffusion.training.runtime import restore, snapshot
 
 DELTA_RATE, STEPS = 1.5e-2, 100
-ARMS = (("embedding", 0.0), ("output", 0.06), ("both", 0.06), ("output", 0.24), ("output", 0.015))
+ARMS = (("embedding", 0.0), ("output", 0.06), ("both", 0.24), ("output", 0.24), ("output", 0.015))
 BLOCKS = (16, 32, 64, 192)  # values with a scale of their own, in four bits
+METHOD = replace(BY_NAME["svfit-share"], text=False)
 SEEN = ("fidelity", "aligned", "copy")
 
 
@@ -68,7 +69,7 @@ class VectorToo:
 def prepared(where: str, item: ToyObject, rate: float, work: Path) -> tuple[Run, list]:
     """A run, and the vectors for its text encoder's output. rate: of these, times their size."""
     family = FrozenText() if where == "output" else None
-    run = Run(_method(where), item, 0, DELTA_RATE, work, family)
+    run = Run(METHOD, item, 0, DELTA_RATE, work, family)
     if where == "embedding":
         return run, []
     if where == "output":
@@ -85,10 +86,6 @@ def prepared(where: str, item: ToyObject, rate: float, work: Path) -> tuple[Run,
     size = 1.4826 * states.abs().median().item()
     run.optimizer.add_param_group({"params": [hook.vector], "lr": rate * size})
     return run, [hook.vector]
-
-
-def _method(where: str) -> Method:
-    return replace(BY_NAME["svfit-share"], text=False)
 
 
 def one(where: str, item: ToyObject, rate: float, work: Path) -> dict[str, Any]:
