@@ -47,10 +47,11 @@ screenshots: $(VENV)/.test
 	$(LOCKED)/browser.txt
 	$(BIN)/python docs/screenshots.py --train --docs
 
-# Where COMFYUI, SD_SCRIPTS, FORGE, INVOKEAI name checkouts; the others' tests are skipped, and named.
+# Where COMFYUI, SD_SCRIPTS, FORGE, INVOKEAI, PEFT name checkouts; the others' tests are skipped, and named.
 # INTEGRATIONS: a Python with this package's requirements and the programs' own.
 test-integrations: $(VENV)/.test
-	COMFYUI=$(COMFYUI) SD_SCRIPTS=$(SD_SCRIPTS) FORGE=$(FORGE) INVOKEAI=$(INVOKEAI) PYTHONPATH=.:tests \
+	COMFYUI=$(COMFYUI) SD_SCRIPTS=$(SD_SCRIPTS) FORGE=$(FORGE) INVOKEAI=$(INVOKEAI) PEFT=$(PEFT) \
+		PYTHONPATH=.:tests \
 		$(INTEGRATIONS) -m pytest -rs -p helpers.torchvision_operators tests/integrations
 
 faults: $(VENV)/.test

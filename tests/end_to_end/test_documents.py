@@ -34,7 +34,11 @@ SMALL = {
     "app": "--port 0",
     "serve": "--port 0",
 }
-NOT_RUN = {"pip install -r /path/to/ComfyUI": "needs ComfyUI's own environment"}
+NOT_RUN = {
+    "pip install -r /path/to/ComfyUI": "needs ComfyUI's own environment",
+    "git clone https://github.com/huggingface/peft": "tests/integrations/test_image_gen.py runs it",
+    "svfit evaluate --preset dreambooth": "needs the photos, and hours on a GPU",
+}
 NO_COMMANDS = ("instance_data_dir:", "W' =", "c_k =", "sqrt(", "h' =", "upstream svfit {")
 LONG = re.compile(
     r"svfit (app|serve|demo|evaluate)|^pip install --|^git|replicas|Client|127\.0\.0\.1"
