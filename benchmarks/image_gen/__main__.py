@@ -14,10 +14,9 @@ What to expect is in docs/compare.md.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from .suite import EXPERIMENTS, enter, run_experiment
+from .suite import EXPERIMENTS, check_machine, check_python, enter, run_experiment
 
 DEFAULT, WORD = "svfit/flux2-klein-default", "svfit-word"
 
@@ -37,13 +36,9 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     try:
-        if sys.version_info < (3, 12):
-            raise ValueError(
-                f"This is Python {sys.version_info.major}.{sys.version_info.minor}, but PEFT's "
-                "comparison needs 3.12 or later: on an older one it cannot save an adapter, and "
-                "records no file size. Make an environment with a newer Python."
-            )
+        check_python()
         suite = enter(arguments.peft)
+        check_machine(suite)
         if arguments.experiment.startswith(WORD):
             from .word import run_word
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import runpy
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 SUITE = Path("method_comparison", "image-gen")
 EXPERIMENTS = Path(__file__).parent / "experiments"
+PACKAGES, DEVICES = ("datasets", "torchvision"), ("cuda", "xpu")  # that it asks for
 PLACES = "results", "temporary_results", "cancelled_results"  # where the suite puts a result
 
 
@@ -33,6 +35,33 @@ def enter(checkout: Path) -> Path:
         )
     sys.path[:0] = [str(suite), str(checkout / "src")]
     return suite
+
+
+def check_python() -> None:
+    """Raises ValueError when this Python is older than the suite needs."""
+    if sys.version_info < (3, 12):
+        raise ValueError(
+            f"this is Python {'.'.join(map(str, sys.version_info[:2]))}, but PEFT's comparison "
+            "needs 3.12 or later: on an older one it cannot save an adapter, and records no file "
+            "size. Make an environment with a newer Python."
+        )
+
+
+def check_machine(suite: Path) -> None:
+    """Raises ValueError where the suite's packages or a GPU are missing; after `enter`."""
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(
+            f"PEFT's comparison needs {' and '.join(missing)}; run `pip install -r "
+            f"{suite / 'requirements.txt'}`."
+        )
+    from peft.utils import infer_device
+
+    if infer_device() not in DEVICES:
+        raise ValueError(
+            f"PEFT's comparison needs a GPU ({' or '.join(DEVICES)}), but torch finds "
+            f"{infer_device()!r}; run it on a machine with one, with a torch that is built for it."
+        )
 
 
 def run_experiment(suite: Path, experiment: str, experiments: Path = EXPERIMENTS) -> Path:

@@ -15,6 +15,7 @@ from peft import PeftConfig, get_peft_model
 from PIL import Image
 
 from benchmarks.families.table import KLEIN_4B
+from benchmarks.image_gen import suite
 from benchmarks.image_gen.suite import EXPERIMENTS, enter, run_experiment
 from benchmarks.image_gen.word import as_peft_model, write_photos
 from svfit_diffusion import SVFitConfig, load_concept
@@ -142,4 +143,14 @@ def test_an_older_python_is_refused_in_a_sentence(tmp_path):
     command = [sys.executable, "-m", "benchmarks.image_gen", "--peft", tmp_path]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert done.stderr.startswith("error: This is Python 3.11, but PEFT's comparison needs 3.12")
+    assert done.stderr.startswith("error: this is Python 3.11, but PEFT's comparison needs 3.12")
+
+
+def test_a_machine_without_what_the_suite_needs_is_refused_in_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(suite, "PACKAGES", ("json", "no_such_package"))
+    with pytest.raises(ValueError, match=r"needs no_such_package; run .pip install -r .*\.txt"):
+        suite.check_machine(tmp_path)
+    monkeypatch.setattr(suite, "PACKAGES", ("json",))
+    monkeypatch.setattr(suite, "DEVICES", ("another",))
+    with pytest.raises(ValueError, match=r"needs a GPU .another., but torch finds '\w+'"):
+        suite.check_machine(tmp_path)
