@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ...families import WordOutput
 from .rows import VECTORS, FusedRows, LearnedRows, TriggerRows, Word
+from .states import with_states
 from .tagging import AMBIGUOUS, learned_tokens, untagged
 
 TOKENS = "_svfit_tokens"  # attribute of ids: the learned token at each place
@@ -140,7 +141,9 @@ class AddVectors:
         elif states is not None:
             read = [states[layer] for layer in self.layers]
             found = self.changed(encoder, tokens, torch.cat(read, dim=-1))
-            output.hidden_states = _replaced(states, self.layers, found.chunk(len(read), dim=-1))
+            if not torch.equal(found, torch.cat(read, dim=-1)):
+                new = found.chunk(len(read), dim=-1)
+                output.hidden_states = with_states(states, self.layers, new)
         return output
 
     def changed(self, encoder: nn.Module, tokens: Tensor, found: Tensor) -> Tensor:
@@ -188,13 +191,6 @@ class AddOneByOne(AddVectors):
 
 
 OURS = (TakeTagsOff, AddVectors)
-
-
-def _replaced(states: Sequence[Tensor], layers: Sequence[int], new: Sequence[Tensor]) -> tuple:
-    held = list(states)
-    for layer, one in zip(layers, new, strict=True):
-        held[layer] = one
-    return tuple(held)
 
 
 def _places(vectors: WordVectors, tokens: Tensor, found: Tensor) -> Tensor:

@@ -326,3 +326,25 @@ def test_pictures_of_the_familys_own_pipeline_hear_it(base):
     assert not torch.equal(drawn(texts[0]), typed[0]) and torch.equal(drawn(texts[1]), typed[1])
     forget(base)
     assert torch.equal(drawn(texts[0]), typed[0])
+
+
+def test_layers_without_the_word_are_not_read_in_silence():
+    """FLUX.2's pipeline lets a caller choose the layers: those of the word, or a sentence."""
+    base = (
+        (pipe := made("flux2-klein")),
+        (family := recognise(pipe)),
+        [*family.outputs(pipe).values()][0],
+    )
+    layers = base[2].layers
+    others = tuple(layer - 1 for layer in layers)
+    plain = pipe.encode_prompt(PROMPT, text_encoder_out_layers=others)[0]
+    taught(base)
+    try:
+        with pytest.raises(ValueError, match="leave out the argument that chooses layers"):
+            pipe.encode_prompt(PROMPT, text_encoder_out_layers=others)
+        unheard = pipe.encode_prompt("a photo of a dog", text_encoder_out_layers=others)[0]
+        heard = pipe.encode_prompt(PROMPT, text_encoder_out_layers=layers)[0]
+    finally:
+        forget(base)
+    assert unheard.shape[-1] == heard.shape[-1] == plain.shape[-1]
+    assert torch.equal(pipe.encode_prompt(PROMPT, text_encoder_out_layers=others)[0], plain)
