@@ -64,7 +64,7 @@ def hollow_base(base: str, dtype: torch.dtype) -> tuple[Any, Family]:
             if encoder.model in made:
                 _give_zeros(made[encoder.model])
         kind = pipeline_class(str(folder), family)
-        return kind.from_pretrained(folder, **made), family
+        return kind.from_pretrained(folder, use_safetensors=True, **made), family
     except (OSError, RuntimeError, AttributeError) as error:
         raise not_loaded(base, error) from error
 

@@ -37,6 +37,7 @@ SMALL = {
 NOT_RUN = {
     "pip install -r /path/to/ComfyUI": "needs ComfyUI's own environment",
     "git clone https://github.com/huggingface/peft": "tests/integrations/test_image_gen.py runs it",
+    "python -m benchmarks.families.memory": "takes minutes and 6 GB",
     "svfit evaluate --preset dreambooth": "needs the photos, and hours on a GPU",
 }
 NO_COMMANDS = ("instance_data_dir:", "W' =", "c_k =", "sqrt(", "h' =", "upstream svfit {")

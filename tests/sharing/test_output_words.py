@@ -20,7 +20,6 @@ from svfit_diffusion.pipeline.loading import (
     set_concepts,
     swap_concept,
 )
-from svfit_diffusion.pool import ConceptPool
 from svfit_diffusion.sharing.combining import combine
 from svfit_diffusion.sharing.fused_export import export_pipeline
 from svfit_diffusion.sharing.lora_export import export_lora, lora_files
@@ -135,14 +134,6 @@ def test_without_the_text_encoder_the_word_cannot_be_heard(base):
     with pytest.raises(ValueError, match="heard in 'text_encoder', which the pipeline was loaded"):
         load_concept(other, one)
     load_concept(other, one.without_outputs(), name="rex")
-
-
-def test_a_pool_says_that_it_cannot_hold_one(made):
-    pipe, one, _ = made
-    pool = ConceptPool(pipe)
-    with pytest.raises(ValueError, match="output of a text encoder.*use load_concept"):
-        pool.add(one, name="one")
-    pool.close()
 
 
 def test_exports_say_what_they_lack(made, tmp_path):

@@ -115,7 +115,7 @@ def test_every_caption_in_question_is_encoded_before_and_only_those_kept_after(t
     assert set(cached) == set(subject.examples.captions) and cached
 
 
-@pytest.mark.parametrize("steps", [1, 10, 40, "auto"])
+@pytest.mark.parametrize("steps", [1, 10, 60, "auto"])
 def test_a_short_training_looks_at_fewer_photos(toy, steps, monkeypatch):
     """Whatever the errors: here no phrase is ever clear, which takes the most predictions."""
     training = toy[0]
@@ -132,7 +132,7 @@ def test_a_short_training_looks_at_fewer_photos(toy, steps, monkeypatch):
     found = backgrounds.recognise_backgrounds(objective, training.model, progress=False)
     most = 3 * config.train_batch_size * (200 if steps == "auto" else steps) / 10
     assert found == [""] * 5 and sum(counted) <= max(1, most)
-    assert (sum(counted) > 30) == (steps in (40, "auto"))
+    assert (sum(counted) > 30) == (steps in (60, "auto"))
 
 
 def test_it_says_beforehand_how_long_it_takes(toy, caplog, monkeypatch):

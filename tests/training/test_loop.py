@@ -216,7 +216,7 @@ def test_what_is_evaluated_at_once_takes_no_more_memory_than_a_step(config, phot
     monkeypatch.setattr(Denoiser, "forward", forward_counted)
     run(config, train_batch_size=1, random_flip=True, caption_backgrounds=True, max_train_steps=2)
     assert set(encoded) == {1} and len(encoded) >= 2 * len(list(photos.iterdir()))
-    assert set(predicted) == {(True, 1), (False, 2)}
+    assert {(True, 1), (False, 2)} <= set(predicted) <= {(True, 1), (False, 1), (False, 2)}
 
 
 def test_cudnns_attention_is_off_while_a_training_runs(config):
