@@ -92,6 +92,7 @@ def test_one_whose_loss_only_rose_says_what_to_try(auto):
     assert "try" not in found.summary(25), "it was stopped there"
 
 
+@pytest.mark.slow
 def test_a_resumed_one_ends_where_an_unbroken_one_does(auto):
     whole, parts = elsewhere(auto, "whole"), elsewhere(auto, "parts")
     unbroken, curve = curve_of(whole)

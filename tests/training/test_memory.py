@@ -15,7 +15,10 @@ from svfit_diffusion.training.traced_memory import META, Traced
 LARGE = {"resolution": 128, "train_batch_size": 4}  # so that what a step takes counts
 
 
-@pytest.fixture(scope="module", params=["sd", "sdxl", "flux"])
+LARGER = pytest.param("sdxl", marks=pytest.mark.slow)
+
+
+@pytest.fixture(scope="module", params=["sd", LARGER, "flux"])
 def root(request, tmp_path_factory):
     root = tmp_path_factory.mktemp(request.param)
     save_tiny(request.param, root)

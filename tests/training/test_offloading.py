@@ -112,7 +112,7 @@ def test_recomputing_that_ends_early_gives_all_weights_back():
     assert [id(p) for p in block.parameters()] == [id(w) for w in weights]
 
 
-@pytest.mark.parametrize("kind", ["flux2-klein", "sdxl"])
+@pytest.mark.parametrize("kind", ["flux2-klein", pytest.param("sdxl", marks=pytest.mark.slow)])
 def test_a_training_with_blocks_learns_the_same_concept(kind, tmp_path):
     """With previews, class images and fp8 weights."""
     save_tiny(kind, tmp_path)

@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import httpx
+import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -47,6 +48,7 @@ def test_the_requirements_are_this_version_and_the_tested_torch():
     assert needs["svfit-diffusion"].extras == {"app"}
 
 
+@pytest.mark.slow
 def test_the_app_starts_as_a_space_starts_it(tmp_path):
     """Its page answers under the Space's name, with the sample, and no password is asked for."""
     with socket.socket() as free:
