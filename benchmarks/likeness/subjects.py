@@ -21,6 +21,7 @@ from PIL import Image
 from subject import poses
 from torch import Tensor
 from torch.nn.functional import normalize
+from vae_model import to_tensor
 from world import Placed, Sample, World
 
 from svfit_diffusion.evaluation.features import EfficientNetLite0Grid, Extractor
@@ -125,8 +126,7 @@ def truths(item: ToyObject, prompt: Prompt, views: int = VIEWS) -> tuple[Image.I
 @torch.inference_mode()
 def decoded_pictures(vae, pictures: Sequence[Image.Image]) -> list[Image.Image]:
     """Pictures sent through a VAE: encoded and decoded."""
-    pixels = np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
-    x = torch.as_tensor(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+    x = to_tensor(np.stack([np.asarray(picture) for picture in pictures]))
     y = vae.decode(vae.encode(x).latent_dist.mode()).sample.clamp(-1, 1)
     arrays = ((y + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
     return [Image.fromarray(array) for array in arrays]

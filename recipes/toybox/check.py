@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from captions import PATTERN_WORDS, SCENE_WORDS, caption
 from common import EXPORT, RECIPE, write_json
-from fidelity import NAMES, check_known, check_truths, halved, through
+from fidelity import NAMES, check_known, check_truths, decoded_pictures, halved
 from judge import KINDS, Backgrounds, Recogniser, border_colour
 from latents import chosen_objects
 from objects import with_article
@@ -90,7 +90,9 @@ def check_objects(pipe, items: tuple, recogniser: Recogniser) -> dict:
     names, world = [item.name for item in items], World(items)
     prompts = [f"a photo of {with_article(name)} on a white background" for name in names]
     ranks = recogniser.ranks(draw(pipe, prompts, 300), names)
-    ceiling = recogniser.ranks(through(pipe.vae, [world.reference(i) for i in items]), names)
+    ceiling = recogniser.ranks(
+        decoded_pictures(pipe.vae, [world.reference(i) for i in items]), names
+    )
     return {
         "top1": share(r == 1 for r in ranks), "top5": share(r <= 5 for r in ranks),
         "ceiling_top1": share(r == 1 for r in ceiling),
@@ -118,7 +120,7 @@ def check_two(pipe, items: tuple, recogniser: Recogniser, pairs: int = 72) -> di
         return share(a <= 5 and b <= 5 for a, b in zip(*ranks, strict=True))
 
     return {"both_in_top5": both(draw(pipe, prompts, 400)),
-            "ceiling": both(through(pipe.vae, renders)), "pictures": pairs}  # fmt: skip
+            "ceiling": both(decoded_pictures(pipe.vae, renders)), "pictures": pairs}  # fmt: skip
 
 
 def check_speed(pipe) -> dict:

@@ -18,11 +18,15 @@ import torch
 from common import EXPORT, RECIPE, REPOSITORY, sha256, write_json
 from objects import BY_NAME, with_article
 from PIL import Image
-from vae_model import to_tensor
 
 sys.path.insert(0, str(REPOSITORY))
 
-from benchmarks.likeness.subjects import PROMPTS, SubjectPart, truths  # noqa: E402
+from benchmarks.likeness.subjects import (  # noqa: E402
+    PROMPTS,
+    SubjectPart,
+    decoded_pictures,
+    truths,
+)
 from svfit_diffusion.evaluation.features import EfficientNetLite0Grid  # noqa: E402
 from svfit_diffusion.evaluation.measures import among, cosines  # noqa: E402
 
@@ -79,20 +83,11 @@ class Scale:
         rows = []
         for prompt in PROMPTS:
             pictures = truths(BY_NAME[name], prompt)
-            mine = self.part.features(through(vae, pictures), prompt)
+            mine = self.part.features(decoded_pictures(vae, pictures), prompt)
             near = mine @ self.part.features(pictures, prompt).T
             count = len(pictures)
             rows.append(float((near.sum() - near.diagonal().sum()) / (count * (count - 1))))
         return np.array(rows)
-
-
-@torch.inference_mode()
-def through(vae, pictures) -> list[Image.Image]:
-    """Pictures encoded and decoded."""
-    x = to_tensor(np.stack([np.asarray(picture) for picture in pictures]))
-    y = vae.decode(vae.encode(x).latent_dist.mode()).sample.clamp(-1, 1)
-    arrays = ((y + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
-    return [Image.fromarray(array) for array in arrays]
 
 
 def summary(near: dict[str, np.ndarray], real: dict[str, np.ndarray]) -> dict:

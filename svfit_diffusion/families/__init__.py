@@ -8,8 +8,8 @@ To add one: its class in bases/, its line in registry.py, and in tests/helpers/ 
 and its published loss; every test of families then runs on it (docs/architecture.md).
 
 loading.py loads a base: Toybox, a diffusers folder, a single checkpoint file, or a Hub id (hub.py);
-quantization.py loads it in fewer bits, outline.py nearly without weights; single_file.py and
-originals/ have what a checkpoint file lacks.
+quantization.py loads it in fewer bits, with lending.py's copies, outline.py nearly without weights;
+single_file.py and originals/ have what a checkpoint file lacks.
 """
 
 from .._lazy import lazy_names
@@ -34,7 +34,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         ],
         "bases.sd": ["StableDiffusion"],
         "diffusion": ["Diffusion"],
-        "flow": ["Flow"],
+        "flow": ["Flow", "PatchedFlow"],
         "hub": ["hub_options", "reachable"],
         "loading": [
             "TOYBOX",
@@ -46,8 +46,17 @@ __getattr__, __dir__, __all__ = lazy_names(
             "original_kind",
         ],
         "outline": ["hollow_base", "outline_base", "output_widths", "skeleton"],
+        "lending": ["Place", "instead_of"],
         "quantization": ["store_in_fp8"],
         "registry": ["FAMILIES", "family_named", "family_of_original", "recognise"],
-        "sequences": ["from_patches", "pad", "places", "to_patches", "trim", "unpatched"],
+        "sequences": [
+            "from_patches",
+            "pad",
+            "patch_grid",
+            "places",
+            "to_patches",
+            "trim",
+            "unpatched",
+        ],
     },
 )

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..settings import TrainConfig
 from .base import Family
+from .sequences import unpatched
 
 
 class Flow(Family):
@@ -80,3 +81,12 @@ class Flow(Family):
 
         levels = self.levels(scheduler, steps)
         return compute_loss_weighting_for_sd3(config.weighting_scheme or self.scheme, levels)
+
+
+class PatchedFlow(Flow):
+    """Families whose pipelines hold latents as patches of 2 x 2."""
+
+    def unscale_latents(self, pipe: Any, latents: Tensor, height: int, width: int) -> Tensor:
+        """Patches [1, rows x columns, 4c] -> what the VAE decodes."""
+        found = unpatched(pipe, latents, height, width)
+        return super().unscale_latents(pipe, found, height, width)

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import Family
+from .lending import instead_of
 
 PACKAGES = {"4bit": "bitsandbytes", "int8": "torchao"}
 FP8 = "fp8"
@@ -120,11 +121,8 @@ def _work_on_copies(model: nn.Module) -> None:
 
 
 def _forward(module: nn.Module, dtype: torch.dtype, *args: Any, **kwargs: Any) -> Tensor:
-    """The layer's own forward, with its weights in `dtype`, also where recomputing ends within."""
-    stored = dict(module._parameters)
-    copies = {name: p if p is None else p.detach().to(dtype) for name, p in stored.items()}
-    module._parameters.update(copies)
-    try:
+    """The layer's own forward, with its weights in `dtype`."""
+    held = module._parameters
+    places = [(held, name) for name, weight in held.items() if weight is not None]
+    with instead_of(places, lambda weight: weight.detach().to(dtype)):
         return type(module).forward(module, *args, **kwargs)
-    finally:
-        module._parameters.update(stored)

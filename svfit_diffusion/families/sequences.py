@@ -24,10 +24,15 @@ def from_patches(patches: Tensor, rows: int, columns: int) -> Tensor:
     return patches.permute(0, 3, 1, 4, 2, 5).reshape(count, size // 4, 2 * rows, 2 * columns)
 
 
+def patch_grid(pipe: Any, height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of patches of 2 x 2, of a picture of height x width pixels."""
+    side = 2 * pipe.vae_scale_factor
+    return height // side, width // side
+
+
 def unpatched(pipe: Any, patches: Tensor, height: int, width: int) -> Tensor:
     """Patches [1, rows x columns, 4c] of a picture of height x width pixels -> latents."""
-    rows, columns = (side // (2 * pipe.vae_scale_factor) for side in (height, width))
-    return from_patches(patches, rows, columns)
+    return from_patches(patches, *patch_grid(pipe, height, width))
 
 
 def places(rows: int, columns: int) -> Tensor:

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..families import Place, instead_of
 from ..pipeline import without_vectors
 from .adapted_base import AdaptedBase
 
@@ -110,38 +111,24 @@ def lend(weight: Tensor, device: torch.device) -> Tensor:
 
 def _forward(
     forward: Callable[..., Any],
-    places: list[tuple[dict[str, Any], str]],
+    places: list[Place],
     device: torch.device,
     *args: Any,
     **kwargs: Any,
 ) -> Any:
     """A block's own forward, with copies of its weights on the device."""
-    waiting = [held[name] for held, name in places]
-    try:
-        for (held, name), weight in zip(places, waiting, strict=True):
-            held[name] = lend(weight, device)
+    with instead_of(places, lambda weight: lend(weight, device)):
         return forward(*args, **kwargs)
-    finally:
-        for (held, name), weight in zip(places, waiting, strict=True):
-            held[name] = weight
 
 
 def _apply(
-    block: nn.Module,
-    places: list[tuple[dict[str, Any], str]],
-    change: Callable,
-    recurse: bool = True,
+    block: nn.Module, places: list[Place], change: Callable, recurse: bool = True
 ) -> nn.Module:
     """What `to` does to a block: its weights are cast, but wait where they are."""
-    waiting = [held[name] for held, name in places]
-    for held, name in places:
-        held[name] = None
-    try:
+    with instead_of(places, lambda weight: None):
         type(block)._apply(block, change, recurse)
-    finally:
-        for (held, name), weight in zip(places, waiting, strict=True):
-            held[name] = weight
-    for weight in waiting:
+    for held, name in places:
+        weight = held[name]
         weight.data = weight.data.to(change(weight.data.new_empty(0)).dtype)
     return block
 

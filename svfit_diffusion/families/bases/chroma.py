@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .. import FIRST, Flow, Sampling, WordOutput, from_patches, places, to_patches, unpatched
+from .. import FIRST, PatchedFlow, Sampling, WordOutput, from_patches, places, to_patches
 
 
-class Chroma(Flow):
+class Chroma(PatchedFlow):
     """Chroma. T5 stays frozen."""
 
     name = "chroma"
@@ -67,8 +67,3 @@ class Chroma(Flow):
             img_ids=places(rows, columns).to(noisy),
         ).sample
         return from_patches(found, rows, columns)
-
-    def unscale_latents(self, pipe: Any, latents: Tensor, height: int, width: int) -> Tensor:
-        """Patches [1, rows x columns, 4c] -> what the VAE decodes."""
-        found = unpatched(pipe, latents, height, width)
-        return super().unscale_latents(pipe, found, height, width)

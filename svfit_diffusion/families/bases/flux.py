@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .. import (
     FIRST,
     SECOND,
-    Flow,
+    PatchedFlow,
     Sampling,
     WordOutput,
     clip_ids,
@@ -19,11 +19,10 @@ from .. import (
     no_negative,
     places,
     to_patches,
-    unpatched,
 )
 
 
-class Flux(Flow):
+class Flux(PatchedFlow):
     """FLUX.1 dev and schnell, and Kontext as a base for plain text to image. A concept may edit
     CLIP; T5 stays frozen.
     """
@@ -72,11 +71,6 @@ class Flux(Flow):
             **text,
         ).sample
         return from_patches(found, rows, columns)
-
-    def unscale_latents(self, pipe: Any, latents: Tensor, height: int, width: int) -> Tensor:
-        """Patches [1, rows x columns, 4c] -> what the VAE decodes."""
-        found = unpatched(pipe, latents, height, width)
-        return super().unscale_latents(pipe, found, height, width)
 
     def sampling(self, pipe: Any) -> Sampling:
         """The pipeline's own for dev; schnell takes four steps without guidance."""

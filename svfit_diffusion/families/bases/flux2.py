@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import FIRST, Flow, Sampling, WordOutput, distilled_guidance, no_negative
+from .. import FIRST, Flow, Sampling, WordOutput, distilled_guidance, no_negative, patch_grid
 
 
 class Flux2Klein(Flow):
@@ -53,7 +53,7 @@ class Flux2Klein(Flow):
 
     def unscale_latents(self, pipe: Any, latents: Tensor, height: int, width: int) -> Tensor:
         """Patches [1, rows x columns, 4c] -> what the VAE decodes."""
-        rows, columns = (side // (2 * pipe.vae_scale_factor) for side in (height, width))
+        rows, columns = patch_grid(pipe, height, width)
         latents = latents.transpose(1, 2).reshape(len(latents), -1, rows, columns)
         mean, deviation = statistics(pipe.vae, latents)
         patches = (latents * deviation + mean).unflatten(

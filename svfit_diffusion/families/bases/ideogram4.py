@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ...settings import TrainConfig
-from .. import FIRST, Flow, Sampling, WordOutput, no_negative, pad, places, trim
+from .. import FIRST, Flow, Sampling, WordOutput, no_negative, pad, patch_grid, places, trim
 from .flux2 import statistics
 
 SIZE = 2048  # px, the pipeline's own
@@ -75,7 +75,7 @@ class Ideogram4(Flow):
 
     def unscale_latents(self, pipe: Any, latents: Tensor, height: int, width: int) -> Tensor:
         """Patches [1, rows x columns, 4c] -> what the VAE decodes."""
-        rows, columns = (side // (2 * pipe.vae_scale_factor) for side in (height, width))
+        rows, columns = patch_grid(pipe, height, width)
         patches = latents.transpose(1, 2).unflatten(2, (rows, columns))
         mean, deviation = statistics(pipe.vae, patches)
         patches = (patches * deviation + mean).unflatten(1, (2, 2, -1))

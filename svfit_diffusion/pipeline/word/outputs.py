@@ -139,10 +139,10 @@ class AddVectors:
         if not self.layers:
             output.last_hidden_state = self.changed(encoder, tokens, output.last_hidden_state)
         elif states is not None:
-            read = [states[layer] for layer in self.layers]
-            found = self.changed(encoder, tokens, torch.cat(read, dim=-1))
-            if not torch.equal(found, torch.cat(read, dim=-1)):
-                new = found.chunk(len(read), dim=-1)
+            read = torch.cat([states[layer] for layer in self.layers], dim=-1)
+            found = self.changed(encoder, tokens, read)
+            if not torch.equal(found, read):
+                new = found.chunk(len(self.layers), dim=-1)
                 output.hidden_states = with_states(states, self.layers, new)
         return output
 
