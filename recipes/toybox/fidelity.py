@@ -1,21 +1,23 @@
 """Fidelity of objects that Toybox knows, on the scale of `docs/likeness.md`.
 
 0 is a base's picture of the class word, 1 another true picture. The base of 0 is one for good, the
-shipped third export: its mean closeness for each name and prompt is in `known_base.json`, so that
-the scale does not move with a model that gets better. Pictures, prompts and features are those of
+third export: its mean closeness for each name and prompt is in `known_base.json`, so that the scale
+does not move with a model that gets better. Pictures, prompts and features are those of
 `benchmarks/likeness/subjects.py`.
-Run: python recipes/toybox/fidelity.py            (draws the base's pictures: `known_base.json`)
+Run: python recipes/toybox/fidelity.py FOLDER     (of another base's pictures: `known_base.json`)
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
-from common import EXPORT, RECIPE, REPOSITORY, sha256, write_json
+from common import RECIPE, REPOSITORY, sha256, write_json
 from objects import BY_NAME, with_article
 from PIL import Image
 
@@ -117,10 +119,15 @@ def check_known(draw: Draw, names: tuple[str, ...] = NAMES, seeds: int = SEEDS) 
 
 
 def main() -> None:
-    """Write `known_base.json` with the shipped model."""
-    from check import draw, open_pipeline
+    """Write `known_base.json` with the pipeline of a folder."""
+    from check import draw
+    from diffusers import StableDiffusionPipeline
 
-    pipe, facts = open_pipeline(None)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path, help="of a Toybox pipeline, as an export wrote it")
+    folder = parser.parse_args().folder
+    pipe = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
     halved(pipe)
     scale, near, drawn = Scale(), {}, {}
     for name in NAMES:
@@ -129,8 +136,8 @@ def main() -> None:
             drawn[kind] = draw(pipe, *jobs(kind, SEEDS))
         near[name] = [round(float(v), 5) for v in scale.near(name, drawn[kind])]
         print(name, kind, round(float(np.mean(near[name])), 4), flush=True)
-    weights = EXPORT / "unet" / "diffusion_pytorch_model.safetensors"
-    words = f"the shipped base of {facts['steps']} steps, UNet SHA-256 {sha256(weights)[:12]}"
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    words = f"the base whose UNet has the SHA-256 {sha256(weights)[:12]}"
     write_json(BASE, {"drawn_by": words, "seeds": SEEDS, "near": near})
 
 

@@ -49,7 +49,7 @@ MAX_PHOTOS = 20  # photos whose background is recognised; more are seldom withou
 COARSE = 0.81, 0.87  # of the training's noise, from none to most, where each phrase is tried once
 FINALISTS = 2  # and the phrase of the colours nearest to those at the edges
 SAMPLES = 4  # of each finalist in the noisier half, and where that leaves a doubt in the other half
-MIN_GAIN = 0.02  # share of the error that a phrase must save, and twice what the next one saves
+MIN_GAIN = 0.01  # share of the error that a phrase must save, and twice what the next one saves
 FAR = 2.0  # times as much, in the noisier half: clear without the other one
 SHARE, STEP = 0.1, 3  # of a training's predictions, of which a step takes three for each picture
 
