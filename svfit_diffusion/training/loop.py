@@ -275,6 +275,8 @@ class Training:
         processes = accelerator.num_processes
         concept = make_concept(config, self.base, self.subject, self.step, processes)
         by_main(accelerator, lambda: write_result(config, concept, self.stopped))
+        self.model = accelerator.unwrap_model(self.model)
+        accelerator.free_memory()  # Gloo may hang if what averages gradients outlives its group
         accelerator.end_training()
         hints = advice(config, concept.deltas, self.step, loss_before, loss_after)
         self._warn(hints)

@@ -227,9 +227,10 @@ def first_gradients(config, **changes):
 
 
 TWO_PROCESSES = """
-import json, sys, torch
-from accelerate import PartialState
+import gc, json, sys, torch
+from accelerate import Accelerator, PartialState
 from safetensors.torch import save_file
+from torch.nn.parallel import DistributedDataParallel
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[2])
 from helpers.tiny_pipelines import first_gradients
@@ -239,6 +240,12 @@ gradients = first_gradients(config)
 assert PartialState().num_processes == 2
 if PartialState().is_main_process:
     save_file(gradients, sys.argv[0] + ".safetensors")
+end_training = Accelerator.end_training
+def checked(accelerator):
+    averaging = [each for each in gc.get_objects() if isinstance(each, DistributedDataParallel)]
+    assert not averaging, "Gloo may hang if these are freed after its process group"
+    end_training(accelerator)
+Accelerator.end_training = checked
 train(config, progress=False)
 """
 
