@@ -140,13 +140,16 @@ def test_many_switches_leave_nothing_behind(base, pipe):
     switch(30)
     gc.collect()
     before, known = len(gc.get_objects()), sum(map(torch.is_tensor, gc.get_objects()))
+    grown = []  # of three rounds, as other threads of the process may grow in one of them
     tracemalloc.start()
-    switch(60)
-    gc.collect()
-    grown = tracemalloc.get_traced_memory()[0]
+    for _ in range(3):
+        held = tracemalloc.get_traced_memory()[0]
+        switch(60)
+        gc.collect()
+        grown.append(tracemalloc.get_traced_memory()[0] - held)
     tracemalloc.stop()
     assert sum(map(torch.is_tensor, gc.get_objects())) <= known
-    assert len(gc.get_objects()) < before + 500 and grown < 60_000
+    assert len(gc.get_objects()) < before + 500 and min(grown) < 60_000
     pool.set_concepts({"c1": 1.0})
     assert pipe.tokenizer("sks", add_special_tokens=False).input_ids == [FIRST_ID]
 
