@@ -12,7 +12,7 @@ import posixpath
 import re
 from pathlib import Path
 
-from mkdocs.structure.files import File
+from mkdocs.structure.files import File, InclusionLevel
 
 ROOT = Path(__file__).resolve().parents[1]
 LINK = re.compile(r"(\]\()([^)\s#]+)(#[^)\s]*)?(\))")
@@ -30,6 +30,12 @@ def _target(page: str, link: str) -> str | None:
     return posixpath.normpath(posixpath.join(posixpath.dirname(page), link))
 
 
+def _joined(config, path: str) -> File:
+    """A file of the repository as one of the site, which the menu need not list."""
+    out = InclusionLevel.NOT_IN_NAV
+    return File.generated(config, path, abs_src_path=str(ROOT / path), inclusion=out)
+
+
 def on_files(files, config):
     """Add what pages link to outside `docs/`."""
     waiting = [_in_repository(file.src_uri) for file in files.documentation_pages()]
@@ -42,7 +48,7 @@ def on_files(files, config):
             if not (ROOT / path).is_file():
                 continue
             if files.get_file_from_path(path) is None:
-                files.append(File.generated(config, path, abs_src_path=str(ROOT / path)))
+                files.append(_joined(config, path))
                 waiting += [path] if path.endswith(".md") else []
     return files
 
