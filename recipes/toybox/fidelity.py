@@ -137,7 +137,7 @@ def main() -> None:
         near[name] = [round(float(v), 5) for v in scale.near(name, drawn[kind])]
         print(name, kind, round(float(np.mean(near[name])), 4), flush=True)
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
-    words = f"the base whose UNet has the SHA-256 {sha256(weights)[:12]}"
+    words = f"{folder.resolve().name}, UNet SHA-256 {sha256(weights)[:12]}"
     write_json(BASE, {"drawn_by": words, "seeds": SEEDS, "near": near})
 
 
