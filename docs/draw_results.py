@@ -7,13 +7,13 @@ Each row learns the sample's robot anew: its photos, and the same scenes with wh
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
 
-from svfit_diffusion.data import read_folder
 from svfit_diffusion.families import load_base
 from svfit_diffusion.generation import generate, grid, save_png
 from svfit_diffusion.pipeline import load_concept, remove_concept
@@ -45,32 +45,31 @@ ROWS = (
 )
 
 
-def learned(row: Row, photos: list[Image.Image], folder: Path) -> Path:
+def learned(photos: list[Path], settings: dict, folder: Path) -> Path:
     """The concept of a row."""
     instance = folder / "photos"
     instance.mkdir(parents=True)
-    for place in row.photos:
-        save_png(photos[place], instance / f"{place}.png")
+    for photo in photos:
+        shutil.copy(photo, instance)
     return train(
         TrainConfig(
             instance_data_dir=str(instance),
             instance_prompt="a photo of sks toy",
             output_dir=str(folder / "concept"),
-            **row.settings,
+            **settings,
         )
     ).path
 
 
 def main() -> None:
     """Train every row and draw the page."""
-    photos = [photo.image.convert("RGB") for photo in read_folder(sample_folder())[0]]
+    photos = sorted(sample_folder().glob("*.png"))
     pipe, pictures, captions = load_base("toybox"), [], []
     with tempfile.TemporaryDirectory() as place:
         for number, row in enumerate(ROWS):
-            name = load_concept(pipe, learned(row, photos, Path(place) / str(number)))
-            shown = grid(
-                [photos[i].resize((SIDE, SIDE)) for i in row.photos], min(3, len(row.photos))
-            )
+            chosen = [photos[i] for i in row.photos]
+            name = load_concept(pipe, learned(chosen, row.settings, Path(place) / str(number)))
+            shown = grid([Image.open(photo) for photo in chosen], min(3, len(chosen)))
             pictures.append(shown.resize((SIDE, SIDE * shown.height // shown.width)))
             captions.append(row.name)
             for scene in SCENES:
