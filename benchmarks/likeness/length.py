@@ -18,8 +18,9 @@ SEEN = ("fidelity", "aligned", "copy", "loss")
 def one(way: str, item: ToyObject, rate: float, work: Path) -> dict[str, float]:
     """Steps of the written file, and its measures. The loss is that on unseen compositions."""
     run = Shipped(BY_NAME[METHOD], item, 0, rate, work)
-    run.train(way if way == AUTO else int(way))
-    return {"steps": run.steps} | glimpse(run)
+    for _ in run.trained(way if way == AUTO else int(way)):
+        seen = glimpse(run)
+    return {"steps": run.steps} | seen
 
 
 def markdown(results: list[dict]) -> str:

@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from benchmarks.likeness.subjects import (
     truths,
 )
 from svfit_diffusion.adapter.tuner import tie_deltas
+from svfit_diffusion.concept import Concept, write_concept
 from svfit_diffusion.data.encoding import photo_encoder
 from svfit_diffusion.data.reading import edge_colours, read_folder
 from svfit_diffusion.evaluation.measures import denoising_loss, diversity, drift
@@ -37,7 +39,9 @@ from svfit_diffusion.settings import TrainConfig
 from svfit_diffusion.training import train
 from svfit_diffusion.training.adapted_base import AdaptedBase
 from svfit_diffusion.training.backgrounds import complete_captions, recognise_backgrounds
+from svfit_diffusion.training.loop import Training
 from svfit_diffusion.training.objective import Denoiser, Objective
+from svfit_diffusion.training.result import make_concept
 from svfit_diffusion.training.runtime import make_accelerator
 from svfit_diffusion.training.subject import Subject
 
@@ -102,31 +106,50 @@ class Shipped(Drawer):
 
     values = bytes = steps = 0
 
-    def train(self, steps: int | str) -> None:
-        """Train anew, to `steps` steps or "auto", and load the concept file."""
+    def trained(self, *looks: int | str) -> Iterator[int | str]:
+        """Train to the last of these steps, or "auto"; yields each of them, with the concept file
+        that it left loaded.
+        """
         folder = self.work / "concepts" / f"{self.method.name}-{self.item.slug}-{os.getpid()}"
         shutil.rmtree(folder, ignore_errors=True)
+        files = {}
+
+        def keep(training: Training, loss: float) -> None:
+            if training.step in looks[:-1]:
+                files[training.step] = folder / f"{training.step}.safetensors"
+                with training.as_written():
+                    write_concept(_concept_now(training), files[training.step])
+
         trained = train(
             TrainConfig(
                 **self.method.settings,
                 instance_data_dir=str(self.photos()),
                 instance_prompt=f"a photo of {TOKEN} {self.item.kind}",
                 learning_rate=self.rate,
-                max_train_steps=steps,
+                max_train_steps=looks[-1],
                 seed=self.seed,
                 output_dir=str(folder),
             ),
             progress=False,
+            report=keep,
         )
-        self.steps = trained.steps
-        self.values, self.bytes = trained.concept.values, trained.path.stat().st_size
-        self.pipe = load_base(TOYBOX)
-        self.pipe.set_progress_bar_config(disable=True)
-        load_concept(self.pipe, trained.path)
+        files[looks[-1]] = trained.path
+        for look, path in files.items():
+            self.steps = trained.steps if look == looks[-1] else look
+            self.values, self.bytes = trained.concept.values, path.stat().st_size
+            self.pipe = load_base(TOYBOX)
+            self.pipe.set_progress_bar_config(disable=True)
+            load_concept(self.pipe, path)
+            yield look
         shutil.rmtree(folder)
 
     def round_values(self) -> None:
         """The file's are rounded."""
+
+
+def _concept_now(training: Training) -> Concept:
+    """The concept of a training under way, whose parameters are as written."""
+    return make_concept(training.config, training.base, training.subject, training.step, 1)
 
 
 class Run(Drawer):
@@ -189,22 +212,27 @@ class Run(Drawer):
         token = self.values - sum(sizes)
         return tensor_bytes(sizes, self.method.bits) + 2 * token
 
-    def train(self, steps: int) -> None:
-        """Continue to `steps` steps in total, with the base's own loss."""
+    def trained(self, *looks: int) -> Iterator[int]:
+        """Train to each of these steps in turn, with the base's own loss; yields it."""
         objective = Objective(self.config, self.accelerator, self.adapted, self.subject)
         model = Denoiser(self.adapted)
+        for look in looks:
+            while self.optimizer and self.steps < look:
+                self._step(objective, model)
+            yield look
+
+    def _step(self, objective: Objective, model: Denoiser) -> None:
         tuner = self.models[self.family.denoiser].__dict__.get("peft_tuner")
-        while self.optimizer and self.steps < steps:
-            objective.loss(model, self.steps).backward()
-            torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
-            self.optimizer.step()
-            if self.method.adapter == "svfit":
-                for part in self.adapted.targets:
-                    tie_deltas(self.models[part], NAME)
-            if hasattr(tuner, "update_and_allocate"):
-                tuner.update_and_allocate(self.steps)
-            self.optimizer.zero_grad()
-            self.steps += 1
+        objective.loss(model, self.steps).backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        self.optimizer.step()
+        if self.method.adapter == "svfit":
+            for part in self.adapted.targets:
+                tie_deltas(self.models[part], NAME)
+        if hasattr(tuner, "update_and_allocate"):
+            tuner.update_and_allocate(self.steps)
+        self.optimizer.zero_grad()
+        self.steps += 1
 
     def round_values(self) -> None:
         """Round the adapter to the bits of its file."""
@@ -220,11 +248,8 @@ def subject_run(method: Method, item: ToyObject, seed: int, rate: float, work: P
 
 def sweep(method: Method, item: ToyObject, rate: float, looks: tuple[int, ...], work: Path) -> dict:
     """Measures after each number of steps, of a few pictures of each prompt."""
-    run, found = subject_run(method, item, 0, rate, work), {}
-    for steps in looks:
-        run.train(steps)
-        found[str(steps)] = glimpse(run)
-    return found
+    run = subject_run(method, item, 0, rate, work)
+    return {str(steps): glimpse(run) for steps in run.trained(*looks)}
 
 
 def glimpse(run: Drawer) -> dict[str, float]:
@@ -260,9 +285,9 @@ def measure(
     if method.name == "base":
         pictures = base
     else:
-        run.train(steps)
-        run.round_values()
-        pictures = run.generate([*WORDS, *OTHERS], SEEDS)
+        for _ in run.trained(steps):
+            run.round_values()
+            pictures = run.generate([*WORDS, *OTHERS], SEEDS)
     _keep(work / method.name / f"{item.slug}-{seed}", pictures)
     judge, count = judge_of(item, work, SEEDS), len(WORDS) * SEEDS
     features = judge.features(pictures)

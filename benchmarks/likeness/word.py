@@ -91,7 +91,7 @@ def prepared(where: str, item: ToyObject, rate: float, work: Path) -> tuple[Run,
 def one(where: str, item: ToyObject, rate: float, work: Path) -> dict[str, Any]:
     """Measures after the training, with the vector in half precision and in four bits."""
     run, vectors = prepared(where, item, rate, work)
-    run.train(STEPS)
+    list(run.trained(STEPS))
     run.round_values()
     with torch.no_grad():
         for learned in {*run.rows, *vectors}:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks.likeness.__main__ import choose
-from benchmarks.likeness.methods import METHODS, sd15_bytes
+from benchmarks.likeness.methods import BY_NAME, METHODS, sd15_bytes
 from benchmarks.likeness.statistics import GOALS, Measures, verdict
 
 ROOT = Path(__file__).parents[2]
@@ -132,6 +132,27 @@ def test_bytes_for_stable_diffusion_are_counted_where_a_method_is_applied(name, 
     bits = values * method.bits // 8 if method.bits == 16 else -(-values // 2) + 2
     found = sd15_bytes(method, {"denoiser": [(320, 768)], "text": []}, "")
     assert found == bits + 2 * 768
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["default", "lora-4-help"])
+def test_a_look_on_the_way_is_at_what_a_training_of_so_many_steps_learns(name, tmp_path):
+    """A sweep's 100 steps are those of a training that ends there."""
+    from common import work_dir
+
+    from benchmarks.likeness.run import subject_run  # with the recipe's and the bench extra's parts
+    from benchmarks.likeness.subjects import DEV
+
+    if not (work_dir() / "objects").is_dir():
+        pytest.skip("the recipe's objects are not here: python recipes/toybox/fetch.py")
+
+    def losses(*looks):
+        run = subject_run(BY_NAME[name], DEV[0], 0, 5e-3, tmp_path / str(len(looks)))
+        return {look: (run.steps, run.loss()) for look in run.trained(*looks)}
+
+    both, alone = losses(2, 4), losses(2)
+    assert list(both) == [2, 4] and both[2][0] == 2 and both[4][0] == 4
+    assert both[2] == alone[2] != both[4]
 
 
 OURS = "SVFit top 3, text values and outputs top 80, 4 bits + token"
