@@ -41,8 +41,8 @@ def render(objects: int, unnamed: float, seed: tuple, mix: tuple) -> list[Sample
 class LatentPool:
     """Latents (16, 16, 16), scaled, with captions; grows to CAPACITY, then renews itself.
 
-    `simple` and `variety` are those of `World.draw`, `unnamed` that of `World`. A pool can be kept
-    in the work folder, as `pool-<rank>.pt`, so that the next step does not begin with nothing. With
+    `mix` are the shares of `World.draw`, `unnamed` that of `World`. A pool can be kept in the work
+    folder, as `pool-<rank>.pt`, so that the next step does not begin with nothing. With
     `renderers`, as many processes draw the pictures, ahead of their use: a GPU is faster than one
     core can draw.
     """

@@ -17,6 +17,7 @@ from scenes import COLOURS, PATTERNS, SCENES, SIDE, paint, two_colours
 
 TINTS = ("red", "orange", "yellow", "green", "blue", "purple", "pink")
 STYLES = ("photo", "black and white", "pixel art", "pencil sketch")
+STYLED = 0.09  # share of pictures in another style than "photo"
 GROUND = ("beach", "grass", "snow", "night", "sunset")
 
 
@@ -191,8 +192,16 @@ class World:
         if not thing.by_class:
             thing.item = replace(thing.item, name="thing")
 
-    def draw(self, rng: np.random.Generator, simple: float = 0.7, variety: float = 1.0) -> Sample:
-        """What the next picture shows; `simple`: share of single, large, centred objects."""
+    def draw(
+        self,
+        rng: np.random.Generator,
+        simple: float = 0.7,
+        variety: float = 1.0,
+        styled: float = STYLED,
+    ) -> Sample:
+        """What the next picture shows; `simple`: share of single, large, centred objects;
+        `styled`: of sketches, pixel art, and black and white.
+        """
         draw = rng.random()
         if draw < 0.5:
             kind, colours = "plain", (str(rng.choice(list(COLOURS))),)
@@ -202,7 +211,7 @@ class World:
             kind, colours = str(rng.choice(PATTERNS)), two_colours(rng)
         else:
             kind, colours = str(rng.choice(SCENES)), ()
-        style = STYLES[int(rng.integers(1, 4))] if rng.random() < 0.09 else "photo"
+        style = STYLES[int(rng.integers(1, 4))] if rng.random() < styled else "photo"
         things = [self.place(rng, rng.random() < simple, variety)]
         if rng.random() < (1 - simple) * 0.45:
             things = [self.place(rng, True), self.place(rng, True)]
@@ -221,9 +230,9 @@ class World:
                 )
         return Sample(kind, colours, style, things)
 
-    def sample(self, rng: np.random.Generator, simple: float = 0.7, variety: float = 1.0) -> Sample:
-        """A random picture with its caption."""
-        sample = self.draw(rng, simple, variety)
+    def sample(self, rng: np.random.Generator, *mix: float) -> Sample:
+        """A random picture with its caption; `mix`: shares, as of `draw`."""
+        sample = self.draw(rng, *mix)
         sample.picture = self.render(rng, sample)
         sample.caption = caption(rng, sample)
         return sample
