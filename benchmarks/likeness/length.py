@@ -8,7 +8,8 @@ import numpy as np
 from objects import ToyObject
 
 from benchmarks.likeness.methods import BY_NAME
-from benchmarks.likeness.run import SWEEP_SEEDS, WORDS, Shipped, glimpse
+from benchmarks.likeness.run import SWEEP_SEEDS, WORDS, glimpse
+from benchmarks.likeness.trainings import Shipped
 from svfit_diffusion.settings.options import AUTO
 
 METHOD, WAYS = "default", ("100", "200", "400", "800", AUTO)

@@ -9,32 +9,26 @@ behind the subject.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import peft
 import torch
-from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
-from torch import Tensor, nn
+from torch import nn
 
-from svfit_diffusion.adapter.attention import find_projections, patch_attention
-from svfit_diffusion.adapter.basis import Basis, factorize
-from svfit_diffusion.adapter.tuner import SVFitConfig, layers
+from benchmarks.likeness.adapters import inject
 from svfit_diffusion.concept.packing import round_to_four_bits
 from svfit_diffusion.pipeline.concept_size import estimate_size
 from svfit_diffusion.settings import TrainConfig
 from svfit_diffusion.settings.options import RANK
 
-NAME = "subject"
 SD15_TOKEN = 768  # numbers of one trigger row on Stable Diffusion 1.5
 BLOCK = 256  # values of a tensor with a scale of their own, in four bits
 
 
 @dataclass(frozen=True)
 class Method:
-    """One row. settings: of `TrainConfig`, if the product trains it. adapter: else, see ADAPTERS,
-    or "" for none. text: whether the text encoder is adapted. word, captions: see the module.
+    """One row. settings: of `TrainConfig`, if the product trains it. adapter: else, of adapters.py
+    or peft, "" for none. text: whether the text encoder is adapted. word, captions: see the module.
 
     bits: of a value in the file, 16 or 4; 4 with one scale per BLOCK of a tensor. rates: learning
     rates of the sweep, relative to the singular values for `settings`. scaled: whether it trains
@@ -60,87 +54,6 @@ class Method:
         return " and ".join(parts) or "none"
 
 
-class Core(nn.Module):
-    """y = base(x) + x V C U^T with a trained core C [r, r] in the singular basis (LoRA-XS)."""
-
-    def __init__(self, base: nn.Linear, basis: Basis) -> None:
-        super().__init__()
-        self.base = base
-        self.register_buffer("U", basis.U.float())
-        self.register_buffer("V", basis.V.float())
-        rank = basis.s.numel()
-        self.core = nn.Parameter(torch.zeros(rank, rank))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [..., in] -> [..., out]."""
-        return self.base(x) + ((x @ self.V) @ self.core) @ self.U.T
-
-
-def _svfit(model: nn.Module, options: dict[str, Any]) -> Iterator[nn.Parameter]:
-    patch_attention(model, SVFitConfig(**options), NAME)
-    for layer in layers(model).values():
-        yield layer.svfit_delta[NAME]
-
-
-def _core(model: nn.Module, options: dict[str, Any]) -> Iterator[nn.Parameter]:
-    for name in find_projections(model):
-        parent, _, child = name.rpartition(".")
-        base = model.get_submodule(name)
-        module = Core(base, factorize(base.weight.detach(), options["r"]))
-        setattr(model.get_submodule(parent), child, module)
-        yield module.core
-
-
-def _whole(model: nn.Module, options: dict[str, Any]) -> Iterator[nn.Parameter]:
-    for name, parameter in model.named_parameters():
-        if "token_embedding" not in name:  # the word has its own row
-            yield parameter
-
-
-def _full(model: nn.Module, options: dict[str, Any]) -> Iterator[nn.Parameter]:
-    for name in find_projections(model):
-        weight = model.get_submodule(name).weight
-        weight.requires_grad_(True)
-        yield weight
-
-
-def _peft(kind: str) -> Callable[[nn.Module, dict[str, Any]], Iterator[nn.Parameter]]:
-    def attach(model: nn.Module, options: dict[str, Any]) -> Iterator[nn.Parameter]:
-        config = getattr(peft, kind)(target_modules=sorted(find_projections(model)), **options)
-        before = {name for name, p in model.named_parameters() if p.requires_grad}
-        tuner = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](model, {NAME: config}, NAME)
-        model.__dict__["peft_tuner"] = tuner  # AdaLoRA must be called after every step
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad and name not in before:
-                yield parameter
-
-    return attach
-
-
-ADAPTERS = {"svfit": _svfit, "core": _core, "full": _full, "whole": _whole}
-PEFT = (
-    *("LoraConfig", "AdaLoraConfig", "LoHaConfig", "LoKrConfig", "OFTConfig", "IA3Config"),
-    *("ShiraConfig", "TinyLoraConfig", "UniLoraConfig", "VBLoRAConfig", "WaveFTConfig"),
-    *("VeraConfig", "HRAConfig", "PsoftConfig"),
-)
-SHARED = ("UniLoraConfig", "VBLoRAConfig")  # what all projections share grows with none of them
-ADAPTERS |= {kind: _peft(kind) for kind in PEFT}
-
-
-def attach(method: Method, models: dict[str, nn.Module], denoiser: str) -> dict[str, list]:
-    """Apply a method to the models; returns its parameters, "denoiser" and "text"."""
-    groups: dict[str, list] = {"denoiser": [], "text": []}
-    if not method.adapter:
-        return groups
-    for part, model in models.items():
-        if part == denoiser or method.text:
-            found = ADAPTERS[method.adapter](model, method.options)
-            groups["denoiser" if part == denoiser else "text"] += list(found)
-    for parameter in (*groups["denoiser"], *groups["text"]):
-        parameter.requires_grad_(True)
-    return groups
-
-
 def _lora(rank: int) -> dict[str, Any]:
     return {"r": rank, "lora_alpha": rank, "init_lora_weights": "gaussian"}
 
@@ -160,9 +73,14 @@ def _peers(name: str, label: str, kind: str, options: dict, rates: tuple, **more
 
 
 BOTH = "word captions"
+UNSIZED = (  # what all projections share grows with none of them
+    *("UniLoraConfig", "VBLoRAConfig", "whole", "chosen", "shared", "falling"),
+)
 DELTAS, LORAS = (3e-3, 6e-3, 1.2e-2, 2.4e-2, 4.8e-2), (1.5e-3, 3e-3, 5e-3, 1e-2, 2e-2)
+SHARES = (1.5e-2, 5e-2, 1e-1, 1.5e-1)  # of deltas, in their own unit
 WORDS = (5e-3, 1e-2, 2e-2, 4e-2)
 RANK_EQUAL = 3  # 16 of Stable Diffusion's 320 to 1280, as a share of Toybox's 128 to 192
+DEFAULT_VALUES = 2144  # of Toybox
 PAPER = {"rank": "energy=0.99", "delta_bits": 16}
 ADALORA = {
     **{"init_r": 6, "target_r": 4, "lora_alpha": 6},
@@ -180,7 +98,7 @@ METHODS = (
     _ours("default-plain", "SVFit, the default's values", DELTAS),
     _ours("paper", "SVFit, 99 % of the energy", DELTAS, **PAPER),
     _peers("svfit-share", "SVFit, top 3 everywhere", "svfit", {"r": RANK_EQUAL},
-           (1.5e-2, 5e-2, 1e-1, 1.5e-1), text=True, bits=4, scaled=True),
+           SHARES, text=True, bits=4, scaled=True),
     Method("ti", "the word alone (Textual Inversion)", word=True, captions=True, rates=WORDS),
     Method("ti-plain", "Textual Inversion", word=True, rates=WORDS),
     _peers("lora-1-help", "LoRA rank 1", "LoraConfig", _lora(1), LORAS),
@@ -202,7 +120,7 @@ METHODS = (
            (1e-3, 2e-3, 5e-3, 2e-2)),
     _peers("vera", "VeRA", "VeraConfig", {"r": 16}, (3e-3, 1e-2, 3e-2)),
     _peers("core", "cores of 3 x 3 (LoRA-XS)", "core", {"r": 3},
-           (1.5e-2, 5e-2, 1e-1, 1.5e-1), text=True, bits=4),
+           SHARES, text=True, bits=4),
     _peers("tinylora", "TinyLoRA", "TinyLoraConfig", {"r": 2, "u": 16},
            (1.5e-3, 5e-3, 2e-2), text=True, bits=4),
     _peers("unilora", "UniLoRA", "UniLoraConfig", {"r": 4, "theta_d_length": 1024},
@@ -212,6 +130,14 @@ METHODS = (
     _peers("waveft", "WaveFT", "WaveFTConfig", {"n_frequency": 16},
            (3e-3, 1e-2, 5e-2), text=True, bits=4),
     _peers("full", "all attention weights", "full", {}, (5e-5, 2e-4, 8e-4, 2e-3)),
+    _peers("chosen", "the default's number of values, where gradients are largest", "chosen",
+           {"r": 192, "values": DEFAULT_VALUES, "over": 0}, SHARES, text=True, bits=4),
+    _peers("unmasked", "the same, given out over 100 steps (ID3)", "chosen",
+           {"r": 192, "values": DEFAULT_VALUES, "over": 100}, SHARES, text=True, bits=4),
+    _peers("shared", "deltas as a product of two matrices (LoRTA)", "shared",
+           {"r": 16, "k": 4}, (5e-3, 1.5e-2, 5e-2), text=True),
+    _peers("falling", "rank 16 everywhere, weaker with noise (T-LoRA)", "falling",
+           {"r": 16, "least": 0.5}, SHARES, text=True, bits=4),
 )  # fmt: skip
 BY_NAME = {method.name: method for method in METHODS}
 
@@ -227,7 +153,7 @@ def sd15_bytes(method: Method, shapes: dict[str, list[tuple[int, int]]], folder:
         rank = method.settings.get("rank", RANK)
         known = {"rank": "full" if rank.startswith("energy") else rank}
         return estimate_size(folder, TrainConfig(**method.settings | known)).bytes
-    if method.adapter in (*SHARED, "whole"):
+    if method.adapter in UNSIZED:
         return None
     parts = ["denoiser", "text"] if method.text else ["denoiser"]
     found = [shape for part in parts for shape in shapes[part]] if method.adapter else []
@@ -246,10 +172,9 @@ def _values(method: Method, out: int, inner: int) -> int:
         return method.options["r"] ** 2
     if method.adapter == "full":
         return out * inner
-    config = getattr(peft, method.adapter)(target_modules=["to_q"], **method.options)
     model.requires_grad_(False)
-    PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](model, {NAME: config}, NAME)
-    return sum(p.numel() for n, p in model.named_parameters() if NAME in n and p.requires_grad)
+    _, parameters = inject(method.adapter, method.options, model, ["to_q"])
+    return sum(parameter.numel() for parameter in parameters)
 
 
 def tensor_bytes(sizes: list[int], bits: int) -> int:

@@ -17,8 +17,9 @@ from objects import ToyObject
 from torch import Tensor, nn
 
 from benchmarks.likeness.methods import BY_NAME, round_values
-from benchmarks.likeness.run import SWEEP_SEEDS, WORDS, Drawer, Run
+from benchmarks.likeness.run import SWEEP_SEEDS, WORDS
 from benchmarks.likeness.subjects import Judge
+from benchmarks.likeness.trainings import Drawer, Run
 from svfit_diffusion.families import FIRST, StableDiffusion, WordOutput, clip_ids
 from svfit_diffusion.pipeline.word import with_vector
 from svfit_diffusion.training.fixed_noise import each_photo

@@ -140,8 +140,8 @@ def test_a_look_on_the_way_is_at_what_a_training_of_so_many_steps_learns(name, t
     """A sweep's 100 steps are those of a training that ends there."""
     from common import work_dir
 
-    from benchmarks.likeness.run import subject_run  # with the recipe's and the bench extra's parts
-    from benchmarks.likeness.subjects import DEV
+    from benchmarks.likeness.subjects import DEV  # with parts of the bench extra
+    from benchmarks.likeness.trainings import subject_run
 
     if not (work_dir() / "objects").is_dir():
         pytest.skip("the recipe's objects are not here: python recipes/toybox/fetch.py")
