@@ -13,6 +13,7 @@ import torch
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from svfit_diffusion.adapter.attention import find_projections, patch_attention
 from svfit_diffusion.adapter.basis import Basis, factorize
@@ -203,6 +204,35 @@ class Chosen(Deltas):
         return math.ceil(sum(p.numel() for p in self.parameters) / 8)
 
 
+class Weighted(Deltas):
+    """Deltas in a basis that counts each output of a projection by the squares of its weights'
+    gradients on the photos (FWSVD's idea): U diag(s) V^T is the decomposition of F W, and the edit
+    F^-1 U diag(delta) V^T, its first factor with columns of length 1. Option r.
+    """
+
+    BATCHES = 25
+
+    def begin(self, loss: Loss) -> None:
+        """The first batches' gradients, then the basis."""
+        held = [layer for model in self.models.values() for layer in layers(model).values()]
+        weights = [layer.get_base_layer().weight for layer in held]
+        squares = [torch.zeros(len(weight)) for weight in weights]
+        for number in range(self.BATCHES):
+            for weight in weights:
+                weight.requires_grad_(True)
+            loss(number).backward()
+            for square, weight in zip(squares, weights, strict=True):
+                square += weight.grad.square().sum(1)
+                weight.grad = None
+                weight.requires_grad_(False)
+        for layer, weight, square in zip(held, weights, squares, strict=True):
+            factor = (square / square.mean() + 1e-3).sqrt()[:, None]
+            basis = factorize(factor * weight.detach(), self.options["r"])
+            (key,) = layer.svfit_U
+            layer.svfit_U[key] = normalize(basis.U.float() / factor, dim=0)
+            layer.svfit_V[key] = basis.V.float()
+
+
 class Shared(Deltas):
     """Deltas of all projections of a model as a product of two small matrices, one with a row for
     each projection and one for each place in the spectrum (LoRTA's idea). Options: r, k.
@@ -259,6 +289,7 @@ ADAPTERS: dict[str, type[Adapter]] = {
     "full": AttentionWeights,
     "whole": AllWeights,
     "chosen": Chosen,
+    "weighted": Weighted,
     "shared": Shared,
     "falling": Falling,
 }

@@ -74,7 +74,7 @@ def _peers(name: str, label: str, kind: str, options: dict, rates: tuple, **more
 
 BOTH = "word captions"
 UNSIZED = (  # what all projections share grows with none of them
-    *("UniLoraConfig", "VBLoRAConfig", "whole", "chosen", "shared", "falling"),
+    *("UniLoraConfig", "VBLoRAConfig", "whole", "chosen", "weighted", "shared", "falling"),
 )
 DELTAS, LORAS = (3e-3, 6e-3, 1.2e-2, 2.4e-2, 4.8e-2), (1.5e-3, 3e-3, 5e-3, 1e-2, 2e-2)
 SHARES = (1.5e-2, 5e-2, 1e-1, 1.5e-1)  # of deltas, in their own unit
@@ -134,6 +134,8 @@ METHODS = (
            {"r": 192, "values": DEFAULT_VALUES, "over": 0}, SHARES, text=True, bits=4),
     _peers("unmasked", "the same, given out over 100 steps (ID3)", "chosen",
            {"r": 192, "values": DEFAULT_VALUES, "over": 100}, SHARES, text=True, bits=4),
+    _peers("weighted", "rank 16 everywhere, bases weighed by gradients (FWSVD)", "weighted",
+           {"r": 16}, SHARES, text=True, bits=4),
     _peers("shared", "deltas as a product of two matrices (LoRTA)", "shared",
            {"r": 16, "k": 4}, (5e-3, 1.5e-2, 5e-2), text=True),
     _peers("falling", "rank 16 everywhere, weaker with noise (T-LoRA)", "falling",

@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers.tiny_pipelines import make_pipeline
 
-from benchmarks.likeness.adapters import NAME, attach
+from benchmarks.likeness.adapters import NAME, Weighted, attach
 from svfit_diffusion.adapter.tuner import layers
 
 VALUES = 50
@@ -82,6 +82,32 @@ def test_shared_deltas_have_the_rank_of_their_factors_and_its_gradient(models):
         after = predict(models).square().mean().double()
     assert (after - before) / 1e-2 == pytest.approx(float(places.grad[3, 1]), rel=0.05)
     assert sum(adapter.sizes) == sum(2 * (len(d) + 8) for _, _, d in adapter.products)
+
+
+def test_a_weighted_basis_leans_to_outputs_with_large_gradients(models):
+    """With the same gradient everywhere it is the plain one, up to signs."""
+    plain = attach("svfit", {"r": 4}, models, "unet")
+    held = [layer for model in models.values() for layer in layers(model).values()]
+    before = [next(iter(layer.svfit_U.values())).clone() for layer in held]
+    adapter = Weighted.__new__(Weighted)
+    adapter.models, adapter.options = models, plain.options
+
+    def even(number):
+        return sum(layer.get_base_layer().weight.sum() for layer in held)
+
+    adapter.begin(even)
+    for layer, U in zip(held, before, strict=True):
+        found = next(iter(layer.svfit_U.values()))
+        torch.testing.assert_close((found * U).sum(0).abs(), torch.ones(4), rtol=0, atol=2e-3)
+
+    def first_output(number):
+        return sum(layer.get_base_layer().weight[0].sum() for layer in held)
+
+    adapter.begin(first_output)
+    for layer, U in zip(held, before, strict=True):
+        found = next(iter(layer.svfit_U.values()))
+        assert not torch.allclose((found * U).sum(0).abs(), torch.ones(4), atol=1e-2)
+    assert not any(layer.get_base_layer().weight.requires_grad for layer in held)
 
 
 def test_falling_deltas_are_weaker_with_noise_as_scaled_ones_are(models):
