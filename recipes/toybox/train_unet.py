@@ -30,7 +30,7 @@ from text_model import build_text_encoder, load_tokenizer
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from unet_model import build_scheduler, build_unet, carried_over
 from vae_model import load_vae
-from world import STYLED
+from world import PAIRS, STYLED
 
 WARMUP, EMA_EVERY, EMPTY = 100, 4, 0.1
 ENDS = ("conv_in", "conv_out", "time_embedding", "embeddings")
@@ -138,7 +138,7 @@ def work(rank: int, alive, args, unet, text, counter, state: dict | None) -> Non
     asked: list[int] = []  # to stop, by a signal
     signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
     pool = LatentPool(args.objects, 1000 + 2 * trainer.step + rank, rank, args.pool_start,
-                      (args.simple, args.variety, args.styled), args.device, args.renderers,
+                      (args.simple, args.variety, args.styled, args.pairs), args.device, args.renderers,
                       args.unnamed)  # fmt: skip
     seconds = 60 * (args.decay_minutes if decay else args.minutes)
     begin = saved = time.time()
@@ -189,6 +189,7 @@ def main() -> None:
     parser.add_argument("--simple", type=float, default=0.6, help="share of single centred objects")
     parser.add_argument("--variety", type=float, default=1.0, help="of their pose, 0 to 1")
     parser.add_argument("--styled", type=float, default=STYLED, help="share of sketches and such")
+    parser.add_argument("--pairs", type=float, default=PAIRS, help="of two objects, of the others")
     parser.add_argument(
         "--unnamed", type=float, default=0, help="share of objects that captions do not name"
     )

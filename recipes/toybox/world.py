@@ -18,6 +18,7 @@ from scenes import COLOURS, PATTERNS, SCENES, SIDE, paint, two_colours
 TINTS = ("red", "orange", "yellow", "green", "blue", "purple", "pink")
 STYLES = ("photo", "black and white", "pixel art", "pencil sketch")
 STYLED = 0.09  # share of pictures in another style than "photo"
+PAIRS = 0.45  # share of two objects, of pictures that are not simple
 GROUND = ("beach", "grass", "snow", "night", "sunset")
 
 
@@ -198,9 +199,10 @@ class World:
         simple: float = 0.7,
         variety: float = 1.0,
         styled: float = STYLED,
+        pairs: float = PAIRS,
     ) -> Sample:
         """What the next picture shows; `simple`: share of single, large, centred objects;
-        `styled`: of sketches, pixel art, and black and white.
+        `styled`: of sketches, pixel art, and black and white; `pairs`: of two, among the others.
         """
         draw = rng.random()
         if draw < 0.5:
@@ -213,7 +215,7 @@ class World:
             kind, colours = str(rng.choice(SCENES)), ()
         style = STYLES[int(rng.integers(1, 4))] if rng.random() < styled else "photo"
         things = [self.place(rng, rng.random() < simple, variety)]
-        if rng.random() < (1 - simple) * 0.45:
+        if rng.random() < (1 - simple) * pairs:
             things = [self.place(rng, True), self.place(rng, True)]
             for thing, column in zip(things, (32, 96), strict=True):
                 thing.side = 64 + variety * rng.uniform(-4, 4)
