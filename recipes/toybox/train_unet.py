@@ -138,8 +138,8 @@ def work(rank: int, alive, args, unet, text, counter, state: dict | None) -> Non
     asked: list[int] = []  # to stop, by a signal
     signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
     pool = LatentPool(args.objects, 1000 + 2 * trainer.step + rank, rank, args.pool_start,
-                      (args.simple, args.variety, args.styled, args.pairs), args.device, args.renderers,
-                      args.unnamed)  # fmt: skip
+                      (args.simple, args.variety, args.styled, args.pairs), args.device,
+                      args.renderers, args.unnamed)  # fmt: skip
     seconds = 60 * (args.decay_minutes if decay else args.minutes)
     begin = saved = time.time()
     mean, mine = None, 0
