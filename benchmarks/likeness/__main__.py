@@ -38,10 +38,10 @@ WORKERS = {  # of processes that train side by side: freed memory is kept, as pa
     "MALLOC_MMAP_THRESHOLD_": str(2**32),
     "MALLOC_TRIM_THRESHOLD_": str(2**33),
 }
-LOOKS = (100, 200, 400)  # steps
+LOOKS, LOOK = (100, 200, 400), 200  # steps: of compared methods, of the others
 ALIGNED, TIE = 0.95, 0.01
 WORD_SUBJECTS = 2
-SWEEP_SUBJECTS, SUBJECTS = 2, {"dev": 6, "sealed": 14}
+SWEEP_SUBJECTS, SUBJECTS, FEWER = 2, {"dev": 6, "sealed": 14}, {"dev": 6, "sealed": 8}
 TWICE = ("default", "lora-4-help", "lora-8-help", "paper-help", "whole")  # trainings: two seeds
 
 
@@ -89,8 +89,18 @@ def run_job(job: dict) -> dict:
         return likeness_length.one(job["way"], item, job["rate"], work)
     method = BY_NAME[job["method"]]
     if job["stage"] == "sweep":
-        return likeness_run.sweep(method, item, job["rate"], LOOKS, work)
+        looks = LOOKS if is_compared(job["method"]) else (LOOK,)
+        return likeness_run.sweep(method, item, job["rate"], looks, work)
     return likeness_run.measure(method, item, job["seed"], job["rate"], job["steps"], work)
+
+
+def is_compared(name: str) -> bool:
+    """Whether a method is in a comparison that was written down before; the others explore, with
+    one number of steps and on fewer sealed subjects.
+    """
+    from benchmarks.likeness.statistics import GOALS
+
+    return name in {"base", "whole", *(name for goal in GOALS for name in (goal.one, goal.other))}
 
 
 def runs_file(stage: str, split: str) -> Path:
@@ -205,7 +215,7 @@ def measure_jobs(names: list[str], split: str) -> list[dict]:
         }
         for seed in (0, 1)
         for name in names
-        for item in subjects(split, SUBJECTS[split])
+        for item in subjects(split, (SUBJECTS if is_compared(name) else FEWER)[split])
         if seed == 0 or name in TWICE
     ]
 

@@ -84,7 +84,7 @@ DEFAULT_VALUES = 2144  # of Toybox
 PAPER = {"rank": "energy=0.99", "delta_bits": 16}
 ADALORA = {
     **{"init_r": 6, "target_r": 4, "lora_alpha": 6},
-    **{"tinit": 20, "tfinal": 50, "deltaT": 5, "total_step": 400},
+    **{"tinit": 20, "tfinal": 50, "deltaT": 5, "total_step": 201},
 }
 METHODS = (
     Method("base", "the base"),

@@ -118,13 +118,14 @@ def markdown(
         "share of the prompt's other contents that is recognised; copy the cosine with the nearest "
         f"training photo, {copy:.3f} for true pictures of these prompts. Rows of SVFit were "
         "trained by `svfit train` and have their file's bytes, with its header; the others have "
-        "those of their values. A row marked * trains the share of Toybox's values that it trains "
+        "those of their values. Methods in no comparison below were measured on fewer subjects. A "
+        "row marked * trains the share of Toybox's values that it trains "
         "of Stable Diffusion's.",
     ]
     for help in dict.fromkeys(row["help"] for row in rows):
         part = [row for row in rows if row["help"] == help]
         lines += ["", f"## Help: {help}", "",
-                  "| method | bytes | on SD 1.5 | rate, steps, trainings | fidelity "
+                  "| method | bytes | on SD 1.5 | rate, steps; trainings, subjects | fidelity "
                   "| of all weights | minus LoRA rank 4 | aligned | copy | drift |",
                   "|---|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
         for row in part:
@@ -132,7 +133,7 @@ def markdown(
             of = "" if row["of_whole"] is None else f"{row['of_whole']:.2f}"
             lines.append(
                 f"| {row['label']}{' *' * row['scaled']} | {row['bytes']:,} | {real} "
-                f"| {row['rate']:g}, {row['steps']}, {row['trainings']} "
+                f"| {row['rate']:g}, {row['steps']}; {row['trainings']}, {len(row['subjects'])} "
                 f"| {_range(row['fidelity'])} | {of} | {_range(row['against'], True)} "
                 f"| {row['aligned']:.3f} | {row['copy']:.3f} | {row['drift']:.4f} |"
             )
