@@ -93,13 +93,20 @@ class Scale:
 
 
 def summary(near: dict[str, np.ndarray], real: dict[str, np.ndarray]) -> dict:
-    """Mean and each name's fidelity, from closeness by prompt; one scale over all prompts."""
+    """Mean fidelity, each name's and each prompt's, from closeness by prompt; one scale over all
+    prompts, so that a prompt's own limit is that of its true pictures, below 1 or above.
+    """
     base = json.loads(BASE.read_text("utf-8"))["near"]
-    each = {}
+    found = {}
     for name, rows in near.items():
         zero = float(np.mean(base[name]))
-        each[name] = round(float((rows.mean() - zero) / (real[name].mean() - zero)), 3)
-    return {"fidelity": round(float(np.mean(list(each.values()))), 3), "each": each}
+        found[name] = (rows - zero) / (real[name].mean() - zero)
+    prompts = zip(PROMPTS, np.mean(list(found.values()), 0), strict=True)
+    return {
+        "fidelity": round(float(np.mean(list(found.values()))), 3),
+        "each": {name: round(float(values.mean()), 3) for name, values in found.items()},
+        "by_prompt": {prompt.words: round(float(value), 3) for prompt, value in prompts},
+    }
 
 
 def check_truths(vae, names: tuple[str, ...] = NAMES) -> dict:
