@@ -50,6 +50,7 @@ COARSE = 0.81, 0.87  # of the training's noise, from none to most, where each ph
 FINALISTS = 2  # and the phrase of the colours nearest to those at the edges
 SAMPLES = 4  # of each finalist in the noisier half, and where that leaves a doubt in the other half
 MIN_GAIN = 0.01  # share of the error that a phrase must save, and twice what the next one saves
+AT_EDGES = 0.25  # of that, for the colour at the photo's edges: a base draws white without a word
 FAR = 2.0  # times as much, in the noisier half: clear without the other one
 SHARE, STEP = 0.1, 3  # of a training's predictions, of which a step takes three for each picture
 
@@ -178,12 +179,14 @@ class Search:
             first = self._gains(photo, phrases, 1, COARSE)
             best = {*sorted(first, key=first.get)[-FINALISTS:], phrases[0]}
             noisier = self._gains(photo, sorted(best), SAMPLES, (0.5, 1.0))
-            if winner := _clear({text: gain / 2 for text, gain in noisier.items()}, FAR):
+            halves = {text: gain / 2 for text, gain in noisier.items()}
+            if winner := _clear(halves, phrases[0], FAR):
                 return winner
             if max(noisier.values()) <= MIN_GAIN:
                 continue
             other = self._gains(photo, sorted(best), SAMPLES, (0.0, 0.5))
-            if winner := _clear({text: (noisier[text] + other[text]) / 2 for text in best}):
+            both = {text: (noisier[text] + other[text]) / 2 for text in best}
+            if winner := _clear(both, phrases[0]):
                 return winner
         return ""
 
@@ -210,7 +213,11 @@ def _most(phrases: Sequence[str]) -> int:
     return len(phrases) + 1 + 2 * SAMPLES * (FINALISTS + 2)
 
 
-def _clear(saved: dict[str, float], times: float = 1.0) -> str:
-    """The phrase that saves the most, if that is clear, `times` as much as it must be; else ""."""
+def _clear(saved: dict[str, float], at_edges: str, times: float = 1.0) -> str:
+    """The phrase that saves the most, if that is clear, `times` as much as it must be; else "".
+
+    at_edges: the phrase that the photo's edges speak for.
+    """
     *_, second, winner = sorted(saved, key=saved.get)
-    return winner if saved[winner] > times * max(MIN_GAIN, 2 * saved[second]) else ""
+    least = MIN_GAIN * (AT_EDGES if winner == at_edges else 1)
+    return winner if saved[winner] > times * max(least, 2 * saved[second]) else ""

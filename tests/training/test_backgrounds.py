@@ -17,7 +17,7 @@ from svfit_diffusion.settings import PRESETS, TrainConfig
 from svfit_diffusion.training import backgrounds
 from svfit_diffusion.training.adapted_base import load_frozen_base
 from svfit_diffusion.training.advice import remarks
-from svfit_diffusion.training.backgrounds import PHRASES, _nearest
+from svfit_diffusion.training.backgrounds import FAR, PHRASES, _clear, _nearest
 from svfit_diffusion.training.fixed_noise import FixedNoise
 from svfit_diffusion.training.loop import Training
 from svfit_diffusion.training.objective import Objective
@@ -75,6 +75,17 @@ def test_each_photo_is_announced_before_it_is_looked_at(toy):
 def test_the_base_says_what_is_behind_the_sample(toy):
     captions = toy[0].subject.examples.captions
     assert captions == tuple(PROMPT + phrase for phrase in BEHIND)
+
+
+def test_the_colour_at_a_photos_edges_needs_to_save_less_than_a_guess():
+    """White saves little, as the base draws it without a word."""
+    white, bed = " on a white background", " on a bed"
+    assert _clear({white: 0.005, bed: 0.001}, white) == white
+    assert _clear({white: 0.005, bed: 0.003}, white) == "", "the next one is near"
+    assert _clear({white: 0.005, bed: 0.001}, bed) == ""
+    assert _clear({white: 0.005, bed: 0.001}, white, FAR) == white
+    assert _clear({white: 0.004, bed: 0.001}, white, FAR) == ""
+    assert _clear({white: 0.02, bed: 0.001}, bed) == white
 
 
 def test_it_takes_a_tenth_of_the_trainings_predictions_at_most(toy):
