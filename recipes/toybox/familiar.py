@@ -1,9 +1,9 @@
 """What Toybox says of photos: the figures behind the product's thresholds, measured anew.
 
 Whether it names what is behind a subject (`MIN_GAIN` of svfit_diffusion/training/backgrounds.py),
-on five pictures of each dev object in known places, and what its VAE loses and a phrase saves
-(`MAX_LOST`, `MIN_SAVED` of svfit_diffusion/web/studio/familiarity.py), on these and on folders of
-real photos.
+on five pictures of each dev object in known places; what its VAE loses and a phrase saves, on these
+and on folders of real photos, and what the page guesses of their places (`MAX_LOST`, `MIN_SAVED`,
+`CLEAR` of svfit_diffusion/web/studio/familiarity.py).
 Run: python recipes/toybox/familiar.py [FOLDER ...]
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -56,22 +57,31 @@ def named(photos: list[Image.Image]) -> tuple[str, ...]:
     return tuple(caption.removeprefix(prompt) for caption in captions)
 
 
+def score(said: Iterable[str]) -> tuple[int, int]:
+    """How many of five places are right, and how many wrong; what is not said is neither."""
+    pairs = [(words.strip(), true.strip()) for words, true in zip(said, BEHIND, strict=True)]
+    right = sum(words == true for words, true in pairs)
+    return right, sum(bool(words) for words, _ in pairs) - right
+
+
 def main() -> None:
     """Print a line for each subject and folder, and the thresholds' sums."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folders", nargs="*", type=Path, help="of real photos")
     folders = parser.parse_args().folders
     pipe = load_base(TOYBOX)
-    right = wrong = 0
+    named_all, guessed_all = [], []
     for item in DEV[:SUBJECTS]:
-        seen, photos = familiarity(pipe, pictures(item)), pictures(item)
-        said = named(photos)
-        good = sum(map(str.__eq__, said, BEHIND))
-        bad = sum(bool(a) and a != b for a, b in zip(said, BEHIND, strict=True))
-        right, wrong = right + good, wrong + bad
+        photos = pictures(item)
+        seen, places = familiarity(pipe, photos), score(named(photos))
+        guesses = score(familiarity(pipe, [photo]).phrases[0] for photo in photos)
         print(f"{item.name}: lost {seen.lost:.4f}, saved {seen.saved:.3f}, known {seen.known}, "
-              f"{good} places right, {bad} wrong", flush=True)  # fmt: skip
-    print(f"{right} of {len(BEHIND) * min(SUBJECTS, len(DEV))} places right, {wrong} wrong")
+              f"places right, wrong {places}, guesses {guesses}", flush=True)  # fmt: skip
+        named_all.append(places)
+        guessed_all.append(guesses)
+    for kind, found in (("places", named_all), ("guesses", guessed_all)):
+        right, wrong = map(sum, zip(*found, strict=True))
+        print(f"{kind}: {right} of {len(BEHIND) * len(found)} right, {wrong} wrong")
     for folder in folders:
         photos = [Image.open(path) for path in sorted(folder.iterdir()) if path.suffix != ".txt"]
         seen = familiarity(pipe, photos)

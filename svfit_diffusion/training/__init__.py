@@ -17,7 +17,7 @@ __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
         "adapted_base": ["DTYPES", "AdaptedBase"],
-        "backgrounds": ["MIN_GAIN", "PHRASES"],
+        "backgrounds": ["PHRASES"],
         "loop": ["train"],
         "memory": ["MemoryEstimate", "estimate_memory"],
         "preparing": ["dry_run"],
