@@ -27,7 +27,7 @@ BLOCK = 256  # values of a tensor with a scale of their own, in four bits
 
 @dataclass(frozen=True)
 class Method:
-    """One row. settings: of `TrainConfig`, if the product trains it. adapter: else, of adapters.py
+    """One row. settings: of `TrainConfig`, if the product trains it. adapter: else, of forms.py
     or peft, "" for none. text: whether the text encoder is adapted. word, captions: see the module.
 
     bits: of a value in the file, 16 or 4; 4 with one scale per BLOCK of a tensor. rates: learning

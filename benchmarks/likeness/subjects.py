@@ -18,7 +18,7 @@ from captions import caption
 from judge import Backgrounds, Recogniser, border_colour
 from objects import BY_NAME, DEV, SEALED2, TRAIN, ToyObject
 from PIL import Image
-from subject import poses
+from subject import renders
 from torch import Tensor
 from torch.nn.functional import normalize
 from vae_model import to_tensor
@@ -84,11 +84,7 @@ def subjects(split: str, count: int) -> tuple[ToyObject, ...]:
 
 def photos(item: ToyObject) -> list[Image.Image]:
     """Five training pictures, 128 px."""
-    world = World((item,))
-    renders = [
-        world.render(np.random.default_rng(40 + i), s) for i, (s, _) in enumerate(poses(item))
-    ]
-    return [Image.fromarray(render) for render in renders]
+    return [Image.fromarray(render) for render in renders(item)]
 
 
 def compositions(item: ToyObject) -> tuple[list[Image.Image], list[str]]:

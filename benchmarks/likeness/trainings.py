@@ -1,6 +1,6 @@
 """What a method of the likeness comparison learns of a subject, on Toybox, and draws then.
 
-`Shipped` is the product's own training, `Run` a base with an adapter of adapters.py.
+`Shipped` is the product's own training, `Run` a base with an adapter of forms.py or adapters.py.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from diffusers import StableDiffusionPipeline
 from objects import ToyObject, with_article
 from PIL import Image
 
-from benchmarks.likeness.adapters import Adapter, Loss, attach
+from benchmarks.likeness.adapters import Adapter, Loss
+from benchmarks.likeness.forms import attach
 from benchmarks.likeness.methods import Method, round_values, tensor_bytes
 from benchmarks.likeness.subjects import compositions, photos
-from svfit_diffusion.concept import Concept, write_concept
+from svfit_diffusion.concept import write_concept
 from svfit_diffusion.data.encoding import photo_encoder
 from svfit_diffusion.data.reading import edge_colours, read_folder
 from svfit_diffusion.evaluation.measures import denoising_loss
@@ -109,7 +110,10 @@ class Shipped(Drawer):
             if training.step in looks[:-1]:
                 files[training.step] = folder / f"{training.step}.safetensors"
                 with training.as_written():
-                    write_concept(_concept_now(training), files[training.step])
+                    concept = make_concept(
+                        training.config, training.base, training.subject, training.step, 1
+                    )
+                write_concept(concept, files[training.step])
 
         trained = train(
             TrainConfig(
@@ -136,11 +140,6 @@ class Shipped(Drawer):
 
     def round_values(self) -> None:
         """The file's are rounded."""
-
-
-def _concept_now(training: Training) -> Concept:
-    """The concept of a training under way, whose parameters are as written."""
-    return make_concept(training.config, training.base, training.subject, training.step, 1)
 
 
 class Run(Drawer):

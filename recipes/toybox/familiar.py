@@ -15,13 +15,11 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 from accelerate import Accelerator
 from common import REPOSITORY
 from objects import DEV
 from PIL import Image
-from subject import poses
-from world import World
+from subject import renders
 
 sys.path.insert(0, str(REPOSITORY))
 
@@ -34,16 +32,6 @@ SUBJECTS = 12
 # What is behind each of the five pictures of subject.py.
 BEHIND = (" on a white background", " on a beige background", " on the grass",
           " on a teal background", " on a blue to pink gradient")  # fmt: skip
-
-
-def pictures(item) -> list[Image.Image]:
-    """Five pictures of an object, in known places."""
-    world = World((item,))
-    renders = (
-        world.render(np.random.default_rng(40 + i), sample)
-        for i, (sample, _) in enumerate(poses(item))
-    )
-    return [Image.fromarray(render) for render in renders]
 
 
 def named(photos: list[Image.Image]) -> tuple[str, ...]:
@@ -72,7 +60,7 @@ def main() -> None:
     pipe = load_base(TOYBOX)
     named_all, guessed_all = [], []
     for item in DEV[:SUBJECTS]:
-        photos = pictures(item)
+        photos = [Image.fromarray(render) for render in renders(item)]
         seen, places = familiarity(pipe, photos), score(named(photos))
         guesses = score(familiarity(pipe, [photo]).phrases[0] for photo in photos)
         print(f"{item.name}: lost {seen.lost:.4f}, saved {seen.saved:.3f}, known {seen.known}, "

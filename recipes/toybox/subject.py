@@ -46,6 +46,15 @@ def poses(item) -> list[tuple[Sample, str]]:
     ]  # fmt: skip
 
 
+def renders(item) -> list[np.ndarray]:
+    """The five pictures, (128, 128, 3) uint8 each."""
+    world = World((item,))
+    return [
+        world.render(np.random.default_rng(40 + index), sample)
+        for index, (sample, _) in enumerate(poses(item))
+    ]
+
+
 def main() -> None:
     """Render and describe."""
     parser = argparse.ArgumentParser()
@@ -56,10 +65,10 @@ def main() -> None:
         raise ValueError(f"{args.name!r} is not a development subject: {[d.name for d in DEV]}.")
     folder = REPOSITORY / "samples" / item.name.replace(" ", "_")
     (folder / "photos").mkdir(parents=True, exist_ok=True)
-    world, rows = World((item,)), []
-    for index, (sample, words) in enumerate(poses(item)):
+    rows = []
+    for index, (render, (_, words)) in enumerate(zip(renders(item), poses(item), strict=True)):
         path = folder / "photos" / f"{index:02}.png"
-        Image.fromarray(world.render(np.random.default_rng(40 + index), sample)).save(path)
+        Image.fromarray(render).save(path)
         rows.append(f"| {path.name} | {words} | `{sha256(path)}` |")
     text = README.format(name=item.name, kind=item.kind, trigger=TRIGGERS[0], size=128,
                          article=with_article(item.name), rows="\n".join(rows))  # fmt: skip

@@ -1,10 +1,11 @@
-"""benchmarks/likeness/adapters.py: forms of our deltas that the product does not have."""
+"""benchmarks/likeness: adapters.py, and forms.py, deltas that the product does not have."""
 
 import pytest
 import torch
 from helpers.tiny_pipelines import make_pipeline
 
-from benchmarks.likeness.adapters import NAME, Weighted, attach
+from benchmarks.likeness.adapters import NAME
+from benchmarks.likeness.forms import Weighted, attach
 from svfit_diffusion.adapter.tuner import layers
 
 VALUES = 50
