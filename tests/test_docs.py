@@ -98,3 +98,29 @@ def test_the_readme_is_short_and_its_comparison_is_measured():
     assert table["load, relative to the LoRA"][2] == f"{load['ratio']:.2f}"
     times = [f"{swap['theirs']:.2f} s", f"{swap['ours']:.3f} s"]
     assert table["switch to another subject"][1:] == times
+
+
+def test_the_readmes_bases_are_those_of_the_whole_table():
+    """Values, words and kilobytes, each of a base of that row, or of the "others" from least to
+    most.
+    """
+    counted = [row for row in cells(ROOT / "docs" / "bases.md", 10) if " bytes" in row[5]]
+    sizes = {row[0]: [re.sub(r"\D", "", row[i]) for i in (3, 4, 5)] for row in counted}
+
+    def shown(text: str) -> set[str]:
+        return set(re.findall(r"[\d,.]+\d", text.replace(",", "")))
+
+    bases = re.findall(r"^\| family .*?\n\n", (ROOT / "README.md").read_text(), re.M | re.S)[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in bases.splitlines()[2:-1]]
+    left = set(sizes)
+    for family, names, values, file in rows:
+        told = family if family != "others" else names
+        known = [name.split(" ")[0] for name in re.split(r" / |, ", told)]
+        ours = {name for name in left if any(name.startswith(one) for one in known)}
+        if family == "SD 3":
+            ours = {name for name in left if name.startswith("SD 3")}
+        left -= ours
+        numbers = {number for name in ours for number in sizes[name][:2]}
+        kilobytes = {f"{int(sizes[name][2]) / 1000:.1f}" for name in ours}
+        assert ours and shown(values) <= numbers and shown(file) <= kilobytes, family
+    assert not left
