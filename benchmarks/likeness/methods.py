@@ -32,7 +32,8 @@ class Method:
 
     bits: of a value in the file, 16 or 4; 4 with one scale per BLOCK of a tensor. rates: learning
     rates of the sweep, relative to the singular values for `settings`. scaled: whether it trains
-    the share of Toybox's values that it trains of Stable Diffusion's, not as many.
+    the share of Toybox's values that it trains of Stable Diffusion's, not as many. way: of ways.py.
+    trial: measured on dev subjects only, beside "plain".
     """
 
     name: str
@@ -46,6 +47,8 @@ class Method:
     rates: tuple[float, ...] = (5e-3,)
     bits: int = 16
     scaled: bool = False
+    way: str = ""
+    trial: bool = False
 
     @property
     def help(self) -> str:
@@ -70,6 +73,11 @@ def _ours(
 def _peers(name: str, label: str, kind: str, options: dict, rates: tuple, **more: Any) -> Method:
     """A row of another method, with word and captions."""
     return Method(name, label, kind, options, word=True, captions=True, rates=rates, **more)
+
+
+def _trial(name: str, label: str, way: str = "", rates: tuple[float, ...] = (1.5e-2,)) -> Method:
+    """Rank 16 everywhere, trained by the comparison itself, in one of the ways of ways.py."""
+    return _peers(name, label, "svfit", {"r": 16}, rates, text=True, bits=4, way=way, trial=True)
 
 
 BOTH = "word captions"
@@ -140,6 +148,14 @@ METHODS = (
            {"r": 16, "k": 4}, (5e-3, 1.5e-2, 5e-2), text=True),
     _peers("falling", "rank 16 everywhere, weaker with noise (T-LoRA)", "falling",
            {"r": 16, "least": 0.5}, SHARES, text=True, bits=4),
+    _trial("plain", "rank 16 everywhere, for the next ones", rates=SHARES),
+    _trial("decayed", "deltas that decay", "decayed"),
+    _trial("direction", "the word's direction alone (DTI)", "direction"),
+    _trial("from-output", "the word starts as an output (Cross-Initialization)", "from-output"),
+    _trial("context", "the words around it are held (CoRe)", "context"),
+    _trial("photo-words", "a word for each photo, exclusion (ConceptPrism)", "photo-words"),
+    _trial("values", "values moved at the word (Perfusion)", "values"),
+    _trial("layered", "a word for each layer and noise (P+, NeTI)", "layered"),
 )  # fmt: skip
 BY_NAME = {method.name: method for method in METHODS}
 

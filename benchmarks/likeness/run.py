@@ -13,7 +13,8 @@ from PIL import Image
 
 from benchmarks.likeness.methods import BY_NAME, Method
 from benchmarks.likeness.subjects import OTHERS, PROMPTS, Judge, decoded_pictures, truths
-from benchmarks.likeness.trainings import Drawer, subject_run
+from benchmarks.likeness.trainings import Drawer
+from benchmarks.likeness.ways import subject_run
 from svfit_diffusion.evaluation.measures import diversity, drift
 from svfit_diffusion.families import TOYBOX, load_base
 from svfit_diffusion.generation.pictures import save_png

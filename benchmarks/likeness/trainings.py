@@ -17,6 +17,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from objects import ToyObject, with_article
 from PIL import Image
+from torch import Tensor
 
 from benchmarks.likeness.adapters import Adapter, Loss
 from benchmarks.likeness.forms import attach
@@ -179,6 +180,17 @@ class Run(Drawer):
         parts = [{"params": part, "lr": value} for part, value in rates if part]
         self.optimizer = torch.optim.AdamW(parts, weight_decay=0.0) if parts else None
         self.steps = 0
+        self.start()
+
+    def start(self) -> None:
+        """Before the training, for what ways.py does otherwise."""
+
+    def batch_loss(self, objective: Objective, model: Denoiser, number: int) -> Tensor:
+        """The loss of a batch."""
+        return objective.loss(model, number)
+
+    def after_step(self) -> None:
+        """After the optimizer and the adapter."""
 
     def _edit(self) -> Adapter | None:
         """The method's adapter, applied."""
@@ -216,7 +228,7 @@ class Run(Drawer):
     def trained(self, *looks: int) -> Iterator[int]:
         """Train to each of these steps in turn, with the base's own loss; yields it."""
         objective = Objective(self.config, self.accelerator, self.adapted, self.subject)
-        loss = functools.partial(objective.loss, Denoiser(self.adapted))
+        loss = functools.partial(self.batch_loss, objective, Denoiser(self.adapted))
         if self.edit:
             self.edit.begin(loss)
         for look in looks:
@@ -233,18 +245,13 @@ class Run(Drawer):
         self.optimizer.step()
         if self.edit:
             self.edit.after_step(self.steps)
+        self.after_step()
         self.steps += 1
 
     def round_values(self) -> None:
         """Round the adapter to the bits of its file."""
         for parameter in self.adapter if self.method.bits == 4 else ():
             round_values(parameter)
-
-
-def subject_run(method: Method, item: ToyObject, seed: int, rate: float, work: Path) -> Drawer:
-    """A method and a subject, not trained yet."""
-    kind = Drawer if method.name == "base" else Run if method.settings is None else Shipped
-    return kind(method, item, seed, rate, work)
 
 
 def captions(item: ToyObject, work: Path) -> tuple[str, ...]:

@@ -141,7 +141,7 @@ def test_a_look_on_the_way_is_at_what_a_training_of_so_many_steps_learns(name, t
     from common import work_dir
 
     from benchmarks.likeness.subjects import DEV  # with parts of the bench extra
-    from benchmarks.likeness.trainings import subject_run
+    from benchmarks.likeness.ways import subject_run
 
     if not (work_dir() / "objects").is_dir():
         pytest.skip("the recipe's objects are not here: python recipes/toybox/fetch.py")
