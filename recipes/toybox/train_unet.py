@@ -146,11 +146,9 @@ def work(rank: int, alive, args, unet, text, counter, state: dict | None) -> Non
     while (spent := time.time() - begin) < seconds and trainer.step < args.until_step and alive():
         if asked:
             break
-        rate = (
-            max(1 - spent / seconds, 0.01)
-            if decay
-            else min(1, (trainer.step - trainer.first + 1) / WARMUP)
-        )
+        rate = min(1, (trainer.step - trainer.first + 1) / WARMUP)
+        if decay:
+            rate = min(rate, max(1 - spent / seconds, 0.01))
         value = trainer.update(*pool.batch(args.batch // 2), rate)
         mean, mine = value if mean is None else 0.98 * mean + 0.02 * value, mine + 1
         if rank:

@@ -5,6 +5,7 @@ Loss: L1 at three scales + 2 MSE + a small L1 on gradients + KL x 1e-4 (all mean
 decoder sees latents with a little noise, as it will from a UNet. Resumes from `vae/last.pt` of
 the work folder, or starts from `vae/start.pt`, whose weights may be those of a narrower VAE, or of
 one with fewer latent channels: these stay near what they were (`--keep`), for a UNet knows them.
+With `--decoder` the encoder stays as it is, and so do the latents that a UNet has learned.
 Run: recipes/toybox/fast.sh recipes/toybox/train_vae.py --minutes 40 --bf16
 """
 
@@ -24,7 +25,7 @@ from hogwild import run_workers
 from muon import Optimizers
 from objects import MORE, TRAIN
 from vae_model import build_vae, load_vae, psnr, to_tensor, widened, with_more_channels
-from world import World
+from world import STYLED, World
 
 POOL, FRESH, CROP = 1000, 2, 64
 UNNAMED = 0.35  # share of objects that have no name
@@ -37,8 +38,9 @@ AROUND = 0.75  # share of the crops that lie around an object
 class PicturePool:
     """Rendered pictures, each used for several crops, steadily replaced by new ones."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, styled: float) -> None:
         self.world, self.rng = World(TRAIN, MORE, UNNAMED), np.random.default_rng(seed)
+        self.mix = 0.5, 1.0, styled
         self.pictures = np.zeros((POOL, RESOLUTION, RESOLUTION, 3), np.uint8)
         self.centres = np.zeros((POOL, 2))  # row, column of one object, px
         self.next = 0
@@ -46,10 +48,10 @@ class PicturePool:
             self.renew()
 
     def renew(self) -> None:
-        sample = self.world.draw(self.rng, 0.5)
+        sample = self.world.draw(self.rng, *self.mix)
         if self.rng.random() < HARD_SHARE:
             while sample.kind not in HARD:
-                sample = self.world.draw(self.rng, 0.5)
+                sample = self.world.draw(self.rng, *self.mix)
         sample.picture = self.world.render(self.rng, sample)
         thing = sample.things[int(self.rng.integers(len(sample.things)))]
         self.pictures[self.next] = sample.picture
@@ -134,12 +136,15 @@ def work(rank: int, alive, args, vae, counter, begin: float, state: dict | None)
     before = load_vae(work_dir() / "vae" / "before.pt") if args.keep else None
     quicken(*filter(None, (vae, before)))
     path, budget = work_dir() / args.name / "last.pt", args.minutes * 60
+    if args.decoder:
+        vae.encoder.requires_grad_(False)
+        vae.quant_conv.requires_grad_(False)
     optimizer = Optimizers([vae], args.lr, args.muon_lr, ("conv_in", "conv_out", "quant_conv"))
     ema = EMAModel(vae.parameters(), decay=0.99)
     if state:
         ema.load_state_dict(state["ema_state"])
         optimizer.load_state_dict(state["optimizer"])
-    pool = PicturePool(seed=2 * int(counter) + rank)
+    pool = PicturePool(2 * int(counter) + rank, args.styled)
     end = min(budget, 60 * args.stop_minutes or budget)
     saved, mean, step = time.time() - begin, None, 0
     while (spent := time.time() - begin) < end and alive():
@@ -178,6 +183,8 @@ def main() -> None:
         "--keep", action="store_true",
         help="the first latent channels stay near those of the VAE in vae/before.pt",
     )  # fmt: skip
+    parser.add_argument("--decoder", action="store_true", help="train the decoder alone")
+    parser.add_argument("--styled", type=float, default=STYLED, help="share of sketches and such")
     parser.add_argument("--bf16", action="store_true", help="faster with AVX512-BF16 or AMX")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--name", default="vae", help="folder of the run in the work folder")
