@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.likeness.__main__ import choose
+from benchmarks.likeness.jobs import choose
 from benchmarks.likeness.methods import BY_NAME, METHODS, sd15_bytes
 from benchmarks.likeness.statistics import GOALS, Measures, verdict
 
