@@ -116,7 +116,8 @@ def best(names: list[str]) -> dict[str, dict]:
         }
         rate, steps = choose(means)
         rates = sorted({cell[0] for cell in cells})
-        chosen[name] = {"rate": rate, "steps": steps, "edge": rate in (rates[0], rates[-1])}
+        edge = len(rates) > 1 and rate in (rates[0], rates[-1])
+        chosen[name] = {"rate": rate, "steps": steps, "edge": edge}
         chosen[name] |= means[rate, steps]
     return chosen
 

@@ -75,9 +75,12 @@ def _peers(name: str, label: str, kind: str, options: dict, rates: tuple, **more
     return Method(name, label, kind, options, word=True, captions=True, rates=rates, **more)
 
 
-def _trial(name: str, label: str, way: str = "", rates: tuple[float, ...] = (1.5e-2,)) -> Method:
-    """Rank 16 everywhere, trained by the comparison itself, in one of the ways of ways.py."""
-    return _peers(name, label, "svfit", {"r": 16}, rates, text=True, bits=4, way=way, trial=True)
+def _trial(name: str, label: str, way: str = "") -> Method:
+    """Rank 16 everywhere, trained by the comparison itself, in one of the ways of ways.py, all at
+    one rate.
+    """
+    return _peers(name, label, "svfit", {"r": 16}, (1.5e-2,), text=True, bits=4, way=way,
+                  trial=True)  # fmt: skip
 
 
 BOTH = "word captions"
@@ -148,7 +151,7 @@ METHODS = (
            {"r": 16, "k": 4}, (5e-3, 1.5e-2, 5e-2), text=True),
     _peers("falling", "rank 16 everywhere, weaker with noise (T-LoRA)", "falling",
            {"r": 16, "least": 0.5}, SHARES, text=True, bits=4),
-    _trial("plain", "rank 16 everywhere, for the next ones", rates=SHARES),
+    _trial("plain", "rank 16 everywhere, for the next ones"),
     _trial("decayed", "deltas that decay", "decayed"),
     _trial("direction", "the word's direction alone (DTI)", "direction"),
     _trial("from-output", "the word starts as an output (Cross-Initialization)", "from-output"),
