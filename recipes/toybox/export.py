@@ -14,7 +14,7 @@ import torch
 from common import EXPORT, RECIPE, sha256, work_dir, write_json
 from diffusers import StableDiffusionPipeline
 from text_model import build_text_encoder, load_tokenizer
-from unet_model import build_scheduler, build_unet
+from unet_model import build_scheduler, build_unet, layers_of
 from vae_model import build_vae, load_vae
 
 LIMIT = 60_000_000  # bytes
@@ -29,6 +29,7 @@ def pipeline(checkpoint: str, untrained: bool = False) -> tuple[StableDiffusionP
     facts = {"steps": 0, "samples": 0, "objects": 0}
     if path.is_file():
         state = torch.load(path, weights_only=True)
+        unet = build_unet(layers=layers_of(state["ema_unet"]))
         unet.load_state_dict(state["ema_unet"])
         text.load_state_dict(state["ema_text"])
         facts = {key: state[name] for key, name in

@@ -28,7 +28,7 @@ from muon import Optimizers
 from picture_metric import picture_metric
 from text_model import build_text_encoder, load_tokenizer
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from unet_model import build_scheduler, build_unet, carried_over
+from unet_model import LAYERS, build_scheduler, build_unet, carried_over
 from vae_model import load_vae
 from world import PAIRS, STYLED
 
@@ -68,7 +68,8 @@ class Trainer:
 
     def save(self, path) -> None:
         """Write models, average, optimizer and random state in one file."""
-        unet, text = build_unet(), build_text_encoder(self.tokenizer)
+        unet = build_unet(layers=tuple(self.args.layers))
+        text = build_text_encoder(self.tokenizer)
         self.ema.copy_to([*unet.to(self.device).parameters(), *text.to(self.device).parameters()])
         save_checkpoint(path, {
             "unet": self.unet.state_dict(), "text": self.text.state_dict(),
@@ -176,6 +177,10 @@ def main() -> None:
     parser.add_argument(
         "--batch", type=int, default=48, help="of each worker; every picture serves twice"
     )
+    parser.add_argument(
+        "--layers", type=int, nargs=3, default=LAYERS, metavar=("16", "8", "4"),
+        help="residual blocks of each resolution; new ones begin as an identity",
+    )  # fmt: skip
     parser.add_argument("--lr", type=float, default=1e-3, help="AdamW")
     parser.add_argument("--muon-lr", type=float, default=0.02, help="0: AdamW for everything")
     parser.add_argument("--objects", type=int, default=163, help="how many training objects")
@@ -208,7 +213,8 @@ def main() -> None:
     torch.manual_seed(args.seed)
     folder = work_dir() / args.name
     folder.mkdir(exist_ok=True)
-    unet, text, state = build_unet(), build_text_encoder(load_tokenizer()), None
+    unet, state = build_unet(layers=tuple(args.layers)), None
+    text = build_text_encoder(load_tokenizer())
     paths = [folder / "stable.pt", folder / "start.pt"]
     if path := next((path for path in paths if path.is_file()), None):
         state = torch.load(path, weights_only=True, map_location="cpu")

