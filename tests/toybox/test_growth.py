@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "recipes" / "toybox"))
+sys.path.append(str(Path(__file__).parents[2] / "recipes" / "toybox"))
 
 from unet_model import build_unet, carried_over, layers_of  # noqa: E402
 
