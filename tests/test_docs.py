@@ -115,10 +115,7 @@ def test_the_readmes_bases_are_those_of_the_whole_table():
     left = set(sizes)
     for family, names, values, file in rows:
         told = family if family != "others" else names
-        known = [name.split(" ")[0] for name in re.split(r" / |, ", told)]
-        ours = {name for name in left if any(name.startswith(one) for one in known)}
-        if family == "SD 3":
-            ours = {name for name in left if name.startswith("SD 3")}
+        ours = {name for name in left if name.startswith(tuple(re.split(r" / |, ", told)))}
         left -= ours
         numbers = {number for name in ours for number in sizes[name][:2]}
         kilobytes = {f"{int(sizes[name][2]) / 1000:.1f}" for name in ours}

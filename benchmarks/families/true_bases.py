@@ -68,11 +68,13 @@ def t5_tokenizer() -> T5TokenizerFast:
 
 
 def model(library: str, kind: str, settings: dict) -> torch.nn.Module:
-    """A denoiser, or a CLIP text encoder, with random weights."""
+    """A denoiser, or a text encoder, with random weights."""
     if library == "diffusers":
         return getattr(diffusers, kind)(**settings)
-    ends = {"bos_token_id": 49406, "eos_token_id": 49407}
-    return getattr(transformers, kind)(CLIPTextConfig(**settings | ends))
+    made = getattr(transformers, kind)
+    clip = made.config_class is CLIPTextConfig
+    ends = {"bos_token_id": 49406, "eos_token_id": 49407} if clip else {}
+    return made(made.config_class(**settings | ends))
 
 
 def build(name: str, folder: Path, device: str = "cpu") -> None:

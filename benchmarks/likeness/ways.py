@@ -28,6 +28,11 @@ from svfit_diffusion.training.objective import Objective
 KEPT = 64  # texts of which it is remembered where the word stands
 
 
+def at_trigger(run: Run, ids: Tensor) -> Tensor:
+    """Where the trigger stands in texts of these ids, as they are shaped."""
+    return torch.isin(ids, torch.tensor(run.adapted.ids["text_encoder"]))
+
+
 class Decayed(Run):
     """Deltas that decay towards 0, in place of class pictures."""
 
@@ -70,8 +75,8 @@ class FromOutput(Run):
     def start(self) -> None:
         ids = clip_ids(self.pipe.tokenizer, [self.config.instance_prompt])
         states = self.pipe.text_encoder(ids).last_hidden_state
-        for row, token in zip(self.rows, self.adapted.ids["text_encoder"], strict=True):
-            row.copy_(states[ids == token].mean(0))
+        (row,) = self.rows
+        row.copy_(states[at_trigger(self, ids)].mean(0))
 
 
 class Context(Run):
@@ -86,7 +91,7 @@ class Context(Run):
         subject = f"a photo of {TOKEN} {self.item.kind}"
         self.texts = clip_ids(self.pipe.tokenizer, [f"{subject} {words}" for words in PHRASES])
         self.first = self.pipe.text_encoder(self.texts).last_hidden_state  # the word is its class
-        self.around = ~torch.isin(self.texts, torch.tensor(self.adapted.ids["text_encoder"]))
+        self.around = ~at_trigger(self, self.texts)
 
     def batch_loss(self, objective: Objective, model: nn.Module, number: int) -> Tensor:
         chosen = torch.arange(self.TEXTS) + number * self.TEXTS
@@ -159,12 +164,12 @@ class AtTrigger(Run):
         denoiser = getattr(self.pipe, self.family.denoiser)
         self.pipe.text_encoder.register_forward_hook(self._remember)
         denoiser.register_forward_pre_hook(self._find, with_kwargs=True)
-        self.crossing = {
+        crossing = {
             name: layer
             for name, layer in layers(denoiser).items()
             if "attn2" in name and name.endswith(("to_k", "to_v"))
         }
-        learned = self.learned(self.crossing)
+        learned = self.learned(crossing)
         self.optimizer.add_param_group({"params": learned, "lr": self.RATE})
         self.parameters += learned
         self.rows += learned
@@ -174,9 +179,8 @@ class AtTrigger(Run):
         raise NotImplementedError
 
     def _remember(self, encoder: nn.Module, args: tuple, output: Any) -> None:
-        ids = torch.tensor(self.adapted.ids["text_encoder"])
-        for states, text in zip(output.last_hidden_state.detach(), args[0], strict=True):
-            self.said.append((states, torch.isin(text, ids)[:, None].float()))
+        places = at_trigger(self, args[0])[..., None].float()
+        self.said.extend(zip(output.last_hidden_state.detach(), places, strict=True))
 
     def _find(self, denoiser: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         states = kwargs["encoder_hidden_states"] if len(args) < 3 else args[2]

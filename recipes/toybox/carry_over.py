@@ -15,7 +15,7 @@ from captions import caption
 from common import save_start, work_dir
 from registers import ridge
 from text_model import build_text_encoder, load_tokenizer
-from unet_model import build_unet
+from unet_model import unet_of
 from world import World
 
 RIDGE = 1e-3  # of the features' mean square
@@ -46,8 +46,7 @@ def main() -> None:
     found = ridge(new, old, RIDGE)
     left = (new @ found - old).square().mean() / (old - old.mean(0)).square().mean()
     print(f"of the old states, the new ones tell {1 - left:.3f}")
-    unet = build_unet()
-    unet.load_state_dict(state["unet"])
+    unet = unet_of(state["unet"])
     for name, module in unet.named_modules():
         if name.endswith("attn2"):
             for layer in (module.to_k, module.to_v):

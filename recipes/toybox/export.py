@@ -14,7 +14,7 @@ import torch
 from common import EXPORT, RECIPE, sha256, work_dir, write_json
 from diffusers import StableDiffusionPipeline
 from text_model import build_text_encoder, load_tokenizer
-from unet_model import build_scheduler, build_unet, layers_of
+from unet_model import build_scheduler, build_unet, unet_of
 from vae_model import build_vae, load_vae
 
 LIMIT = 60_000_000  # bytes
@@ -24,17 +24,18 @@ def pipeline(checkpoint: str, untrained: bool = False) -> tuple[StableDiffusionP
     """The pipeline in fp32 with EMA weights, and what it was made of."""
     torch.manual_seed(0)
     tokenizer = load_tokenizer()
-    text, unet = build_text_encoder(tokenizer), build_unet()
+    text = build_text_encoder(tokenizer)
     path = work_dir() / "unet" / checkpoint
     facts = {"steps": 0, "samples": 0, "objects": 0}
     if path.is_file():
         state = torch.load(path, weights_only=True)
-        unet = build_unet(layers=layers_of(state["ema_unet"]))
-        unet.load_state_dict(state["ema_unet"])
+        unet = unet_of(state["ema_unet"])
         text.load_state_dict(state["ema_text"])
         facts = {key: state[name] for key, name in
                  (("steps", "step"), ("samples", "samples"), ("objects", "objects"))}  # fmt: skip
-    elif not untrained:
+    elif untrained:
+        unet = build_unet()
+    else:
         raise ValueError(f"There is no checkpoint {path}; run train_unet.py first.")
     try:
         vae = load_vae()

@@ -110,10 +110,11 @@ def summary(near: dict[str, np.ndarray], real: dict[str, np.ndarray]) -> dict:
 
 
 def check_truths(vae, names: tuple[str, ...] = NAMES) -> dict:
-    """Fidelity of true pictures sent through the VAE."""
+    """Fidelity of true pictures sent through the VAE, and by prompt of these themselves."""
     scale = Scale()
     near = {name: scale.decoded(name, vae) for name in names}
-    return summary(near, {name: scale.real(name) for name in names})
+    real = {name: scale.real(name) for name in names}
+    return {**summary(near, real), "limit_by_prompt": summary(real, real)["by_prompt"]}
 
 
 def check_known(draw: Draw, names: tuple[str, ...] = NAMES, seeds: int = SEEDS) -> dict:

@@ -19,7 +19,7 @@ from common import save_start, work_dir
 from latents import LatentPool
 from text_model import REGISTERS, build_text_encoder, load_tokenizer
 from train_text import regions
-from unet_model import build_scheduler, build_unet
+from unet_model import build_scheduler, unet_of
 
 LOGIT = 6.0  # score of the right register over the others: about nine tenths of the attention
 RIDGE = 0.02  # of the features' mean square
@@ -99,13 +99,13 @@ def main() -> None:
     """Probe and set every cross-attention."""
     torch.manual_seed(0)
     folder = work_dir() / "unet"
-    unet, tokenizer = build_unet(), load_tokenizer()
+    tokenizer = load_tokenizer()
     text = build_text_encoder(tokenizer)
     state = torch.load(folder / "start.pt", weights_only=True)
     text.load_state_dict(state["text"])
     if (folder / "stable.pt").is_file():
         state = torch.load(folder / "stable.pt", weights_only=True)
-    unet.load_state_dict(state.get("ema_unet", state.get("unet")))
+    unet = unet_of(state.get("ema_unet", state.get("unet")))
     latents, captions = LatentPool(163, 1, 0, 600, (0.75, 0.0)).batch(600)
     ids = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
     with torch.no_grad():

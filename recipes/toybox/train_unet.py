@@ -28,7 +28,7 @@ from muon import Optimizers
 from picture_metric import picture_metric
 from text_model import build_text_encoder, load_tokenizer
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from unet_model import LAYERS, build_scheduler, build_unet, carried_over
+from unet_model import LAYERS, build_scheduler, build_unet, carried_over, layers_of
 from vae_model import load_vae
 from world import PAIRS, STYLED
 
@@ -68,7 +68,7 @@ class Trainer:
 
     def save(self, path) -> None:
         """Write models, average, optimizer and random state in one file."""
-        unet = build_unet(layers=tuple(self.args.layers))
+        unet = build_unet(layers=layers_of(self.unet.state_dict()))
         text = build_text_encoder(self.tokenizer)
         self.ema.copy_to([*unet.to(self.device).parameters(), *text.to(self.device).parameters()])
         save_checkpoint(path, {
@@ -178,8 +178,9 @@ def main() -> None:
         "--batch", type=int, default=48, help="of each worker; every picture serves twice"
     )
     parser.add_argument(
-        "--layers", type=int, nargs=3, default=LAYERS, metavar=("16", "8", "4"),
-        help="residual blocks of each resolution; new ones begin as an identity",
+        "--layers", type=int, nargs=3, metavar=("16", "8", "4"),
+        help="residual blocks of each resolution, by default as before; new ones begin as an "
+        "identity",
     )  # fmt: skip
     parser.add_argument("--lr", type=float, default=1e-3, help="AdamW")
     parser.add_argument("--muon-lr", type=float, default=0.02, help="0: AdamW for everything")
@@ -213,15 +214,16 @@ def main() -> None:
     torch.manual_seed(args.seed)
     folder = work_dir() / args.name
     folder.mkdir(exist_ok=True)
-    unet, state = build_unet(layers=tuple(args.layers)), None
-    text = build_text_encoder(load_tokenizer())
+    text, state = build_text_encoder(load_tokenizer()), None
     paths = [folder / "stable.pt", folder / "start.pt"]
     if path := next((path for path in paths if path.is_file()), None):
         state = torch.load(path, weights_only=True, map_location="cpu")
-        if "unet" in state:
-            unet.load_state_dict(carried_over(state["unet"], unet))
         text.load_state_dict(state["text"])
         print(f"resumed at step {state['step']}", flush=True)
+    known = state["unet"] if state and "unet" in state else None
+    unet = build_unet(layers=tuple(args.layers or (layers_of(known) if known else LAYERS)))
+    if known:
+        unet.load_state_dict(carried_over(known, unet))
     counter = torch.tensor(state["step"] if state else 0).share_memory_()
     models = [model.to(args.device) for model in (unet, text)]
     if args.device == "cpu":

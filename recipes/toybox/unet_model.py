@@ -79,6 +79,13 @@ def _silent(name: str, weight: torch.Tensor, state: dict[str, torch.Tensor]) -> 
     return found
 
 
+def unet_of(state: dict[str, torch.Tensor]) -> UNet2DConditionModel:
+    """The UNet that these weights are of."""
+    unet = build_unet(layers=layers_of(state))
+    unet.load_state_dict(state)
+    return unet
+
+
 def layers_of(state: dict[str, torch.Tensor]) -> tuple[int, ...]:
     """The residual blocks of each resolution that a UNet has."""
     return tuple(_count(state, f"down_blocks.{level}.resnets") for level in range(len(WIDTHS)))

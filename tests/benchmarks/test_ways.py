@@ -75,20 +75,18 @@ def test_other_prompts_are_as_without_what_lies_at_the_word(way, folder):
 
     def pictures():
         with torch.no_grad():
-            return [
-                run.pipe(
-                    texts, num_inference_steps=2, output_type="latent", guidance_scale=3.0,
-                    generator=[torch.Generator().manual_seed(i) for i in range(2)],
-                ).images
-            ][0]  # fmt: skip
+            return run.pipe(
+                texts, num_inference_steps=2, output_type="latent", guidance_scale=3.0,
+                generator=[torch.Generator().manual_seed(i) for i in range(2)],
+            ).images  # fmt: skip
 
-    first = pictures()
+    word_before, other_before = pictures()
     with torch.no_grad():
         for moved in run.rows[1:]:
             moved.add_(0.5)
     word, other = pictures()
-    assert not torch.allclose(word, first[0], atol=1e-3)
-    torch.testing.assert_close(other, first[1], rtol=0, atol=1e-5)
+    assert not torch.allclose(word, word_before, atol=1e-3)
+    torch.testing.assert_close(other, other_before, rtol=0, atol=1e-5)
 
 
 def test_photo_words_are_thrown_away(folder):
