@@ -35,7 +35,7 @@ def add_command(commands: Any) -> None:
     command.add_argument("--negative_prompt", default="", help="what not to show")
     command.add_argument("--num", type=int, default=4, help="pictures (default: 4)")
     command.add_argument("--seed", type=int, default=0, help="of the first picture (default: 0)")
-    command.add_argument("--steps", type=int, help="denoising steps (default: 25)")
+    command.add_argument("--steps", type=int, help="denoising steps (default: the base's)")
     command.add_argument("--guidance", type=float, help="how closely the prompt is followed")
     command.add_argument("--width", type=int, help="pixels (default: the base's)")
     command.add_argument("--height", type=int, help="pixels (default: the base's)")

@@ -76,7 +76,8 @@ class Family:
     any other pipeline. dtype: the precision its bases are published in. denoiser: the component
     that predicts. encoders: text encoders that a concept may edit and teach a word.
     frozen_text_encoders: those that stay unchanged and read prompts as typed. word_outputs:
-    those of them whose output gets the learned word, and where. original: diffusers' names for
+    those of them whose output gets the learned word, and where. elsewhere: components that bases'
+    repositories lack -> their class in transformers and a Hub id. original: diffusers' names for
     its kinds of single-file checkpoints. negative: what its pipeline takes for no negative prompt.
     defaults: of generation.
     """
@@ -93,6 +94,7 @@ class Family:
     encoders: ClassVar[tuple[TextEncoder, ...]] = ()
     frozen_text_encoders: ClassVar[tuple[TextEncoder, ...]] = ()
     word_outputs: ClassVar[tuple[WordOutput, ...]] = ()
+    elsewhere: ClassVar[dict[str, tuple[str, str]]] = {}
     original: ClassVar[tuple[str, ...]] = ()
     length: ClassVar[int] = 512  # tokens that frozen encoders read, as the pipelines' default
     side: ClassVar[int] = 0  # of its pictures, in pixels, where nothing but the pipeline says it

@@ -9,6 +9,7 @@ import torch
 
 from .. import toybox
 from .base import Family
+from .elsewhere import lacking, load_lacking
 from .hub import hub_options, reachable, unreached
 from .quantization import FP8, quantization, store_in_fp8
 from .registry import family_named, family_of_original, recognise
@@ -56,8 +57,9 @@ def load_base(
         if quantize:
             options["quantization_config"] = quantization(quantize, family, dtype)
         kind = pipeline_class(base, family, **options)
-        unchecked = _UNCHECKED if family.name == "sd" and not checked else {}
-        return kind.from_pretrained(base, dtype=dtype, use_safetensors=True, **unchecked, **options)
+        more = _UNCHECKED if family.name == "sd" and not checked else {}
+        more = more | _lacking(base, family, dtype, options)
+        return kind.from_pretrained(base, dtype=dtype, use_safetensors=True, **more, **options)
     except (OSError, ValueError, RuntimeError, SingleFileComponentError) as error:
         raise not_loaded(base, error) from error
 
@@ -120,6 +122,18 @@ def pipeline_class(base: str, family: Family, **options: Any) -> Any:
     named = str(diffusers.DiffusionPipeline.load_config(base, **options)["_class_name"])
     edits = named in family.editing
     return getattr(diffusers, family.pipelines[0]) if edits else diffusers.DiffusionPipeline
+
+
+def _lacking(base: str, family: Family, dtype: torch.dtype, options: dict) -> dict[str, Any]:
+    """The components that the base's repository lacks and that the options do not bring."""
+    from diffusers import DiffusionPipeline
+
+    if not family.elsewhere:
+        return {}
+    places = lacking(DiffusionPipeline.load_config(base, **options), family)
+    quantized = getattr(options.get("quantization_config"), "quant_mapping", {})
+    wanted = {part: place for part, place in places.items() if part not in options}
+    return load_lacking(wanted, dtype, quantized)
 
 
 def not_loaded(base: str, error: Exception) -> ValueError:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from .. import toybox
 from .base import Family, WordOutput
+from .elsewhere import is_tokenizer, lacking, lacking_configuration, load_lacking
 from .hub import hub_options
 from .loading import TOYBOX, base_folder, load_base, not_loaded, pipeline_class, refuse_pickles
 from .registry import family_named
@@ -41,7 +42,7 @@ def skeleton(folder: Path) -> tuple[Family, dict[str, nn.Module]]:
             continue
         if library not in ("diffusers", "transformers"):
             raise ValueError(f"{part} of this base is of {library!r}; expected diffusers' own.")
-        models[part] = _without_weights(folder, part, library, kind)
+        models[part] = _without_weights(folder / part, library, kind)
     return family, models
 
 
@@ -57,23 +58,32 @@ def hollow_base(base: str, dtype: torch.dtype) -> tuple[Any, Family]:
         folder = base_folder(base, (), SMALL)
         index = _json(folder / "model_index.json")
         family = family_named(str(index.get("_class_name")))
-        made = {part: _without_weights(folder, part, *index[part]) for part in _with_weights(index)}
+        made = {
+            part: _without_weights(folder / part, *index[part]) for part in _with_weights(index)
+        }
+        places = lacking(index, family)
+        words = {part: place for part, place in places.items() if is_tokenizer(part)}
+        for part in places.keys() - words.keys():
+            kind, source = places[part]
+            held = lacking_configuration(part, source)
+            made[part] = _without_weights(held, "transformers", kind)
         for part, model in made.items():
             model.to(torch.float32 if part == "vae" else dtype).eval()
         for encoder in family.frozen_text_encoders:
             if encoder.model in made:
                 _give_zeros(made[encoder.model])
         kind = pipeline_class(str(folder), family)
+        made |= load_lacking(words, dtype, {})
         return kind.from_pretrained(folder, use_safetensors=True, **made), family
     except (OSError, RuntimeError, AttributeError) as error:
         raise not_loaded(base, error) from error
 
 
-def _without_weights(folder: Path, part: str, library: str, kind: str) -> nn.Module:
-    """A component by its configuration, on meta."""
+def _without_weights(folder: Path, library: str, kind: str) -> nn.Module:
+    """A component by the configuration in its folder, on meta."""
     made, settings = (
         getattr(importlib.import_module(library), kind),
-        _json(folder / part / "config.json"),
+        _json(folder / "config.json"),
     )
     with torch.device("meta"):
         if library == "diffusers":
@@ -102,10 +112,15 @@ def output_widths(folder: Path, family: Family) -> dict[WordOutput, int]:
     """
     index, found = _json(folder / "model_index.json"), {}
     for output in family.word_outputs:
-        library, kind = index.get(output.encoder.model) or (None, None)
+        part, places = output.encoder.model, lacking(index, family)
+        library, kind = index.get(part) or (None, None)
+        held = folder / part
+        if part in places:
+            library, (kind, source) = "transformers", places[part]
+            held = lacking_configuration(part, source)
         if kind is not None:
             made = getattr(importlib.import_module(library), kind).config_class
-            settings = made.from_dict(_json(folder / output.encoder.model / "config.json"))
+            settings = made.from_dict(_json(held / "config.json"))
             width = settings.get_text_config().hidden_size
             found[output] = max(1, len(output.layers)) * width
     return found
@@ -134,6 +149,7 @@ def outline_base(base: str) -> Any:
             if part in taught:
                 _load_embedding(model, folder / part)
         absent = {part: None for part in _with_weights(index) if part not in models}
+        absent |= dict.fromkeys(lacking(index, family))
         return pipeline_class(str(folder), family).from_pretrained(
             folder, use_safetensors=True, **models, **absent, **hub_options(base)
         )

@@ -1,7 +1,6 @@
 """Flags of diffusers' DreamBooth scripts that are no settings here, so that a copied command runs.
 
-Of train_dreambooth_lora.py and its SDXL, SD3, FLUX, FLUX.2 and Z-Image siblings, and of the full
-fine-tuning scripts. Those that mean the same here are settings of the same name. A flag of
+Of train_dreambooth_lora.py and its siblings for other bases, and of the full fine-tuning scripts. Those that mean the same here are settings of the same name. A flag of
 NOT_NEEDED is taken with its sentence; one of REFUSED would train something else than it asks for.
 docs/flags.md is the table of all.
 """
@@ -18,6 +17,9 @@ _ENCODED = "photos are encoded once, before the first step"
 _LORA = "the deltas have no such setting: what is trained follows --attention and --rank"
 _PROMPTS = "prompts are read as the base's pipeline reads them"
 _PRECISION = "the file's precision is that of --delta_bits"
+_LLAMA = "HiDream's Llama comes from where HiDream names it, or from the base's own folder if it is there"
+_SAMPLING = "previews take the usual steps and guidance of what generates them"
+_EDITING = "concepts are trained on text to image, without a picture to edit"
 
 NOT_NEEDED = {
     "cache_latents": _ENCODED,
@@ -31,6 +33,10 @@ NOT_NEEDED = {
     "max_sequence_length": _PROMPTS,
     "text_encoder_use_attention_mask": _PROMPTS,
     "text_encoder_out_layers": _PROMPTS,
+    "system_prompt": _PROMPTS,
+    "complex_human_instruction": _PROMPTS,
+    "pretrained_text_encoder_4_name_or_path": _LLAMA,
+    "pretrained_tokenizer_4_name_or_path": _LLAMA,
     "tokenizer_name": "the base's own tokenizer is used",
     "pretrained_vae_model_name_or_path": "the VAE works in float32, so no repaired one is needed",
     "prior_generation_precision": "class images are generated in --mixed_precision",
@@ -50,6 +56,12 @@ NOT_NEEDED = {
     "precondition_outputs": "the loss is on the base's own target, which is the same up to weights",
     "skip_final_inference": "pictures are generated for --validation_prompt alone",
     "validation_scheduler": "previews use the base's own scheduler",
+    "validation_num_inference_steps": _SAMPLING,
+    "validation_guidance_scale": _SAMPLING,
+    "enable_vae_tiling": "previews are decoded whole, one at a time",
+    "vae_encode_mode": "photos are encoded as the family's text-to-image script does",
+    "disable_training_autocast": "positions are computed in float32 under autocast, too",
+    "prompt_enhancer_head_id": "captions are not rewritten",
     "caption_dropout": "a concept leaves the base's empty prompt as it is",
     "local_rank": "the launcher says it",
 }
@@ -57,10 +69,14 @@ REFUSED = {
     "do_edm_style_training": "EDM's loss is not offered; train on a base with its own objective",
     "class_labels_conditioning": "bases with class labels (DeepFloyd IF) are not supported",
     "validation_images": "bases that take a picture (DeepFloyd IF) are not supported",
+    "cond_image_column": _EDITING,
+    "validation_image": _EDITING,
+    "upsample_prompt": "captions are learned as they are; write what they should say",
 }
 RENAMED = {  # the setting that means the same, and what it is set to where the flag has no value
     "offset_noise": ("noise_offset", 0.1),
     "final_validation_prompt": ("validation_prompt", None),
+    "validation_model_path": ("validation_base", None),
 }
 _SWITCHES = frozenset(
     (
@@ -69,6 +85,7 @@ _SWITCHES = frozenset(
         *("text_encoder_use_attention_mask", "use_dora", "upcast_before_saving", "offset_noise"),
         *("skip_save_text_encoder", "output_kohya_format", "do_fp8_training", "fsdp_text_encoder"),
         *("remote_text_encoder", "skip_final_inference", "do_edm_style_training"),
+        *("enable_vae_tiling", "disable_training_autocast", "upsample_prompt"),
     )
 )
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from helpers.tiny_families import make_flux, make_sdxl
 from helpers.tiny_newer_families import make_krea2
 from helpers.tiny_pipelines import load, make_concept
 from svfit_diffusion.concept.file import read_concept, write_concept
@@ -88,6 +89,8 @@ def make_hub_cache(cache: Path, base_folder: Path) -> None:
     krea = make_krea2()
     for name in ("krea/Krea-2-Raw", "krea/Krea-2-Turbo"):
         krea.save_pretrained(_cached(cache, name))
+    make_sdxl().save_pretrained(_cached(cache, "stabilityai/stable-diffusion-xl-base-1.0"))
+    make_flux().save_pretrained(_cached(cache, "black-forest-labs/FLUX.1-dev"))
 
 
 def _cached(cache: Path, repo: str) -> Path:

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from .. import FIRST, FOURTH, SECOND, THIRD, Flow, PromptTokenizer, Sampling, WordOutput
 
+LLAMA = "meta-llama/Meta-Llama-3.1-8B-Instruct"
+
 
 class HiDream(Flow):
     """HiDream-I1. CLIP gives pooled vectors alone, so all four encoders stay frozen, as in
-    diffusers' script.
+    diffusers' script. Llama is not in its repository, for its licence is Meta's.
     """
 
     name = "hidream"
@@ -24,6 +26,10 @@ class HiDream(Flow):
     dtype = "bfloat16"
     frozen_text_encoders = (FIRST, SECOND, THIRD, FOURTH)
     word_outputs = (WordOutput(THIRD, "t5"), WordOutput(FOURTH, "llama", layers=(-1,)))
+    elsewhere = {
+        FOURTH.model: ("LlamaForCausalLM", LLAMA),
+        FOURTH.tokenizer: ("PreTrainedTokenizerFast", LLAMA),
+    }
     length = 128
     side = 1024
     defaults = Sampling(steps=50, guidance=5.0)
