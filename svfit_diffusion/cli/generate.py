@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def _pipeline(arguments: argparse.Namespace, concepts: list[tuple[str, float]]) 
 
     from ..families import load_base
     from ..generation import pick_device, pick_dtype
-    from ..pipeline import load_concept, offload
+    from ..pipeline import adapter_name, load_concept, loaded_concepts, offload
 
     device = pick_device()
     dtype = getattr(torch, arguments.dtype) if arguments.dtype else pick_dtype(device)
@@ -107,7 +108,16 @@ def _pipeline(arguments: argparse.Namespace, concepts: list[tuple[str, float]]) 
     if not arguments.offload:
         pipe.to(device)
     for path, strength in concepts:
-        load_concept(pipe, path, strength, basis_from=arguments.basis_from)
+        name = _free_name(adapter_name(Path(path).stem), loaded_concepts(pipe))
+        load_concept(pipe, path, strength, name, basis_from=arguments.basis_from)
     if arguments.offload:
         offload(pipe, arguments.offload)
     return pipe
+
+
+def _free_name(first: str, taken: Collection[str]) -> str:
+    """A concept's name on a pipeline, numbered where another file has the same name."""
+    name, number = first, 2
+    while name in taken:
+        name, number = f"{first}_{number}", number + 1
+    return name

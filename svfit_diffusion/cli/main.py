@@ -13,6 +13,10 @@ from .. import __version__
 from . import app, completion, demo, doctor, evaluate, files, generate, info, rename, serve, train
 from .terminal import shown
 
+LESS_MEMORY = (
+    "train with --train_batch_size 1 --gradient_checkpointing --offload, generate with --offload "
+    "model; `svfit info --base BASE --memory` says what it takes."
+)
 GROUPS = (demo, train, generate, app, serve, info, files, rename, evaluate, doctor)
 
 
@@ -21,8 +25,14 @@ def main(arguments: list[str] | None = None) -> int:
     parsed = command_parser().parse_args(arguments)
     try:
         return parsed.run(parsed)
-    except (ValueError, OSError) as error:
-        print(f"svfit: {shown(error)}", file=sys.stderr)
+    except (ValueError, OSError, MemoryError) as error:
+        print(f"svfit: {shown(error) or 'memory is full'}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:  # torch's own is one, and torch is not imported here
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        reason = shown(error).partition(". ")[0]
+        print(f"svfit: the device's memory is full ({reason}); {LESS_MEMORY}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("svfit: interrupted.", file=sys.stderr)

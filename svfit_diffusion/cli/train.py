@@ -60,6 +60,12 @@ def _with_output(config: TrainConfig, arguments: argparse.Namespace) -> TrainCon
         return replace(config, output_dir=str(folder)).concept_path.exists()
 
     goes_on = bool(arguments.overwrite or config.resume_from_checkpoint)
+    if config.resume_from_checkpoint and not arguments.output_dir:
+        first = Path(config.output_dir)
+        held = sorted(first.parent.glob(f"{first.name}-[0-9]*"))
+        if held:
+            names = ", ".join(str(folder) for folder in (first, *held) if folder.exists())
+            raise ValueError(f"{names}: pass --output_dir to say which of these trainings goes on.")
     try:
         given = arguments.output_dir and config.output_dir
         folder = output_path(given, config.output_dir, goes_on, holds_concept)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,10 @@ from ..generation import (
 from ..settings import TrainConfig
 from .examples import seed_of
 from .processes import by_main, together
+from .reading import photo_suffixes
 
 log = logging.getLogger(__name__)
-SUFFIXES = (".png", ".jpg", ".jpeg")
+OURS = re.compile(r"class-\d{5}\.png")
 
 
 def count_class_images(folder: str | Path) -> int:
@@ -109,7 +111,7 @@ def _check_made_by(paths: list[Path], wanted: Parameters, seed: int) -> None:
     """ValueError for class images of another prompt, base or size; says which others are used."""
     others, unknown = 0, 0
     for path in paths:
-        made = _read(path)
+        made = _read(path) if OURS.fullmatch(path.name) else None
         if made is None:
             unknown += 1
             continue
@@ -147,4 +149,4 @@ def _read(path: Path) -> Parameters | None:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in photo_suffixes())

@@ -28,6 +28,11 @@ def read_dataset(config: TrainConfig) -> tuple[list[Photo], list[Skipped]]:
     skipped: list[Skipped] = []
     for number, row in enumerate(rows):
         path, caption = Path(f"{name}/{number}"), row.get(config.caption_column or "")
+        if not isinstance(caption, str | None):
+            raise ValueError(
+                f"the column {config.caption_column!r} of the dataset {name!r} holds "
+                f"{type(caption).__name__}, not text; pass one with a caption for each photo."
+            )
         try:
             photos.append(read_bytes(path, io.BytesIO(_bytes(row[config.image_column])), caption))
         except ValueError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from ..settings import TrainConfig
-from .reading import Photo
+from .reading import Photo, to_8_bit
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
@@ -24,7 +24,7 @@ def read_mask(photo: Photo, config: TrainConfig) -> Image.Image | None:
     """
     path = _find(photo.path, Path(config.mask_data_dir)) if config.mask_data_dir else None
     if path is not None:
-        mask = _open(path).convert("L")
+        mask = _grey(path)
     elif config.alpha_mask and _open(photo.path).has_transparency_data:
         path, mask = photo.path, _open(photo.path).convert("RGBA").getchannel("A")
     else:
@@ -50,11 +50,27 @@ def check_masks(photos: list[Photo], config: TrainConfig) -> None:
             f"{folder} holds no mask of these photos; a mask is named like its photo, such as "
             f"{photos[0].path.stem}.png."
         )
+    if config.alpha_mask and not all(photo.path.is_file() for photo in photos):
+        raise ValueError(
+            "alpha_mask reads transparency from the photos' files, which those of a dataset do not "
+            "have; save them into a folder and pass it as instance_data_dir."
+        )
 
 
 def _find(photo: Path, folder: Path) -> Path | None:
     found = (folder / f"{photo.stem}{suffix}" for suffix in SUFFIXES)
     return next((path for path in found if path.is_file()), None)
+
+
+def _grey(path: Path) -> Image.Image:
+    """A mask in mode L; Pillow would clip 16 bits to 255 instead of scaling them."""
+    mask = _open(path)
+    if not mask.mode.startswith(("I", "F")):
+        return mask.convert("L")
+    try:
+        return to_8_bit(mask)
+    except ValueError as error:
+        raise ValueError(f"the mask {path.name} cannot be read ({error}).") from None
 
 
 def _open(path: Path) -> Image.Image:

@@ -89,12 +89,13 @@ def read_bytes(path: Path, file: BinaryIO, caption: str | None) -> Photo:
 
 
 def read_folder(
-    folder: str | Path, caption_column: str | None = None
+    folder: str | Path, caption_column: str | None = None, most: int | None = None
 ) -> tuple[list[Photo], list[Skipped]]:
     """Read every photo directly in `folder`, sorted by file name, and list what was skipped.
 
     Sub-folders and hidden files are passed over in silence. caption_column: of metadata.jsonl or
-    metadata.csv. Raises ValueError when `folder` is no folder or holds not one usable photo.
+    metadata.csv. most: stop after so many photos. Raises ValueError when `folder` is no folder or
+    holds not one usable photo.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -108,6 +109,8 @@ def read_folder(
     pictures = [path for path in files if not is_caption_file(path)]
     captions = match_captions(pictures, texts, caption_column)
     for path in pictures:
+        if len(photos) == most:
+            break
         try:
             photos.append(read_photo(path, captions))
         except ValueError as error:
@@ -120,6 +123,12 @@ def read_folder(
         )
     skipped += [Skipped(path, f"{reason}.") for path, reason in captions.unused.items()]
     return photos, skipped
+
+
+def photo_suffixes() -> frozenset[str]:
+    """Endings of files, in lower case, that are read as photos."""
+    Image.init()
+    return frozenset(end for end, kind in Image.registered_extensions().items() if kind in FORMATS)
 
 
 def photos_digest(photos: list[Photo]) -> str:
@@ -221,7 +230,7 @@ def _open(file: Path | BinaryIO) -> Image.Image:
 def _to_rgb(image: Image.Image) -> Image.Image:
     """Any mode -> RGB: 16 bits to 8, colours to sRGB, transparent parts to white."""
     if image.mode == "F" or image.mode.startswith("I"):
-        image = _to_8_bit(image)
+        image = to_8_bit(image)
     profile = image.info.get("icc_profile")
     alpha = None
     if image.has_transparency_data:
@@ -237,7 +246,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return white
 
 
-def _to_8_bit(image: Image.Image) -> Image.Image:
+def to_8_bit(image: Image.Image) -> Image.Image:
     """16-bit grey (modes I;16, I;16B, and I with values up to 65,535) -> L, by its high byte."""
     values = np.asarray(image)
     if image.mode == "F" or values.min() < 0 or values.max() > 65_535:

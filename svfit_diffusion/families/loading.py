@@ -230,4 +230,7 @@ def base_name(base: str) -> str:
     path = Path(base)
     if not base or not path.exists():
         return base or "unnamed"
-    return TOYBOX if path.resolve() == toybox.path().resolve() else path.resolve().stem
+    path = path.resolve()
+    if path == toybox.path().resolve():
+        return TOYBOX
+    return path.stem if path.is_file() else path.name  # FLUX.1-dev is a folder's whole name

@@ -62,6 +62,8 @@ class TrainConfig(
             raise ValueError("validation_base generates the validation_prompt; pass that too.")
         if self.instance_data_dir and self.dataset_name:
             raise ValueError("photos come from instance_data_dir or from dataset_name, not both.")
+        if self.scale_lr and self.optimizer == "prodigy":
+            raise ValueError("prodigy finds its rate itself; leave scale_lr out.")
         if self.report_to in ("wandb", "all") and self.hub_token:
             raise ValueError(
                 "hub_token beside report_to wandb could be logged there; run `hf auth login` and "

@@ -1,8 +1,9 @@
 """Flags of diffusers' DreamBooth scripts that are no settings here, so that a copied command runs.
 
-Of train_dreambooth_lora.py and its siblings for other bases, and of the full fine-tuning scripts. Those that mean the same here are settings of the same name. A flag of
-NOT_NEEDED is taken with its sentence; one of REFUSED would train something else than it asks for.
-docs/flags.md is the table of all.
+Of train_dreambooth_lora.py and its siblings for other bases, and of the full fine-tuning scripts.
+Those that mean the same here are settings of the same name. A flag of NOT_NEEDED is taken with its
+sentence; one of REFUSED would train something else than it asks for. docs/flags.md is the table of
+all.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _ENCODED = "photos are encoded once, before the first step"
 _LORA = "the deltas have no such setting: what is trained follows --attention and --rank"
 _PROMPTS = "prompts are read as the base's pipeline reads them"
 _PRECISION = "the file's precision is that of --delta_bits"
-_LLAMA = "HiDream's Llama comes from where HiDream names it, or from the base's own folder if it is there"
+_LLAMA = "HiDream's Llama is Meta's, unless the base's folder has one"
 _SAMPLING = "previews take the usual steps and guidance of what generates them"
 _EDITING = "concepts are trained on text to image, without a picture to edit"
 

@@ -80,7 +80,11 @@ def from_arguments(arguments: argparse.Namespace) -> TrainConfig:
     if given.get("max_train_steps") is not None:
         given.pop("num_train_epochs", None)  # as in diffusers' scripts; flag_remarks says so
     held = read_run(os.path.expanduser(arguments.config)) if arguments.config else {}
-    return TrainConfig(**(PRESETS[arguments.preset] | held | renamed(arguments) | given))
+    asked = held | renamed(arguments) | given
+    preset = dict(PRESETS[arguments.preset])
+    if asked.get("optimizer") == "prodigy":
+        preset.pop("learning_rate", None)  # which is AdamW's; prodigy finds its own
+    return TrainConfig(**(preset | asked))
 
 
 def flag_remarks(arguments: argparse.Namespace) -> list[str]:

@@ -10,9 +10,10 @@ the end's.)
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,7 +64,8 @@ def export_lora(
     alpha = min(ranks) if kind == "kohya" else max(ranks)
     version = version_of(pipe, family)
     learned = _learned(concept, pipe, family, strength)
-    names = {word: _embedding_file(path, word).stem for word in learned}
+    files_of = embedding_files(path, learned)
+    names = {word: file.stem for word, file in files_of.items()}
     calls = calls_of(concept, kind, names, bundle)
     words = printable(
         ", ".join(
@@ -72,13 +74,14 @@ def export_lora(
         )
     )
     if bundle:
-        tensors |= {key: rows for word in learned for key, rows in _bundled(word, learned[word])}
+        plain = plain_words(learned)
+        tensors |= {k: t for w in learned for k, t in _bundled(plain[w], learned[w])}
     facts = metadata(concept, path.stem, words, version, max(ranks), alpha, preview)
     data = _with_hash(tensors, facts)
     announce(len(data))
     files = [replace_file(path, data)]
     for word, rows in learned.items():
-        files.append(replace_file(_embedding_file(path, word), save(rows, {"format": "pt"})))
+        files.append(replace_file(files_of[word], save(rows, {"format": "pt"})))
     files.append(replace_file(path.with_suffix(".json"), sidecar(concept, version, words, calls)))
     if preview is not None:
         files.append(replace_file(path.with_suffix(".png"), png(preview)))
@@ -96,7 +99,7 @@ def lora_files(concept: Concept, path: str | Path) -> list[Path]:
     """All files that `export_lora` may write for a path, the main one first."""
     path = Path(path)
     calls = concept.without_outputs().all_triggers()
-    embeddings = [_embedding_file(path, call.word) for call in calls if call.rows]
+    embeddings = embedding_files(path, [call.word for call in calls if call.rows]).values()
     return [path, *embeddings, path.with_suffix(".json"), path.with_suffix(".png")]
 
 
@@ -114,10 +117,22 @@ def _taken(held: list[T]) -> Iterator[T]:
         yield held.pop()
 
 
-def _embedding_file(path: Path, word: str) -> Path:
-    """A learned word's file, whose name calls it: a word that other programs' prompts can hold."""
+def embedding_files(path: Path, words: Iterable[str]) -> dict[str, Path]:
+    """Each learned word's file, whose name calls it in other programs' prompts."""
     stem = plain_name(path.stem.removesuffix("-kohya"))  # by which the command names its file
-    return path.with_name(f"{stem}-{plain_name(word)[:40]}.safetensors")
+    names = plain_words(words)
+    return {word: path.with_name(f"{stem}-{name}.safetensors") for word, name in names.items()}
+
+
+def plain_words(words: Iterable[str]) -> dict[str, str]:
+    """A plain name of its own for each word; those that would be alike are numbered."""
+    found: dict[str, str] = {}
+    for word in words:
+        first, taken = plain_name(word)[:40], {name.lower() for name in found.values()}
+        more = (f"{first}-{number}" for number in itertools.count(2))
+        free = (name for name in itertools.chain([first], more) if name.lower() not in taken)
+        found.setdefault(word, next(free))
+    return found
 
 
 def _learned(
@@ -135,9 +150,9 @@ def _learned(
     return found
 
 
-def _bundled(word: str, rows: dict[str, Tensor]) -> list[tuple[str, Tensor]]:
+def _bundled(name: str, rows: dict[str, Tensor]) -> list[tuple[str, Tensor]]:
     """A learned word's tensors, by the names under which AUTOMATIC1111 reads them from a LoRA."""
-    start = f"bundle_emb.{plain_name(word)[:40]}"
+    start = f"bundle_emb.{name}"
     ends = {"emb_params": "string_to_param.*"}
     return [(f"{start}.{ends.get(key, key)}", tensor) for key, tensor in rows.items()]
 

@@ -82,6 +82,8 @@ def push_to_hub(
             write_repository(path, folder, repo_id, pictures)
             api = HfApi(token=token)
             url = api.create_repo(repo_id, private=private, exist_ok=True)
+            if url.repo_id != repo_id:  # of a name alone, the Hub knows whose it is
+                write_repository(path, folder, url.repo_id, pictures)
             api.upload_folder(
                 repo_id=url.repo_id, folder_path=folder, commit_message="Upload a concept"
             )

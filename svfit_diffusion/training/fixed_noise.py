@@ -36,7 +36,7 @@ class FixedNoise:
 
     def error(self, model: nn.Module) -> float:
         """The mean of the errors."""
-        return self.errors(model).double().mean().item()
+        return self.errors(model).cpu().double().mean().item()  # MPS has no float64
 
     @torch.no_grad()
     def loss(self, model: nn.Module) -> float:

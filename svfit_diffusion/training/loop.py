@@ -76,7 +76,10 @@ def train(
         training.report = report
         trained = training.run()
     if config.push_to_hub and accelerator.is_main_process:
-        trained = replace(trained, address=upload(config, trained.path))
+        if trained.stopped:
+            log.warning("not uploaded, as it was stopped early; `svfit push` uploads it.")
+        else:
+            trained = replace(trained, address=upload(config, trained.path))
     return trained
 
 

@@ -52,6 +52,9 @@ class Denoiser(nn.Module):
         vectors = {part: nn.ParameterList(base.learned_rows(part)) for part in base.outputs}
         self.vectors = nn.ModuleDict(vectors)
         self.prompt_encoder = PromptEncoder(base)
+        # several processes share what is trained; frozen weights may wait in main memory
+        frozen = (name for name, weight in self.named_parameters() if not weight.requires_grad)
+        self._ddp_params_and_buffers_to_ignore = list(frozen)
 
     def forward(self, noisy: Tensor, times: Tensor, prompts: list[str], frames: Tensor) -> Tensor:
         """noisy [n, c, h, w], times [n], n prompts, frames [n, 6] -> prediction [n, c, h, w],

@@ -18,7 +18,7 @@ from ..pipeline import concept_fields
 from ..settings import AUTO, TrainConfig
 from .adapted_base import ADAPTER, AdaptedBase
 from .checkpoints import Checkpoints, changed_defaults, pack_optimizer, unpack_optimizer
-from .runtime import restore, resume_schedule
+from .runtime import restore, resume_schedule, tensors_digest
 from .subject import Subject
 
 log = logging.getLogger(__name__)
@@ -52,6 +52,10 @@ class Identity:
         self.base = {key: fields[key] for key in ("layout", "fingerprints")}
         self.words = {"trigger": subject.token, "class word": subject.class_word}
         self.photos = subject.digest
+        self.beside = {
+            "masks": tensors_digest(subject.examples.masks or ()),
+            "class images": subject.class_digest,
+        }
         self.processes = accelerator.num_processes
 
     def written(self) -> dict[str, Any]:
@@ -78,11 +82,16 @@ class Identity:
                 f"{name} was trained on another base than this one; resume on the same, or train "
                 "into another folder."
             )
+        held = written.get("beside", self.beside)  # checkpoints of before do not have it
+        others = [what for what, digest in self.beside.items() if held.get(what) != digest]
         if self.settings["max_train_steps"] == AUTO and (
-            settings.get("max_train_steps") != AUTO or written["photos"] != self.photos
+            settings.get("max_train_steps") != AUTO
+            or written["photos"] != self.photos
+            or "masks" in others
         ):
             raise ValueError(
-                f"{name} was trained on photos of which none, or another, was held out, so "
+                f"{name} was trained on photos of which none, or another, was held out, or with "
+                "other masks, so "
                 f"--max_train_steps {AUTO} cannot go on from it; pass a number of steps, or train "
                 "into another folder."
             )
@@ -95,6 +104,7 @@ class Identity:
             changed.append(f"{self.processes} processes instead of {written['processes']}")
         if written["photos"] != self.photos:
             changed.append("other photos or captions")
+        changed += [f"other {what}" for what in others]
         if changed:
             log.warning("%s goes on with %s.", name, ", ".join(changed))
 

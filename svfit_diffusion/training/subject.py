@@ -44,7 +44,8 @@ class Source:
 class Subject:
     """A subject's words and its encoded photos.
 
-    resolution: side of a square picture, in pixels. digest: hash of the photos and their captions.
+    resolution: side of a square picture, in pixels. digest: hash of the photos and their captions;
+    class_digest: of the class images.
     unnamed: the photos whose captions are to be completed by what is behind the subject, with their
     edges' colours; backgrounds: the phrases that did.
     """
@@ -55,6 +56,7 @@ class Subject:
     class_examples: Examples | None = None
     resolution: int = 0
     digest: str = ""
+    class_digest: str = ""
     unnamed: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     backgrounds: tuple[str, ...] = ()
 
@@ -101,9 +103,10 @@ def encode_subject(
         prompt = config.class_prompt or f"a photo of a {source.class_word}"
         with one_at_a_time(base, config.offload):
             fill_class_images(config, accelerator, pipe, prompt, size, progress)
-        held, _ = read_folder(config.class_data_dir)
+        held, _ = read_folder(config.class_data_dir, most=config.num_class_images)
+        subject.class_digest = photos_digest(held)
         with at_work(base, ("vae",)):
-            subject.class_examples = encoded(held[: config.num_class_images], prompt)
+            subject.class_examples = encoded(held, prompt)
     if config.names_backgrounds and subject.examples.masks is None:  # a mask hides the background
         bare = {i: photo.image for i, photo in enumerate(photos) if photo.caption is None}
         subject.unnamed = {i: edge_colours(image) for i, image in bare.items()}

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from helpers.tiny_pipelines import load, make_concept
 from PIL import Image
 
@@ -134,3 +135,35 @@ def test_a_validation_grid_is_kept(config):
     folder = Path(config.output_dir) / "validation"
     assert names(folder) == ["000001-1.png", "000001.png"]
     assert Image.open(folder / "000001.png").width > 32
+
+
+def test_of_several_trainings_it_is_asked_which_goes_on(here, config, capsys):
+    """Not the first folder of our own naming, which may be another subject's."""
+    for _ in range(2):
+        assert main(train_command(config)) == 0
+    held = {path: path.read_bytes() for path in here.rglob("svfit-model*.safetensors")}
+    assert len(held) == 2
+    assert main(train_command(config, "--resume_from_checkpoint=latest")) == 2
+    said = capsys.readouterr().err
+    assert "svfit-model, svfit-model-1: pass --output_dir to say which" in said
+    assert {path: path.read_bytes() for path in held} == held
+
+
+def test_two_files_of_one_name_are_used_together(here, base_folder):
+    Path("other").mkdir()
+    Path("mug.safetensors").rename("other/rex.safetensors")
+    command = f"generate --base {base_folder} --steps 1 --num 1 --prompt"
+    files = ["--concept", "rex.safetensors", "--concept", "other/rex.safetensors"]
+    assert run(command, "a sks dog, a zwx dog", *files) == 0
+    assert "rex" in read_parameters("svfit-pictures/00000000.png").concepts[0][0]
+
+
+def test_a_full_device_is_one_sentence(here, base_folder, monkeypatch, capsys):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr("svfit_diffusion.families.loading.load_base", full)
+    monkeypatch.setattr("svfit_diffusion.families.load_base", full)
+    assert run(f"generate --base {base_folder} --prompt", "x") == 2
+    said = capsys.readouterr().err
+    assert "device's memory is full (CUDA out of memory); train with --train_batch_size 1" in said

@@ -119,3 +119,9 @@ def test_offline_an_earlier_download_serves(hub, rex, pipe, monkeypatch, tmp_pat
     assert main(["generate", "--prompt", "x", "--concept", "me/other:0.5"]) == 2
     err = capsys.readouterr().err
     assert "'me/other' is not a file here" in err and len(err.strip().splitlines()) == 1
+
+
+def test_a_card_names_whose_the_concept_is(hub, rex):
+    """Of a name alone, only the Hub knows whose it is."""
+    assert push_to_hub(rex, "rex", token="hf_right") == f"{hub}/me/rex"
+    assert b'load_concept(pipe, "me/rex"' in Hub.files["me/rex"]["README.md"]

@@ -169,3 +169,13 @@ def test_masks_that_cannot_be_meant_are_refused(config, masks, tmp_path):
     refused("32 x 64 px and its photo 64 x 64", mask_data_dir=str(masks))
     (masks / "0.png").write_bytes(b"no picture")
     refused("0.png cannot be read", mask_data_dir=str(masks))
+
+
+def test_a_mask_of_16_bits_is_scaled(config, masks):
+    """Pillow alone would make white of all that is above 255 of 65,535."""
+    grey = np.full((64, 64), 257 * 64, dtype=np.uint16)
+    grey[:, :32] = 257 * 255
+    Image.fromarray(grey).save(masks / "0.png")
+    held = prepared(replace(config, mask_data_dir=str(masks))).subject.examples.masks
+    assert held[0][0, :, :7].min() > 0.99
+    assert held[0][0, :, 9:].mean().item() == pytest.approx(64 / 255, abs=0.02)

@@ -8,9 +8,9 @@ from helpers.tiny_pipelines import load, run
 from PIL import Image
 
 from svfit_diffusion import toybox
-from svfit_diffusion.data import fill_class_images
+from svfit_diffusion.data import fill_class_images, read_folder
 from svfit_diffusion.data.examples import seed_of
-from svfit_diffusion.generation import read_parameters
+from svfit_diffusion.generation import Parameters, read_parameters, save_png
 
 
 @pytest.fixture
@@ -68,3 +68,14 @@ def test_toybox_generates_its_class_images_as_it_generates_anything(fill):
     fill("a photo of a toy", size=64, base=toybox.load(), num_class_images=1)
     made = read_parameters(fill.folder / "class-00000.png")
     assert (made.steps, made.guidance) == (toybox.STEPS, toybox.GUIDANCE)
+
+
+def test_pictures_that_a_person_put_there_count_and_are_used_as_they_are(fill, photos):
+    """Of any kind that is read as a photo, also where another program wrote what made them."""
+    fill.folder.mkdir()
+    made = Image.new("RGB", (32, 32), "red")
+    made.save(fill.folder / "a.webp")
+    save_png(made, fill.folder / "b.png", Parameters(prompt="a cat", width=64, height=64))
+    assert fill() == ["a.webp", "b.png"]
+    found, _ = read_folder(fill.folder, most=1)
+    assert [photo.path.name for photo in found] == ["a.webp"]

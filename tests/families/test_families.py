@@ -255,10 +255,14 @@ def test_other_pipelines_are_refused():
         recognise(SimpleNamespace())
 
 
-def test_names_of_bases(base_folder):
+def test_names_of_bases(base_folder, tmp_path):
     assert base_name("org/model") == "org/model"
     assert base_name(str(base_folder)) == "tiny"  # not somebody's path
     assert base_name(str(toybox.path())) == "toybox"
+    (tmp_path / "FLUX.1-dev").mkdir()
+    (tmp_path / "sd_1.5.safetensors").touch()
+    assert base_name(str(tmp_path / "FLUX.1-dev")) == "FLUX.1-dev"  # and FLUX.2-dev is another
+    assert base_name(str(tmp_path / "sd_1.5.safetensors")) == "sd_1.5"
 
 
 def test_a_single_file_or_folder_that_is_no_base_is_told(tmp_path):

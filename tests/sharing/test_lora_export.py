@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from svfit_diffusion.pipeline.loading import load_concept
 from svfit_diffusion.pipeline.matching import with_self_check
 from svfit_diffusion.sharing.fused_export import export_pipeline
 from svfit_diffusion.sharing.lora import KINDS
-from svfit_diffusion.sharing.lora_export import export_lora
+from svfit_diffusion.sharing.lora_export import embedding_files, export_lora
 from svfit_diffusion.training.subject import sample_folder
 
 
@@ -312,3 +313,12 @@ def test_what_cannot_be_exported_is_refused(pipe, tmp_path):
     with pytest.raises(ValueError, match="freshly loaded"):
         export_pipeline(concept, pipe, tmp_path / "fused")
     assert not list(tmp_path.iterdir())
+
+
+def test_words_of_other_scripts_have_names_of_their_own():
+    """None has a letter that other programs read, and two differ in case or brackets alone."""
+    words = ("рекс", "белла", "<rex>", "rex", "Rex", "r")
+    files = embedding_files(Path("a/both-kohya.safetensors"), words)
+    names = [path.name.removesuffix(".safetensors") for path in files.values()]
+    assert names == ["both-concept", "both-concept-2", "both-rex", "both-rex-2", "both-Rex-3",
+                     "both-r"]  # fmt: skip

@@ -5,8 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers.tiny_pipelines import load
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from svfit_diffusion.data.examples import sample_batch
+from svfit_diffusion.training.fixed_noise import FixedNoise
 from svfit_diffusion.training.loop import Training
 from svfit_diffusion.training.objective import Objective
 from svfit_diffusion.training.runtime import make_accelerator
@@ -86,3 +89,37 @@ def test_the_loss_at_fixed_noise_is_the_mean_over_photos_and_timesteps(config):
     errors = torch.cat([training.objective.errors(training.model, [p])[0] for p in parts])
     found = training.fixed_noise.error(training.model)
     assert found == pytest.approx(errors.mean().item(), rel=1e-6)
+
+
+def test_the_error_is_averaged_where_there_is_float64():
+    """Apple's GPUs have none."""
+
+    class Mps(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, func, types, args=(), kwargs=None):
+            if func is torch.Tensor.double:
+                raise TypeError("the MPS framework doesn't support float64")
+            found = super().__torch_function__(func, types, args, kwargs or {})
+            return found.as_subclass(torch.Tensor) if func is torch.Tensor.cpu else found
+
+    noise = FixedNoise.__new__(FixedNoise)
+    noise.errors = lambda model: torch.tensor([1.0, 2.0]).as_subclass(Mps)
+    assert noise.error(None) == 1.5
+
+
+def test_processes_share_what_is_trained_alone(config):
+    """Frozen weights may wait elsewhere (here: nowhere), and are the same in every process."""
+    training = prepared(config)
+    for module in training.model.modules():
+        for name, weight in module.named_parameters(recurse=False):
+            if not weight.requires_grad:
+                elsewhere = weight.detach().to("meta")
+                module.register_parameter(name, nn.Parameter(elsewhere, requires_grad=False))
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        shared = DistributedDataParallel(training.model)
+        weights = dict(training.model.named_parameters())
+        shares = weights.keys() - shared.parameters_to_ignore
+        assert shares == {name for name, weight in weights.items() if weight.requires_grad}
+    finally:
+        distributed.destroy_process_group()

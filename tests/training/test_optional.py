@@ -1,5 +1,6 @@
 """What needs a package that is not always there says so in a sentence, and works where it is."""
 
+import argparse
 import logging
 import sys
 import types
@@ -11,7 +12,9 @@ from helpers.tiny_pipelines import run, same
 from helpers.trainings import elsewhere, last, stop_at
 
 from svfit_diffusion.concept import read_concept
+from svfit_diffusion.settings import add_arguments, from_arguments
 from svfit_diffusion.training import dry_run, result
+from svfit_diffusion.training.runtime import prodigy_rate
 
 
 def missing(monkeypatch, name):
@@ -139,3 +142,38 @@ def test_the_concept_is_uploaded_when_it_is_trained(config, monkeypatch, caplog)
     with caplog.at_level(logging.ERROR):
         failed = run(config, **given, hub_model_id="me/no")
     assert failed.address == "" and failed.path.is_file() and "The concept itself" in caplog.text
+
+
+def test_what_was_stopped_is_not_uploaded(config, monkeypatch, caplog):
+    monkeypatch.setattr(result, "push_to_hub", lambda *_: pytest.fail("uploaded"))
+    with caplog.at_level(logging.WARNING):
+        trained = run(config, stop_at(1), push_to_hub=True)
+    assert trained.steps == 1 and not trained.address
+    assert "not uploaded, as it was stopped early; `svfit push` uploads it." in caplog.text
+
+
+def test_a_presets_rate_is_not_prodigys():
+    """A rate of prodigy multiplies the one that it finds."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+
+    def rate(flags):
+        return prodigy_rate(from_arguments(parser.parse_args(flags.split())))
+
+    assert rate("--optimizer prodigy --preset paper") == 1
+    assert rate("--optimizer prodigy --preset paper --learning_rate 0.02") == 0.02
+    with pytest.raises(ValueError, match="leave scale_lr out"):
+        rate("--optimizer prodigy --scale_lr")
+
+
+def test_columns_and_masks_that_a_dataset_does_not_have(config, photos, monkeypatch):
+    rows = [{"image": {"bytes": next(photos.iterdir()).read_bytes()}, "text": ["a sks dog", "b"]}]
+    found = types.SimpleNamespace(column_names=("image", "text"), cast_column=lambda *_: held)
+    held = type("Rows", (list,), {"column_names": ("image", "text")})(rows)
+    module = types.SimpleNamespace(load_dataset=lambda *_, **__: found, Image=lambda decode: None)
+    monkeypatch.setitem(sys.modules, "datasets", module)
+    given = {"instance_data_dir": None, "dataset_name": "me/dogs"}
+    with pytest.raises(ValueError, match="column 'text' of the dataset 'me/dogs' holds list, not"):
+        run(config, **given, caption_column="text")
+    with pytest.raises(ValueError, match="photos' files, which those of a dataset do not have"):
+        run(config, **given, alpha_mask=True)

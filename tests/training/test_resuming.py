@@ -13,6 +13,7 @@ import pytest
 import torch
 from helpers.tiny_pipelines import in_two_processes, load, make_pipeline, run, same
 from helpers.trainings import elsewhere, last, stop_at
+from PIL import Image
 
 from svfit_diffusion.settings import TrainConfig
 from svfit_diffusion.training.loop import Training
@@ -220,3 +221,24 @@ def test_the_base_itself_is_not_changed(config):
     for name, value in load(config.pretrained_model_name_or_path).unet.state_dict().items():
         inner = [k for k in kept if k.replace(".base_layer", "") == name]
         assert torch.equal(kept[inner[0]], value)
+
+
+def test_other_masks_and_class_images_are_reported(config, tmp_path, caplog):
+    config = replace(
+        elsewhere(config, "masked"), mask_data_dir=str(tmp_path / "masks"), max_train_steps=2,
+        with_prior_preservation=True, class_data_dir=str(tmp_path / "class"), num_class_images=1,
+    )  # fmt: skip
+    for folder, colour in (("masks", "white"), ("class", "red")):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (40, 32), colour).save(tmp_path / folder / "0.png")
+    run(config)
+    with caplog.at_level(logging.WARNING):
+        run(config, **LATEST)
+    assert "goes on with" not in caplog.text
+    half = Image.new("L", (40, 32), "white")
+    half.paste("black", (0, 0, 20, 32))
+    half.save(tmp_path / "masks" / "0.png")
+    Image.new("RGB", (40, 32), "blue").save(tmp_path / "class" / "0.png")
+    with caplog.at_level(logging.WARNING):
+        run(config, **LATEST)
+    assert "goes on with other masks, other class images." in caplog.text
