@@ -34,15 +34,13 @@ def load_lacking(
 
     found = {}
     for part, (kind, source) in places.items():
-        options: dict[str, Any] = {}
+        made, options = getattr(transformers, kind), hub_options(source)
+        if part in quantized:
+            options["quantization_config"] = quantized[part]
         if not is_tokenizer(part):
-            options = {"dtype": dtype, "use_safetensors": True}
-            if part in quantized:
-                options["quantization_config"] = quantized[part]
+            options["dtype"] = dtype
         try:
-            found[part] = getattr(transformers, kind).from_pretrained(
-                source, **options, **hub_options(source)
-            )
+            found[part] = made.from_pretrained(source, use_safetensors=True, **options)
         except (OSError, ValueError) as error:
             raise _not_had(part, source) from error
     return found
