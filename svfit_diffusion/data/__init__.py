@@ -12,7 +12,14 @@ from .._lazy import lazy_names
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
-        "captions": ["CAPTION", "METADATA", "Captions", "is_caption_file", "match_captions"],
+        "captions": [
+            "CAPTION",
+            "CAPTION_SUFFIXES",
+            "METADATA",
+            "Captions",
+            "is_caption_file",
+            "match_captions",
+        ],
         "class_images": ["check_class_folder", "count_class_images", "fill_class_images"],
         "datasets": ["read_dataset"],
         "encoding": ["photo_encoder"],

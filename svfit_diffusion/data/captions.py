@@ -19,6 +19,7 @@ from pathlib import Path
 
 CAPTION, MAX_CAPTION = ".txt", 10_000  # a caption's file; bytes: no base reads more
 METADATA, MAX_METADATA = ("metadata.jsonl", "metadata.csv"), 10_000_000  # bytes
+CAPTION_SUFFIXES = (CAPTION, *(Path(name).suffix for name in METADATA))
 FILE_NAME, COLUMNS = "file_name", ("text", "caption", "prompt")
 
 

@@ -176,7 +176,7 @@ def _generate_all(
     ValueError where one of other settings is there, unless it may be overwritten.
     """
     name = _label(concept) if concept else BASE
-    prompts = [*(prompt.format(words) for prompt in plan.prompts), *plan.others]
+    prompts = [*(prompt.replace("{}", words) for prompt in plan.prompts), *plan.others]
     jobs = [(i, k) for i in range(len(prompts)) for k in range(plan.num)]
     paths = [folder / name / f"{i:03d}-{plan.seed + k}.png" for i, k in jobs]
     (folder / name).mkdir(parents=True, exist_ok=True)
@@ -260,11 +260,13 @@ def _score(
 
 def _texts(extractor: Clip, plan: EvaluationPlan, word: str) -> Tensor:
     """Features of the prompts with the class word as the subject, as CLIP knows no triggers."""
-    return extractor.texts([p.format(word) for p in plan.prompts]).repeat_interleave(plan.num, 0)
+    return extractor.texts([p.replace("{}", word) for p in plan.prompts]).repeat_interleave(
+        plan.num, 0
+    )
 
 
 def _sheet(plan: EvaluationPlan, pictures: dict[str, list[Image.Image]]) -> Image.Image:
     """The first seed of every prompt, with a row for the base and for each concept."""
     lines = [images[: len(plan.prompts) * plan.num : plan.num] for images in pictures.values()]
-    captions = [f"{name}: {p.format('…')}" for name in pictures for p in plan.prompts]
+    captions = [f"{name}: {p.replace('{}', '…')}" for name in pictures for p in plan.prompts]
     return grid([image for line in lines for image in line], len(plan.prompts), captions)

@@ -6,7 +6,7 @@ scheduler's `num_train_timesteps`; `model_timesteps` converts them to what the d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -217,6 +217,10 @@ class Family:
     def decode(self, vae: nn.Module, latents: Tensor) -> Tensor:
         """What `unscale_latents` gives [n, c, h, w] -> pixels [n, 3, H, W] in -1..1."""
         return vae.decode(latents.to(vae.dtype), return_dict=False)[0]
+
+    def batches(self, pipe: Any, prompts: Sequence[str]) -> bool:
+        """Whether a batch of these prompts gives each the picture that it has alone."""
+        return True
 
     def enable_gradient_checkpointing(self, denoiser: nn.Module) -> None:
         """Let the denoiser keep fewer activations, and compute them again for the gradient."""

@@ -7,7 +7,7 @@ __getattr__, __dir__, __all__ = lazy_names(
     {
         "batches": ["generate_batch", "kind_of"],
         "pictures": ["Parameters", "grid", "read_parameters", "save_png", "sheet", "size_text"],
-        "decoding": ["NoPicture", "check_picture", "own_precision"],
+        "decoding": ["NoPicture", "check_picture", "own_precision", "without_overflow"],
         "withheld": ["is_withheld"],
         "sampling": ["generate", "parameters", "pick_device", "pick_dtype"],
     },

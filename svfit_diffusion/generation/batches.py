@@ -35,6 +35,9 @@ def generate_batch(pool: ConceptPool, wanted: Sequence[Parameters]) -> list[Imag
             "them a negative prompt; generate the others by themselves."
         )
     family = recognise(pool.pipe)
+    texts = [one.prompt for one in wanted], [one.negative_prompt for one in wanted]
+    if not all(family.batches(pool.pipe, each) for each in texts):
+        return [image for one in wanted for image in generate_batch(pool, [one])]
     each = [family.guidance_kwargs(first.guidance, one.negative_prompt) for one in wanted]
     guidance = each[0]
     if guidance.get("negative_prompt"):

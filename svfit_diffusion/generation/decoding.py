@@ -45,6 +45,19 @@ def own_precision(vae: nn.Module) -> Iterator[None]:
         del vae.decode
 
 
+@contextlib.contextmanager
+def without_overflow(vae: nn.Module) -> Iterator[None]:
+    """For a while, a VAE that overflows in float16 in float32, as pipelines decode."""
+    overflows = vae.dtype == torch.float16 and getattr(vae.config, "force_upcast", False)
+    if overflows:
+        vae.to(torch.float32)
+    try:
+        yield
+    finally:
+        if overflows:
+            vae.to(torch.float16)
+
+
 def check_picture(image: Image.Image) -> None:
     """NoPicture for a picture of one colour."""
     bands = image.convert("RGB").getextrema()

@@ -154,6 +154,13 @@ class ConceptPool:
         for key, text in options.items():
             if isinstance(text, str) and "prompt" in key:
                 options[key] = [text] * len(prompts)
+        texts = {"prompt": prompts} | {k: v for k, v in options.items() if "prompt" in k}
+        for key, held in texts.items():
+            if isinstance(held, list) and not recognise(self.pipe).batches(self.pipe, held):
+                raise ValueError(
+                    f"each {key} of this batch would change the pictures of the others, since "
+                    "they differ in length and this base reads the padding; call it for each alone."
+                )
         with self._lock:
             try:
                 self._use(concepts, num_images_per_prompt)

@@ -129,7 +129,7 @@ def test_mistakes_are_one_sentence(arguments, words, capsys, tmp_path):
 def test_command_prints_the_table(made, capsys):
     folder, _ = made
     prompts = folder / "prompts.txt"
-    prompts.write_text("a photo of {}\n\n{} in the snow\n")
+    prompts.write_text("a photo of {}\n\n{} in the {snow}\n")
     flags = ["--reference_dir", str(PHOTOS), "--concept", str(CONCEPT), "--features", OFFLINE]
     flags += ["--num", "2", "--steps", "2", "--prompts", str(prompts), "--output_dir", str(folder)]
     flags += ["--overwrite"]  # what the folder holds is of other settings

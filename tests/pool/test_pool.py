@@ -10,10 +10,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers.tiny_families import TINY
 from helpers.tiny_pipelines import make_concept, make_pipeline, picture
 
 from svfit_diffusion.adapter import tuner_layers
 from svfit_diffusion.concept.file import write_concept
+from svfit_diffusion.families import recognise
+from svfit_diffusion.generation import generate_batch
 from svfit_diffusion.generation.sampling import parameters
 from svfit_diffusion.pipeline.loading import load_concept, remove_concept
 from svfit_diffusion.pipeline.word.rows import FIRST_ID
@@ -205,3 +208,20 @@ def test_a_concept_that_does_not_fit_leaves_the_pool_as_it_was(base, pipe):
     assert list(pool) == ["rex"]
     with pytest.raises(ValueError, match="is not a folder"):
         ConceptPool(pipe, "nowhere", name="other")
+
+
+def test_prompts_that_would_disturb_one_another_are_not_one_batch():
+    """CogView4 reads the padding of the shorter ones."""
+    pipe = TINY["cogview4"]()
+    pipe.set_progress_bar_config(disable=True)
+    pool, more = ConceptPool(pipe), {"num_inference_steps": 1, "output_type": "latent"}
+    short, long = "a dog", " ".join(["a dog"] * 12)
+    size = recognise(pipe).call_kwargs(pipe, 32, 32)
+    with pytest.raises(ValueError, match="this base reads the padding; call it for each alone"):
+        pool([short, long], [{}, {}], **more, **size)
+    wanted = [replace(parameters(pipe, text, width=32, height=32), steps=1, seed=i)
+              for i, text in enumerate((short, long))]  # fmt: skip
+    together = generate_batch(pool, wanted)
+    assert [each.tobytes() for each in together] == [
+        generate_batch(pool, [one])[0].tobytes() for one in wanted
+    ]

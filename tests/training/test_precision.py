@@ -18,7 +18,7 @@ from PIL import Image
 
 from svfit_diffusion.concept.packing import round_to_four_bits
 from svfit_diffusion.families import family_named
-from svfit_diffusion.generation import check_picture, own_precision
+from svfit_diffusion.generation import check_picture, own_precision, without_overflow
 from svfit_diffusion.training import dry_run
 from svfit_diffusion.training.launcher import PRECISION, launched
 from svfit_diffusion.training.loop import Training
@@ -254,3 +254,13 @@ def test_the_summary_says_where_a_precision_comes_from(config, monkeypatch):
     assert said("bf16", quantize="int8") == "bf16, int8 weights"
     monkeypatch.setenv(PRECISION, "no")
     assert said("no") == "float32 (as the launcher says)"
+
+
+def test_a_preview_of_a_vae_that_overflows_is_decoded_as_the_picture_is(pipe):
+    """As diffusers' SDXL: the VAE says so, and is float16 again afterwards."""
+    vae = pipe.vae.to(torch.float16)
+    for overflows in (True, False):
+        vae.register_to_config(force_upcast=overflows)
+        with without_overflow(vae):
+            assert vae.dtype == (torch.float32 if overflows else torch.float16)
+        assert vae.dtype == torch.float16

@@ -299,7 +299,8 @@ def test_uploads_that_are_no_forms_are_refused(url):
 
 
 def test_photos_and_concepts_are_taken(url):
-    for name in ("a.png", "A.JPG", "Köter.webp", "x.safetensors"):
+    captions = ("a.txt", "metadata.jsonl", "metadata.csv")
+    for name in ("a.png", "A.JPG", "Köter.webp", "x.safetensors", *captions):
         answer = httpx.post(f"{url}gradio_api/upload", files={"files": (name, PNG)})
         assert answer.status_code == 200 and Path(answer.json()[0]).read_bytes() == PNG
         Path(answer.json()[0]).unlink()

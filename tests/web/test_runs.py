@@ -15,6 +15,7 @@ from svfit_diffusion.web.page import run_panel
 from svfit_diffusion.web.page.train_actions import TrainActions
 from svfit_diffusion.web.service import server
 from svfit_diffusion.web.service.assembly import build_app
+from svfit_diffusion.web.studio import runs
 from svfit_diffusion.web.studio.history import History
 from svfit_diffusion.web.studio.library import Library
 from svfit_diffusion.web.studio.new_training import start_training
@@ -206,3 +207,18 @@ def test_the_log_says_why_before_the_page_sends_anyone_to_it(tmp_path, monkeypat
     monkeypatch.setattr(Run, "write", noted)
     assert main(str(tmp_path)) == 1
     assert "RuntimeError: the disk burns" in logged["failed"]
+
+
+def test_a_file_that_another_process_has_open_is_waited_for(monkeypatch):
+    monkeypatch.setattr(runs, "TRY_SECONDS", 0)
+    tries = []
+
+    def work():
+        tries.append(1)
+        if len(tries) < 3:
+            raise PermissionError
+        return "done"
+
+    assert runs.patient(work) == "done" and len(tries) == 3
+    with pytest.raises(PermissionError):
+        runs.patient(lambda: (_ for _ in ()).throw(PermissionError))

@@ -6,7 +6,9 @@ import json
 import re
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+import weakref
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -277,3 +279,25 @@ def test_a_closing_queue_lets_nobody_wait(pool):
             job.result.result(60)
     with pytest.raises(QueueFull):
         queue.submit(jobs[0].wanted)
+
+
+def test_a_batch_that_failed_holds_nothing_while_its_pictures_are_made_alone():
+    """Its tensors may be all that the device has room for."""
+    held, alive = [], []
+
+    class Tensors:
+        pass
+
+    def generate(wanted):
+        if len(wanted) > 1:
+            tensors = Tensors()
+            held.append(weakref.ref(tensors))
+            raise MemoryError
+        alive.append(held[0]() is not None)
+        return wanted
+
+    queue = Batching.__new__(Batching)
+    queue._generate, queue.metrics = generate, Metrics()
+    jobs = [SimpleNamespace(wanted=i, result=Future()) for i in range(2)]
+    queue._draw(jobs)
+    assert [job.result.result() for job in jobs] == [0, 1] and alive == [False, False]

@@ -30,3 +30,13 @@ def test_a_sweep_takes_the_old_and_the_oldest_beyond_the_limit_and_follows_no_li
     assert {p.name for p in (folder / "new").iterdir()} == {"1", "2"}
     asyncio.run(temporary_files.sweep_app_folder(folder))
     assert {p.name for p in (folder / "new").iterdir()} == {"1", "2"}
+
+
+def test_what_visitors_have_is_not_swept(tmp_path):
+    """What all are offered is older than a day some time."""
+    for folder in ("visits/a/concepts", "made/b"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "rex.safetensors").write_bytes(b"x" * 100)
+    temporary_files.sweep(tmp_path, -1, 10)
+    assert [path.parent.parent.name for path in tmp_path.rglob("*.safetensors")] == ["a"]
+    assert not (tmp_path / "made").exists()

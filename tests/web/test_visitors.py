@@ -175,7 +175,7 @@ def test_a_picture_is_its_visitors_and_goes_when_they_leave(public, tmp_path):
     assert read_parameters(copy).seed == 7 and read_parameters(copy).concepts == (("rex", 1.0),)
     assert not visitors.of("ben").workspace.history.last()
     named = {"path": str(picture.path), "meta": {"_type": "gradio.FileData"}}
-    run(url, "add", "ben", named, "")
+    result(url, "add", "ben", named, "")
     assert picture.path.exists(), "who was given its address cannot delete it"
     with httpx.stream("GET", f"{url}gradio_api/heartbeat/ann") as heart:
         next(heart.iter_raw())  # the page is open, until the connection ends
@@ -189,7 +189,7 @@ def test_an_added_file_is_its_visitors_and_the_upload_goes_at_once(public, files
     url, visitors = public
     (path,) = upload(url, files["max"]).raise_for_status().json()
     file = {"path": path, "meta": {"_type": "gradio.FileData"}}
-    choices, facts, prompt = run(url, "add", "cleo", file, "").raise_for_status().json()["data"]
+    choices, facts, prompt = result(url, "add", "cleo", file, "")["data"]
     assert (
         choices["value"] == "max" and "zwx" in facts and prompt == "a photo of zwx dog on the beach"
     )
@@ -205,7 +205,7 @@ def test_a_file_that_is_no_concept_is_explained(public, files):
     url, visitors = public
     (path,) = upload(url, files["bad"]).raise_for_status().json()
     file = {"path": path, "meta": {"_type": "gradio.FileData"}}
-    _, facts, _ = run(url, "add", "eve", file, "").raise_for_status().json()["data"]
+    _, facts, _ = result(url, "add", "eve", file, "")["data"]
     assert "bad.safetensors" in facts and names(visitors.of("eve")) == {"rex"}
 
 
@@ -222,8 +222,8 @@ def test_a_path_of_the_machine_is_no_upload(public, files):
     url, visitors = public
     for path in (files["max"], "/etc/passwd"):
         file = {"path": str(path), "meta": {"_type": "gradio.FileData"}}
-        answer = run(url, "add", "fay", file, "")
-        assert answer.status_code != 200 or "zwx" not in answer.text
+        answer = join(url, "add", "fay", file, "")
+        assert answer.status_code != 200 or "zwx" not in str(result(url, "add", "fay", file, ""))
     assert files["max"].exists() and names(visitors.of("fay")) == {"rex"}
 
 
@@ -237,6 +237,7 @@ def test_there_is_one_page_with_one_job_and_nothing_else(public):
         assert answer.status_code in (403, 404), name
     found = httpx.get(f"{url}config").json()
     assert {each["api_name"] for each in found["dependencies"] if each["queue"]} == {
+        "add",
         "generate",
         "leave",
     }
@@ -272,3 +273,19 @@ def test_a_client_has_so_many_jobs_and_uploads_a_minute(hurried, files):
 def test_a_public_app_has_no_password(capsys):
     assert main(["app", "--public", "--auth", "me:secret"]) == 2
     assert "--public has no password" in capsys.readouterr().err
+
+
+def test_adding_counts_as_a_job(hurried, files):
+    """Else one client could make visitors without end, and have all others forgotten."""
+    body = {"fn_index": number_of(hurried, "add"), "data": [None, ""], "session_hash": "x"}
+    answer = httpx.post(f"{hurried}gradio_api/run/predict", json=body)
+    assert answer.status_code == 404
+    codes = [httpx.post(f"{hurried}gradio_api/queue/join", json=body).status_code for _ in range(4)]
+    assert codes == [200, 200, 200, 429]
+
+
+def test_a_file_that_would_be_computed_for_long_is_refused(visitors, files, monkeypatch):
+    monkeypatch.setattr("svfit_diffusion.web.studio.visitors.MAX_BASIS", 1_000)
+    with pytest.raises(ValueError, match="trains so many values that this page would compute"):
+        visitors.add("ann", files["max"])
+    assert not visitors.count()

@@ -9,12 +9,16 @@ size and crop.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .. import FIRST, Flow, Sampling, WordOutput, pad, trim
+
+STEP = 16  # tokens: what the pipeline pads prompts to a multiple of
 
 
 class CogView4(Flow):
@@ -40,6 +44,11 @@ class CogView4(Flow):
         """
         given = {"do_classifier_free_guidance": False, "device": device}
         return pad([pipe.encode_prompt(prompt, **given)[0][0] for prompt in prompts])
+
+    def batches(self, pipe: Any, prompts: Sequence[str]) -> bool:
+        """Only prompts of one padded length: the pipeline attends to the padding, too."""
+        ids = pipe.tokenizer(list(prompts), truncation=True, max_length=self.length).input_ids
+        return len({math.ceil(len(row) / STEP) for row in ids}) <= 1
 
     def frame_conditioning(self, frames: Tensor) -> dict[str, Tensor]:
         """Original size, top left corner of the crop, and target size, as they are: [n, 6]."""

@@ -29,6 +29,12 @@ def base_in_use(workspace: Workspace) -> str:
     return render.base_card(title, TOYBOX_TEXT if toybox else OTHER_TEXT, next(made, None))
 
 
+def own_settings(workspace: Workspace) -> list[float]:
+    """Steps, guidance, width and height of the base in use."""
+    start = workspace.pipeline.defaults
+    return [start.steps, start.guidance, start.width, start.height]
+
+
 class BaseActions:
     """What the bar's events do."""
 
@@ -55,9 +61,8 @@ class BaseActions:
         yield self.workspace.version(), base_in_use(self.workspace), in_use
 
     def defaults(self) -> list[float]:
-        """Steps, guidance, width and height of the base in use."""
-        start = self.workspace.pipeline.defaults
-        return [start.steps, start.guidance, start.width, start.height]
+        """The base's own settings."""
+        return own_settings(self.workspace)
 
 
 def build_base_bar(workspace: Workspace, version: gr.Textbox, settings: list[gr.Slider]) -> gr.HTML:

@@ -42,6 +42,16 @@ class ConceptActions:
             text,
         )
 
+    def keep_fitting(self, chosen: dict) -> tuple[Any, Any]:
+        """After a change of the base or the library: the concepts in use that are still there, and
+        a signal where some are not, which could be neither used nor switched off.
+        """
+        names = {entry.name for entry in self.workspace.fitting()}
+        kept = {name: value for name, value in chosen.items() if name in names}
+        if kept == chosen:
+            return gr.skip(), gr.skip()
+        return kept, f"{list(kept)} {time.monotonic_ns()}"
+
     def choose(self, names: Sequence[str], chosen: dict, prompt: str) -> tuple[Any, ...]:
         """After a click: concepts in use, prompt with the words of the new ones, two signals.
 
@@ -127,6 +137,7 @@ def build_concepts(
             **QUEUED,
         )
     shown = [chips, search, others]
+    version.change(actions.keep_fitting, chosen, [chosen, changed], **UNQUEUED)
     for event in (version.change, changed.change):
         event(actions.chips, chosen, shown, **UNQUEUED)
     seen = [version.change, changed.change, clicked.change]

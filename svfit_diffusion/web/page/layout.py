@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from ..studio import GenerationJobs, Workspace
-from .base_bar import base_in_use, build_base_bar
+from .base_bar import base_in_use, build_base_bar, own_settings
 from .compare_tab import build_compare
 from .events import QUEUED, UNQUEUED, hidden_textbox
 from .form_memory import remember_form
@@ -63,13 +63,16 @@ def _follow_workspace(
     """Show, within two seconds, what other windows and trainings changed."""
 
     def update(shown: str) -> tuple[Any, ...]:
-        now = workspace.version()
-        if now == shown.partition("\n")[0]:
-            return (gr.skip(),) * 3
+        now, shown = workspace.version(), shown.partition("\n")[0]
+        own = own_settings(workspace)
+        if now == shown:
+            return (gr.skip(),) * (3 + len(own))
+        other = shown and now.rpartition(" ")[0] != shown.rpartition(" ")[0]  # base, elsewhere
         placeholder = gr.update(placeholder=workspace.example_prompt())
-        return now, base_in_use(workspace), placeholder
+        settings = own if other else [gr.skip()] * len(own)
+        return now, base_in_use(workspace), placeholder, *settings
 
-    outputs = [version, base, generate.prompt]
+    outputs = [version, base, generate.prompt, *generate.settings]
     page.load(update, version, outputs, **UNQUEUED)
     gr.Timer(2).tick(update, version, outputs, **UNQUEUED)
 

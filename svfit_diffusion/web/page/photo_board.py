@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from ...data import CAPTION
+from ...data import CAPTION_SUFFIXES
 from ..studio import MAX_PHOTOS, MAX_PROMPT, MAX_ZOOM, PHOTO_SUFFIXES, WHOLE, WORDS, Workspace
 from .events import CHECKING, QUEUED, UNQUEUED, hidden_textbox
 from .photo_actions import PhotoActions
@@ -33,7 +33,7 @@ def build_board(workspace: Workspace, center: gr.Checkbox) -> PhotoBoard:
     photos = gr.File(
         label=f"Photos of one thing: drop 5 to 10 (at most {MAX_PHOTOS})",
         file_count="multiple",
-        file_types=[*PHOTO_SUFFIXES, CAPTION, ".jsonl", ".csv"],
+        file_types=[*PHOTO_SUFFIXES, *CAPTION_SUFFIXES],
         height=150,
         elem_id="photos",
     )

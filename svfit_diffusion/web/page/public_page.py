@@ -7,7 +7,7 @@ import gradio as gr
 from ..studio import MAX_STRENGTH, Visitors
 from . import render
 from .base_bar import base_in_use
-from .events import UNQUEUED, click_to_generate, click_to_stop, go_and_stop
+from .events import QUEUED, UNQUEUED, click_to_generate, click_to_stop, go_and_stop
 from .generate_tab import number_and_seed, picture_gallery, prompt_box, scene_buttons
 from .public_actions import PublicActions
 from .sliders import clamped_slider
@@ -50,7 +50,7 @@ def build_public_page(page: gr.Blocks, visitors: Visitors) -> None:
         with gr.Column(scale=6, min_width=320, elem_classes="output-column"):
             live, pictures = gr.HTML(elem_id="live"), picture_gallery()
             gr.HTML(render.note(PRIVACY))
-    upload.upload(actions.add, [upload, prompt], [concept, facts, prompt], **UNQUEUED)
+    upload.upload(actions.add, [upload, prompt], [concept, facts, prompt], **QUEUED)
     concept.input(actions.choose, [concept, prompt], prompt, **UNQUEUED)
     inputs, outputs = [concept, strength, prompt, num, new_seed, seed], [pictures, live, seed]
     event = click_to_generate(go, stop, actions.generate, inputs, outputs, live, num)

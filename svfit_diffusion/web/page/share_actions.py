@@ -84,6 +84,10 @@ class ShareActions:
                         picture = image.convert("RGB")
                 yield picture, render.progress(progress)
 
+    def stop(self, window: gr.Request) -> None:
+        """Stop this window's preview."""
+        self.jobs.stop(window.session_hash)
+
     def add(self, path: str | None, word: str, picture: Image.Image | None) -> tuple[Any, ...]:
         """Add a file to the library, with its preview if there is one, and clear the form."""
         with user_errors():

@@ -10,7 +10,7 @@ import gradio as gr
 
 from ..studio import Entry, GenerationJobs, Workspace, servable_copy
 from . import render
-from .events import ONE_AT_A_TIME, QUEUED, UNQUEUED, click_to_generate
+from .events import ONE_AT_A_TIME, QUEUED, UNQUEUED, click_to_generate, click_to_stop
 from .share_actions import ShareActions
 
 EXPORTS = (
@@ -64,7 +64,8 @@ def build_share(workspace: Workspace, jobs: GenerationJobs, version: gr.Textbox)
             _bin(actions, version)
     inspected = [facts, preview, add, word, picture, shown, usable]
     file.change(actions.inspect, file, inspected, **QUEUED)
-    click_to_generate(preview, stop, actions.preview, usable, [picture, live], live)
+    event = click_to_generate(preview, stop, actions.preview, usable, [picture, live], live)
+    click_to_stop(stop, preview, actions.stop, event, live)
     picture.change(
         lambda image: gr.update(value=image, visible=bool(image)), picture, shown, **UNQUEUED
     )

@@ -12,10 +12,11 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
-from ...data import CAPTION
+from ...data import CAPTION_SUFFIXES
 from ..page import CSS, SHORTCUTS, THEME
 from ..studio import (
     PHOTO_SUFFIXES,
+    VISITS,
     History,
     Library,
     Runs,
@@ -61,7 +62,7 @@ def run_app(
 def run_public_app(base: str, host: str, port: int | None, concepts: Sequence[str]) -> None:
     """Serve the public page until Ctrl-C. concepts: files that every visitor may use."""
     with _temporary_folder() as folder:
-        visitors = Visitors(_checked(base, concepts), folder / "visits", concepts)
+        visitors = Visitors(_checked(base, concepts), folder / VISITS, concepts)
         page = build_public_app(visitors)
         _open(page, host, port, visitors=visitors)
         _serve(page)
@@ -119,7 +120,7 @@ def launch(
     """
     folder = Path(os.environ["GRADIO_TEMP_DIR"])
     os.environ.setdefault("FORWARDED_ALLOW_IPS", "")  # a client's address is the connection's
-    kinds, public, others = {*PHOTO_SUFFIXES, CAPTION, ".safetensors"}, {}, ()
+    kinds, public, others = {*PHOTO_SUFFIXES, *CAPTION_SUFFIXES, ".safetensors"}, {}, ()
     if visitors:
         kinds, others = {".safetensors"}, (visitors.forget_idle,)
         public = {

@@ -107,12 +107,14 @@ class Batching:
         try:
             images: Any = self._generate([job.wanted for job in batch])
         except Exception as error:
-            if len(batch) > 1:
-                for job in batch:
-                    self._draw([job])
-            else:
+            if len(batch) == 1:
                 self.metrics.add("failures")
                 batch[0].result.set_exception(error)
+                return
+            images = None
+        if images is None:  # here the error is gone, and with it what its frames held in memory
+            for job in batch:
+                self._draw([job])
             return
         self.metrics.add("pictures", len(batch))
         for job, image in zip(batch, images, strict=True):

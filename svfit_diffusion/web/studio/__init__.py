@@ -53,6 +53,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "shared_pipeline": ["Job", "SharedPipeline"],
         "suggested": ["SUGGESTED", "Suggested"],
         "temporary_files": [
+            "VISITS",
             "discard_upload",
             "new_file",
             "servable_copy",

@@ -20,13 +20,15 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
+T = TypeVar("T")
+TRIES, TRY_SECONDS = 20, 0.05  # of a file that another process has open
 MAX_RUNS = 5  # folders of trainings that are kept
 START_TIMEOUT = 30.0  # seconds that a worker may take until it holds its lock
 SHOW_SECONDS = 86_400.0  # that a finished training is shown
@@ -107,7 +109,7 @@ class Run:
         path = self.folder / "status.json"
         temporary = path.with_name(f".status-{secrets.token_hex(4)}")
         temporary.write_text(json.dumps(self._read_status() | status | {"updated": time.time()}))
-        os.replace(temporary, path)
+        patient(lambda: os.replace(temporary, path))
 
     def resumable(self) -> bool:
         """Whether it was stopped or failed, and can go on from a checkpoint."""
@@ -137,9 +139,19 @@ class Run:
 
     def _read_status(self) -> dict[str, Any]:
         try:
-            return json.loads((self.folder / "status.json").read_text())
+            return json.loads(patient((self.folder / "status.json").read_text))
         except (OSError, ValueError):  # deleted by another window
             return {}
+
+
+def patient(work: Callable[[], T]) -> T:
+    """What `work` returns, tried again while another process has the file open, as on Windows."""
+    for _ in range(TRIES):
+        try:
+            return work()
+        except PermissionError:
+            time.sleep(TRY_SECONDS)
+    return work()
 
 
 @dataclass(frozen=True)

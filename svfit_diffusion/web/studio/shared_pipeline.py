@@ -18,10 +18,17 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ...adapter import find_projections, fingerprint
+from ...adapter import basis_bytes, find_projections, fingerprint, layout
 from ...concept import printable
 from ...families import TOYBOX, base_name, load_base, recognise
-from ...generation import Parameters, generate, parameters, pick_device, pick_dtype
+from ...generation import (
+    Parameters,
+    generate,
+    parameters,
+    pick_device,
+    pick_dtype,
+    without_overflow,
+)
 from ...pipeline import (
     PromptLength,
     load_concept,
@@ -117,6 +124,12 @@ class SharedPipeline:
         """ValueError for a concept of another base; the pipeline is not touched."""
         if reason := self.mismatch(card):
             raise ValueError(reason)
+
+    def basis_size(self, card: Card) -> int:
+        """Bytes of the basis of a concept that fits, which is computed when it is first used."""
+        plan = layout(self.family.components(self.pipe), card.concept.targets)
+        ranks = zip(plan, card.concept.ranks, strict=False)
+        return sum(basis_bytes((p.out_features, p.in_features), rank) for p, rank in ranks)
 
     def memory_check(self) -> tuple[bool, int, int]:
         """Whether there is memory for a picture now; bytes that are free, and needed.
@@ -221,7 +234,8 @@ class SharedPipeline:
 
     def _decode(self, latents: torch.Tensor) -> Image.Image:
         """Latents [1, c, h, w] as the VAE reads them -> a picture."""
-        pixels = recognise(self.pipe).decode(self.pipe.vae, latents)
+        with without_overflow(self.pipe.vae):
+            pixels = recognise(self.pipe).decode(self.pipe.vae, latents)
         return self.pipe.image_processor.postprocess(pixels, output_type="pil")[0]
 
     def _activate(self, active: dict[str, tuple[Card, float]]) -> None:

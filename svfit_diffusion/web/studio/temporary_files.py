@@ -19,6 +19,7 @@ from pathlib import Path
 SWEEP_SECONDS = 600.0  # between two sweeps
 KEEP_SECONDS = 90_000.0  # an hour more than Gradio's delete_cache, which is to delete first
 MAX_BYTES = 4_000_000_000  # of all files
+VISITS = "visits"  # the folder of visitors' folders
 
 
 def _root() -> Path:
@@ -59,9 +60,14 @@ def discard_upload(path: str) -> None:
 
 
 def sweep(folder: Path, max_age: float, max_bytes: int) -> None:
-    """Delete files older than max_age seconds, and the oldest while there are over max_bytes."""
+    """Delete files older than max_age seconds, and the oldest while there are over max_bytes.
+
+    What visitors have stays: they are forgotten in their own time (visitors.py).
+    """
     found, folders, now = [], [], time.time()
     for place, inside, names in os.walk(folder):  # follows no link
+        if place == str(folder) and VISITS in inside:
+            inside.remove(VISITS)
         folders.append(place)
         for path in (os.path.join(place, name) for name in (*inside, *names)):
             with contextlib.suppress(FileNotFoundError):

@@ -28,6 +28,7 @@ from .workspace import Workspace
 
 MAX_VISITS = 64  # visitors that are remembered
 MAX_IDLE = 3_600.0  # seconds without a click until one is forgotten
+MAX_BASIS = 1_000_000_000  # bytes of the basis of a file that a visitor adds
 MAX_OWN_CONCEPTS = 4  # that a visitor may add
 MAX_KEPT_PICTURES = 16  # of a visitor, the newest
 
@@ -82,6 +83,11 @@ class Visitors:
             raise ValueError(
                 f"{card.name} was trained on {card.base!r}, but this page has "
                 f"{self.pipeline.base!r} only; use it where you have its base."
+            )
+        if self.pipeline.basis_size(card) > MAX_BASIS:
+            raise ValueError(
+                f"{card.name} trains so many values that this page would compute for long; use it "
+                "with svfit-diffusion on a machine of yours."
             )
         visit = self.of(session)
         library = visit.workspace.library
