@@ -67,12 +67,15 @@ def _is_concept(name: str) -> bool:
     path = folder_paths.get_full_path("loras", name)
     if path is None or not name.endswith(SUFFIX):
         return False
-    status = os.stat(path)
-    if status.st_size > MAX_FILE_BYTES:
+    try:
+        status = os.stat(path)
+        if status.st_size > MAX_FILE_BYTES:
+            return False
+        key = (path, status.st_size, status.st_mtime_ns)
+        if key not in _SEEN:
+            with open(path, "rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                _SEEN[key] = length < status.st_size and _MARK in file.read(length)
+    except OSError:  # deleted meanwhile, or not ours to read
         return False
-    key = (path, status.st_size, status.st_mtime_ns)
-    if key not in _SEEN:
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            _SEEN[key] = length < status.st_size and _MARK in file.read(length)
     return _SEEN[key]

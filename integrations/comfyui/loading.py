@@ -78,7 +78,7 @@ def apply_concept(
     check_basis(concept, plan, found, [name for name in origins if origins[name].rounded])
     patches = _patches(concept, plan, parts, found)
     model = _patched(model, patches[False], strengths.model)
-    if patches[True] or concept.learned:
+    if clip is not None:
         clip = _patched(clip, patches[True], strengths.clip)
         teach(clip, concept.all_triggers(), parts, strengths.word)
         teach_outputs(clip, concept.all_triggers(), spoken, strengths.word)

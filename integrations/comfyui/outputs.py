@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -56,7 +57,7 @@ class TagsWords:
         found = list(find_words(text, self.vectors)) if isinstance(text, str) else []
         if not found:
             return self.plain(text, *args, **kwargs)
-        read = self.plain(text, *args, **kwargs | {"return_offsets_mapping": True})
+        read = self._with_offsets(text, *args, **kwargs)
         ids = list(read["input_ids"])
         for first, last, word in found:
             vectors = self.vectors[word]
@@ -66,6 +67,16 @@ class TagsWords:
                 ids[at] = WordId(ids[at])
                 ids[at].vector = vectors[min(nth, len(vectors) - 1)]
         return {**read, "input_ids": ids}
+
+    def _with_offsets(self, text: str, *args: Any, **kwargs: Any) -> Any:
+        """The ids of a text with their places in it, which only fast tokenizers know: before
+        transformers 5, ComfyUI's are slow.
+        """
+        if not getattr(self.plain, "is_fast", True):
+            slow = type(self.plain)
+            fast = getattr(sys.modules[slow.__module__.partition(".")[0]], f"{slow.__name__}Fast")
+            self.plain = fast.from_pretrained(self.plain.name_or_path)
+        return self.plain(text, *args, **kwargs | {"return_offsets_mapping": True})
 
 
 class AddVectors:

@@ -13,6 +13,7 @@ import functools
 import json
 import logging
 import os
+import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -32,6 +33,7 @@ from .published import Source, find_source, identity_of, remembered
 log = logging.getLogger(__name__)
 VERSION = 3
 DEFAULT_LIMIT = 2_000_000_000  # bytes of bases kept on disk, oldest used go first
+IN_USE = 3_600.0  # seconds: what was used since then may be needed again by the same load
 PATIENCE = 2.0  # seconds of waiting for another process, before it is said
 PARTS = ("U", "s", "V", "groups")
 ENERGIES = "energies"  # metadata: projection -> rule -> rank, which only the whole spectrum tells
@@ -206,12 +208,26 @@ def _write(
 def _evict(folder: Path) -> None:
     """Delete the entries used longest ago until the folder keeps within its bound."""
     remove_leftovers(folder)
-    limit = int(os.environ.get("SVFIT_CACHE_LIMIT", DEFAULT_LIMIT))
-    entries = sorted(folder.glob("basis-*.safetensors"), key=lambda p: p.stat().st_mtime)
+    limit, entries = _limit(), sorted(folder.glob("basis-*.safetensors"), key=_used)
     total = sum(p.stat().st_size for p in entries)
     for path in entries[:-1]:
-        if total <= limit:
+        if total <= limit or _used(path) > time.time() - IN_USE:
             break
         total -= path.stat().st_size
         for old in (path, Path(f"{path}.lock")):
             old.unlink(missing_ok=True)
+
+
+def _used(path: Path) -> float:
+    """When an entry was last used, in seconds."""
+    return path.stat().st_mtime
+
+
+def _limit() -> int:
+    """The bytes that the folder may hold."""
+    given = os.environ.get("SVFIT_CACHE_LIMIT", "")
+    if given and not given.isdecimal():
+        log.warning(
+            "SVFIT_CACHE_LIMIT is %r, but must be a number of bytes; it is not used.", given
+        )
+    return int(given) if given.isdecimal() else DEFAULT_LIMIT

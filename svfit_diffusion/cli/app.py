@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from .._extras import need
-from .paths import expanded
+from .paths import expanded, port
 from .terminal import quiet_libraries
 
 
@@ -20,7 +20,7 @@ def add_command(commands: Any) -> None:
         "--host", default="127.0.0.1", help="address to serve on (default: 127.0.0.1)"
     )
     command.add_argument(
-        "--port", type=int, help="port to serve on; 0: a free one from 7860 (default: 0)"
+        "--port", type=port, help="port to serve on; 0: a free one from 7860 (default: 0)"
     )
     command.add_argument(
         "--concept",

@@ -6,6 +6,7 @@ that is taken gets a number.
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,14 @@ from typing import Any
 def expanded(text: str) -> str:
     """A path with `~` as the home folder, also where no shell has seen it: --output_dir=~/x."""
     return os.path.expanduser(text)
+
+
+def port(text: str) -> int:
+    """A port's number."""
+    number = int(text) if text.isdecimal() else -1
+    if not 0 <= number <= 65_535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port; it must be from 0 to 65535")
+    return number
 
 
 def add_overwrite(command: Any, what: str = "files of the same names") -> None:

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from .._extras import need
-from .paths import expanded
+from .paths import expanded, port
 from .terminal import quiet_libraries
 
 
@@ -23,7 +23,7 @@ def add_command(commands: Any) -> None:
         "--host", default="127.0.0.1", help="address to serve on (default: 127.0.0.1)"
     )
     command.add_argument(
-        "--port", type=int, default=7850, help="port to serve on; 0: a free one (default: 7850)"
+        "--port", type=port, default=7850, help="port to serve on; 0: a free one (default: 7850)"
     )
     command.add_argument(
         "--auth", metavar="USER:PASSWORD", help="login; needed where --host lets others in"

@@ -15,6 +15,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 ABANDONED = 3600  # seconds without a change, after which a temporary file has no writer any more
 
 
@@ -35,8 +37,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         fsync_path(fresh)
         os.replace(fresh, path)
         fsync_path(path.parent)
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk
+        reason = getattr(error, "strerror", None) or str(error)
         kept = "; the file of that name is untouched" if path.is_file() else ""
         raise OSError(f"{path} could not be written: {reason}{kept}.") from error
     finally:

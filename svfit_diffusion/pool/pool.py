@@ -243,7 +243,10 @@ class ConceptPool:
         if self.folder is None or not name or Path(name).name != name or "\0" in name:
             return None
         path = self.folder / f"{name}{SUFFIX}"
-        return path if path.is_file() else None
+        try:
+            return path if path.is_file() else None
+        except OSError:  # of a name that is too long
+            return None
 
     def _admit(
         self, concept: Concept, token: str | None = None, origin: Origin | None = None

@@ -18,6 +18,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "lora_export": ["export_lora", "lora_files", "plain_name"],
         "lora_import": ["import_lora"],
         "publishing": ["push_to_hub"],
-        "renaming": ["MAX_WORD", "check_word", "rename"],
+        "renaming": ["rename"],
+        "words": ["MAX_WORD", "check_word"],
     },
 )

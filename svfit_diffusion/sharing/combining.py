@@ -19,6 +19,7 @@ from ..adapter import layout
 from ..concept import Concept, Trigger, printable
 from ..families import recognise
 from ..pipeline import base_fields, check_layout, check_strength, trigger_clash, with_self_check
+from .words import MAX_WORD, check_word
 
 
 def combine(
@@ -121,8 +122,8 @@ def _calls(concepts: Sequence[tuple[Concept, float]], words: Sequence[str] | Non
     found: list[Trigger] = []
     for i, (concept, weight) in enumerate(concepts):
         own = concept.all_triggers()
-        if words is not None and len(own) == 1:
-            own = (replace(own[0], word=words[i]),)
+        if words is not None:
+            own = _renamed(own, words[i])
         if word := trigger_clash(own, tuple(found)):
             raise ValueError(
                 f"two of these concepts are called by {printable(word, 60)!r} and at least one of "
@@ -135,6 +136,28 @@ def _calls(concepts: Sequence[tuple[Concept, float]], words: Sequence[str] | Non
             if call.word and call.word.lower() not in held
         ]
     return sorted(found, key=lambda call: call.word)
+
+
+def _renamed(own: tuple[Trigger, ...], word: str) -> tuple[Trigger, ...]:
+    """A concept's only trigger, called by a word; ValueError where it cannot be."""
+    if len(own) != 1 and word not in {call.word for call in own}:
+        known = ", ".join(printable(repr(call.word), MAX_WORD) for call in own)
+        raise ValueError(
+            f"one concept is called by {known}; pass one of them for it, or give each another word "
+            "by `svfit rename` first."
+        )
+    if len(own) != 1:
+        return own
+    (call,) = own
+    if word == call.word:
+        return own
+    check_word(word)
+    if not call.rows:
+        raise ValueError(
+            f"the word {printable(call.word, MAX_WORD)!r} was not learned: the base reads it as it "
+            "is typed, so no other word can stand for it; give the other concept another one."
+        )
+    return (replace(call, word=word),)
 
 
 def trigger_fields(calls: list[Trigger]) -> dict[str, Any]:

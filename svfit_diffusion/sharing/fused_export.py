@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from tokenizers import AddedToken
 from torch import nn
 
@@ -34,7 +35,10 @@ def export_pipeline(
     load_concept(pipe, plain, strength, name="fused")
     fuse_concepts(pipe)
     words = [_write_trigger(one, pipe, family, strength) for one in concept.all_triggers()]
-    pipe.to(checked_dtype(dtype)).save_pretrained(folder)
+    try:
+        pipe.to(checked_dtype(dtype)).save_pretrained(folder)
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"{folder} could not be written whole ({error}); delete it.") from error
     words = printable(", ".join(words))
     calls = {"diffusers, and any program that reads it": words}
     return Exported((Path(folder),), words, calls, lacks)

@@ -5,7 +5,10 @@ The file is limited in size, safetensors only, and checked: names, shapes, types
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -28,6 +31,7 @@ ENDS = (
     ("_lora.down.weight", "_lora.up.weight"),  # of diffusers' attention processors
 )
 MIDDLE = ".lora_mid.weight"  # of a convolution's LoRA: [q, q, height, width]
+PEFT = "base_model.model."  # before the names in its files
 IGNORED = "bundle_emb."  # embeddings that AUTOMATIC1111 reads from a LoRA
 DTYPES = {"F16": 2, "BF16": 2, "F32": 4, "I32": 4, "I64": 8}  # bytes of a number; alphas may be int
 SHIFT = ".delta"  # the end of a tensor's name in svdiff-pytorch's files
@@ -57,8 +61,10 @@ def read_edits(path: Path) -> tuple[dict[str, Edit], dict[str, str]]:
             raise ValueError(f"{shown}: {printable(name, 80)} holds integers, not float numbers.")
         if not torch.isfinite(tensor).all():
             raise ValueError(f"{shown}: {printable(name, 80)} holds NaN or infinity.")
+    if all(name.startswith(PEFT) for name in tensors):
+        settings |= _peft_settings(path)
     for key, value in settings.items():
-        if value and key.endswith((".use_rslora", ".use_dora")):
+        if value and key.rpartition(".")[2] in ("use_rslora", "use_dora"):
             raise ValueError(
                 f"{shown} is a LoRA with {printable(key, 60)}, which is not supported."
             )
@@ -85,6 +91,34 @@ def _header(path: Path) -> tuple[dict[str, str], list[str]]:
     return metadata, sorted(header)
 
 
+def _peft_settings(path: Path) -> dict[str, Any]:
+    """What PEFT writes into adapter_config.json beside a LoRA; its scale is there alone."""
+    config = path.parent / "adapter_config.json"
+    try:
+        held = json.loads(config.read_text("utf-8"))
+    except (OSError, ValueError):
+        raise ValueError(
+            f"{printable(str(path))} is PEFT's, whose alpha is in {config.name} beside it, which "
+            "is missing or cannot be read; put it there."
+        ) from None
+    names = ("lora_alpha", "alpha_pattern", "use_rslora", "use_dora")
+    return {name: held[name] for name in names if isinstance(held, dict) and name in held}
+
+
+def _of_pattern(path: str, pattern: dict, module: str, otherwise: Any) -> Any:
+    """The alpha that PEFT's pattern, of modules' names or their ends, gives a module."""
+    for name, alpha in pattern.items():
+        plain = str(name).removeprefix("^").removesuffix("$")
+        if not re.fullmatch(r"[\w.-]+", plain):
+            raise ValueError(
+                f"{path}: alphas are for {printable(str(name), 60)!r}, and only names are read, no "
+                "regular expressions."
+            )
+        if f".{module}".endswith(f".{plain}"):
+            return alpha
+    return otherwise
+
+
 def _pairs(path: str, tensors: dict[str, Tensor], settings: dict) -> dict[str, Edit]:
     """Module -> its pair of matrices; convolutions are flattened.
 
@@ -107,11 +141,11 @@ def _pairs(path: str, tensors: dict[str, Tensor], settings: dict) -> dict[str, E
             )
         if len(down) > MAX_RANK:
             raise ValueError(f"{path} has a rank of {len(down):,}; at most {MAX_RANK:,} is read.")
-        part, _, local = module.replace("base_model.model.", "", 1).partition(".")
-        stated = settings.get(f"{part}.lora_alpha")
-        pattern = settings.get(f"{part}.alpha_pattern")
-        if isinstance(pattern, dict) and local in pattern:
-            stated = pattern[local]
+        part, _, local = module.replace(PEFT, "", 1).partition(".")
+        stated = settings.get(f"{part}.lora_alpha", settings.get("lora_alpha"))
+        pattern = settings.get(f"{part}.alpha_pattern", settings.get("alpha_pattern"))
+        if isinstance(pattern, dict):
+            stated = _of_pattern(path, pattern, f"{part}.{local}", stated)
         value = float(alpha) if alpha is not None else stated
         value = len(down) if value is None else value
         if type(value) not in (int, float) or not abs(value) <= MAX_ALPHA:

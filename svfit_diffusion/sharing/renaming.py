@@ -9,8 +9,7 @@ from dataclasses import replace
 
 from ..concept import Concept, printable
 from .combining import trigger_fields
-
-MAX_WORD = 60  # characters
+from .words import MAX_WORD, check_word
 
 
 def rename(concept: Concept, word: str, old: str | None = None) -> Concept:
@@ -41,13 +40,3 @@ def rename(concept: Concept, word: str, old: str | None = None) -> Concept:
         return replace(concept, token=word)
     renamed = sorted((*others, replace(found[0], word=word)), key=lambda call: call.word)
     return replace(concept, **trigger_fields(renamed))
-
-
-def check_word(word: str) -> None:
-    """ValueError for what is not one short word."""
-    blank = any(c.isspace() or not c.isprintable() for c in word)
-    if not word or blank or len(word) > MAX_WORD:
-        raise ValueError(
-            f"{printable(word, MAX_WORD)!r} cannot be a concept's word; it must be one word of at "
-            f"most {MAX_WORD} characters, such as zwx."
-        )

@@ -15,6 +15,7 @@ import pytest
 import torch
 from filelock import FileLock
 from helpers.tiny_pipelines import load
+from safetensors import SafetensorError
 
 from svfit_diffusion.adapter import cache, truncated_svd
 from svfit_diffusion.adapter.attention import find_projections
@@ -224,3 +225,27 @@ def test_waiting_for_another_process_is_said(pipe, monkeypatch, caplog):
     assert taken.wait(60)
     assert load_bases(pipe.unet, ranks(pipe.unet, 5), "float16")
     assert "another process is computing the basis of this UNet2DConditionModel" in caplog.text
+
+
+def test_a_limit_that_is_too_small_takes_nothing_of_the_same_load(pipe, monkeypatch, caplog):
+    """A base of several files has an entry for each: all are there for the next load."""
+    monkeypatch.setenv("SVFIT_CACHE_LIMIT", "1")
+    for model in (pipe.text_encoder, pipe.unet):
+        load_bases(model, ranks(model, 2), "float16")
+    no_factoring(monkeypatch)
+    for model in (pipe.text_encoder, pipe.unet):
+        load_bases(model, ranks(model, 2), "float16")
+    monkeypatch.setenv("SVFIT_CACHE_LIMIT", "4GB")
+    assert cache._limit() == cache.DEFAULT_LIMIT and "must be a number of bytes" in caplog.text
+
+
+def test_a_full_disk_costs_time_only(pipe, monkeypatch):
+    """safetensors has an error of its own for it."""
+
+    def full(*_):
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr(cache, "save_file", full)
+    with pytest.warns(UserWarning, match="not cached.*No space left"):
+        assert load_bases(pipe.unet, ranks(pipe.unet), "float16")
+    assert not list(cache_folder().glob("*.tmp"))

@@ -111,3 +111,11 @@ def test_an_error_is_one_line_whatever_a_file_is_called(tmp_path, capsys):
         said = capsys.readouterr().err.strip().splitlines()[-1]
         assert "\N{REPLACEMENT CHARACTER}" in said and len(said) < 1_100
         assert not {"\x1b", "\x07", "\u202e"} & set(said) and "gnp" in said and "xxx" in said
+
+
+@pytest.mark.parametrize("command", ["app", "serve --concepts ."])
+@pytest.mark.parametrize("port", ["99999", "-1", "x"])
+def test_what_is_no_port_is_refused_before_anything_is_loaded(command, port, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([*command.split(), f"--port={port}"])
+    assert ended.value.code == 2 and "must be from 0 to 65535" in capsys.readouterr().err

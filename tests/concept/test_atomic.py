@@ -1,13 +1,17 @@
 """A file is the old one or the new one, never incomplete, and its mode follows the umask."""
 
 import os
-import resource
 import subprocess
 import sys
 
 import pytest
 
 from svfit_diffusion.concept.atomic import atomic_write, remove_leftovers, replace_file
+
+try:
+    import resource
+except ImportError:  # of Unix
+    resource = None
 
 
 def test_a_file_is_replaced_with_the_mode_of_the_umask(tmp_path):
@@ -92,7 +96,7 @@ except OSError as error:
 """
 
 
-@pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="a limit of Unix")
+@pytest.mark.skipif(resource is None, reason="a limit of Unix")
 def test_a_file_that_finds_no_room_leaves_the_good_one(tmp_path):
     path = replace_file(tmp_path / "a", b"good")
     done = subprocess.run([sys.executable, "-c", LIMITED, path], capture_output=True, text=True)

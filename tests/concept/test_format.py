@@ -12,13 +12,16 @@ import numpy as np
 import pytest
 import torch
 from helpers.loras import XL
+from helpers.tiny_families import TINY
 from helpers.tiny_pipelines import load, make_concept, make_xl_pipeline
 from safetensors import safe_open
 from safetensors.numpy import load_file
+from safetensors.torch import load_file as load_torch
 
 from svfit_diffusion.adapter.tuner import layers
 from svfit_diffusion.concept.file import read_concept, write_concept
 from svfit_diffusion.concept.packing import round_vector
+from svfit_diffusion.families import load_base, recognise
 from svfit_diffusion.pipeline.loading import load_concept
 
 ENDS = ("to_q", "to_k", "to_v", "to_out.0", "q_proj", "k_proj", "v_proj", "out_proj")
@@ -178,6 +181,36 @@ def test_it_finds_the_words_in_outputs(pipe, tmp_path, packed):
 
 @pytest.mark.slow
 def test_the_table_of_bytes_is_what_the_script_prints():
-    script = DOC.parents[1] / "benchmarks" / "file_sizes.py"
-    run = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
-    assert len(run.stdout.splitlines()) == 14 and run.stdout in DOC.read_text()
+    command = [sys.executable, "-m", "benchmarks.families.file_sizes"]
+    run = subprocess.run(command, cwd=DOC.parents[1], capture_output=True, text=True, check=True)
+    assert len(run.stdout.splitlines()) == 24 and run.stdout in DOC.read_text()
+
+
+@pytest.mark.parametrize("name", ["flux2-klein", "hidream", "auraflow", "pixart-sigma"])
+def test_other_families_projections_and_precision(name, tmp_path):
+    """Their names and precision, as the page says; weights by their files' keys alone."""
+    text = DOC.read_text()
+    kind = "float16" if f"`{name}`" in text.partition("(float16 for ")[2][:60] else "bfloat16"
+    pipe = TINY[name]()
+    pipe.save_pretrained(tmp_path / "base")
+    part = recognise(pipe).denoiser
+    ends = (*ENDS, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out", "to_qkv_mlp_proj",
+            "to_out", "to_q_t", "to_k_t", "to_v_t", "to_out_t")  # fmt: skip
+    digest = hashlib.sha256()
+    weights = {}
+    for file in (tmp_path / "base" / part).glob("*.safetensors"):
+        weights |= load_torch(file)
+    for key in sorted(weights):
+        path = key.removesuffix(".weight")
+        if (
+            "attn" in path
+            and key.endswith(".weight")
+            and path.endswith(tuple(f".{e}" for e in ends))
+        ):
+            weight = weights[key].to(getattr(torch, kind))
+            shape = f"({weight.shape[0]}, {weight.shape[1]})"
+            digest.update(f"{path}|{shape}|torch.{kind}".encode())
+            digest.update(weight.contiguous().view(torch.uint8).numpy())
+    base = load_base(str(tmp_path / "base"))
+    concept = make_concept(base, targets={part: "both"}, trigger=False)
+    assert concept.fingerprints[part] == digest.hexdigest()[:32]

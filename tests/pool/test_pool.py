@@ -225,3 +225,10 @@ def test_prompts_that_would_disturb_one_another_are_not_one_batch():
     assert [each.tobytes() for each in together] == [
         generate_batch(pool, [one])[0].tobytes() for one in wanted
     ]
+
+
+def test_a_name_that_no_file_can_have_is_none(tmp_path):
+    pool = ConceptPool(make_pipeline(), tmp_path)
+    assert "a" * 300 not in pool
+    with pytest.raises(ValueError, match="there is no concept"):
+        pool.triggers("a" * 300)

@@ -121,3 +121,19 @@ def test_what_cannot_be_combined_is_refused(pipe):
     with pytest.raises(ValueError, match="base given is not 'tiny'"):
         combine([(one, 1.0), (old, 1.0)], pipe=make_pipeline(seed=5))
     assert combine([(one, 1.0), (old, 1.0)], pipe=pipe).check
+
+
+def test_words_are_checked_as_those_of_a_renaming(pipe):
+    """A word that nobody learned is the base's own, whatever it is called; nothing is dropped."""
+    learned = make_concept(pipe, seed=1)
+    unlearned = make_concept(pipe, seed=2, token="cat", trigger=False)
+    with pytest.raises(ValueError, match="'cat' was not learned"):
+        combine([(learned, 1.0), (unlearned, 1.0)], words=["sks", "zwx"])
+    with pytest.raises(ValueError, match="'' cannot be a concept's word"):
+        combine([(learned, 1.0), (unlearned, 1.0)], words=["", "cat"])
+    both = combine([(learned, 1.0), (make_concept(pipe, seed=3, token="mug"), 1.0)])
+    other = make_concept(pipe, seed=4, token="zwx")
+    with pytest.raises(ValueError, match="called by 'mug', 'sks'; pass one of them"):
+        combine([(both, 1.0), (other, 1.0)], words=["rex", "zwx"])
+    made = combine([(both, 1.0), (other, 1.0)], words=["mug", "zwy"])
+    assert {call.word for call in made.all_triggers()} == {"mug", "sks", "zwy"}

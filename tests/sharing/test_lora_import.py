@@ -163,3 +163,27 @@ def test_svdiffs_shifts_of_attention_fit_exactly(pipe, base_folder, tmp_path):
     save_file({k: v[:2] for k, v in shifts.items()}, tmp_path / "short.safetensors")
     with pytest.raises(ValueError, match="has 2 shifts, but this base's weight takes"):
         import_lora(tmp_path / "short.safetensors", pipe, "full")
+
+
+def test_pefts_alphas_are_beside_its_file(pipe, tmp_path):
+    """lora_alpha over r, by the ends of names; without the file nobody knows them."""
+    concept = make_concept(pipe, targets={"unet": "both"}, trigger=False)
+    export_lora(concept, pipe, tmp_path / "a.safetensors", "diffusers", "float32")
+    tensors, folder = load_file(tmp_path / "a.safetensors"), tmp_path / "peft"
+    folder.mkdir()
+    path = folder / "adapter_model.safetensors"
+    renamed = {f"base_model.model.{k.removeprefix('unet.')}": v for k, v in tensors.items()}
+    save_file(renamed, path)
+    with pytest.raises(ValueError, match="alpha is in adapter_config.json beside it, which"):
+        read_edits(path)
+    rank = next(v for k, v in renamed.items() if k.endswith("lora_A.weight")).shape[0]
+    config = {"lora_alpha": 2 * rank, "alpha_pattern": {"attn1.to_q": 8 * rank}}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    scales = {name: edit.scale for name, edit in read_edits(path)[0].items()}
+    assert {s for n, s in scales.items() if n.endswith("attn1.to_q")} == {8.0}
+    assert {s for n, s in scales.items() if not n.endswith("attn1.to_q")} == {2.0}
+    for changes, reason in (({"use_rslora": True}, "use_rslora"), (
+        {"alpha_pattern": {"(a+)+$": 1}}, "no regular expressions")):  # fmt: skip
+        (folder / "adapter_config.json").write_text(json.dumps(config | changes))
+        with pytest.raises(ValueError, match=reason):
+            read_edits(path)

@@ -1,5 +1,7 @@
 """Names in LoRA files, for every family and every program's habit, and what the tensors hold."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -130,7 +132,8 @@ HABITS = {  # (module's name in diffusers' form, end of A, end of B) of other pr
 def test_names_of_other_programs_are_read(pipe, base_folder, tmp_path, habit):
     concept = make_concept(pipe, targets={"unet": "both"}, trigger=False)
     export_lora(concept, pipe, tmp_path / "a.safetensors", "diffusers", "float32")
-    renamed = {}
+    renamed, alpha = {}, {"lora_alpha": 4}  # of rank 4; of PEFT beside the file
+    (tmp_path / "adapter_config.json").write_text(json.dumps(alpha))
     for key, tensor in load_file(tmp_path / "a.safetensors").items():
         module, which = key.removesuffix(".weight").rsplit(".lora_", 1)
         name, a, b = HABITS[habit](module)

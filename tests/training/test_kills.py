@@ -4,7 +4,6 @@ import json
 import os
 import random
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from helpers.tiny_pipelines import run
 from svfit_diffusion.concept.file import read_concept
 from svfit_diffusion.training.checkpoints import Checkpoints
 
+resource = pytest.importorskip("resource", reason="signals and limits of Unix")
 TIMEOUT = 300  # seconds, on a machine with other things to do
 
 

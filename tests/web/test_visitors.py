@@ -232,6 +232,8 @@ def test_there_is_one_page_with_one_job_and_nothing_else(public):
     url, _ = public
     info = httpx.get(f"{url}gradio_api/info").json()
     assert not info["named_endpoints"] and not info["unnamed_endpoints"]
+    for path in ("openapi.json", "call/generate/1"):
+        assert httpx.get(f"{url}gradio_api/{path}").status_code in (403, 404), path
     for name in ("generate", "train", "library", "use_base", "add"):
         answer = httpx.post(f"{url}gradio_api/call/{name}", json={"data": []})
         assert answer.status_code in (403, 404), name

@@ -43,7 +43,9 @@ POST_PATHS = re.compile(
 )
 ROUTES = (GET_PATHS, POST_PATHS)
 PUBLIC_POST_PATHS = re.compile(r"/gradio_api/(queue/join|upload|cancel|reset/?|run/predict/?)")
-PUBLIC_ROUTES = (GET_PATHS, PUBLIC_POST_PATHS)  # without the API
+_API = (r"|call/\w+/\w+", r"|openapi\.json")
+PUBLIC_GET_PATHS = re.compile(GET_PATHS.pattern.replace(_API[0], "").replace(_API[1], ""))
+PUBLIC_ROUTES = (PUBLIC_GET_PATHS, PUBLIC_POST_PATHS)  # without the API
 PUBLIC_HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-origin")]
 SECURITY_HEADERS = [(b"x-frame-options", b"SAMEORIGIN"), *PUBLIC_HEADERS]
 

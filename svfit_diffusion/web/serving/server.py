@@ -5,6 +5,7 @@ It keeps nothing: a second one on another machine, on a copy of the folder, answ
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 
@@ -46,8 +47,9 @@ def run_server(
     front = Front(pool, queue, base_name(base))
     address = f"http://{host}:{wire.getsockname()[1]}"
     print(f"Serving {front.base} at {address}; Ctrl-C ends it.", flush=True)
+    proxies = os.environ.get("FORWARDED_ALLOW_IPS", "")  # else a client is its connection's address
     settings = uvicorn.Config(front.app(gate(login)), log_level="warning", access_log=False,
-                              proxy_headers=False, server_header=False, lifespan="off",
+                              forwarded_allow_ips=proxies, server_header=False, lifespan="off",
                               timeout_graceful_shutdown=60)  # fmt: skip
     try:
         uvicorn.Server(settings).run(sockets=[wire])
