@@ -6,6 +6,7 @@ Nothing personal is in it: paths below the home folder begin with `~`, others ar
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import platform
@@ -46,15 +47,30 @@ def add_command(commands: Any) -> None:
 
 def _doctor(arguments: argparse.Namespace) -> int:
     quiet_libraries()
-    logging.getLogger("svfit_diffusion").setLevel(logging.ERROR)
-    warnings.simplefilter("ignore")  # they may name folders, and what matters is on the page
     checks = [_versions, _device, _linear_algebra, _cache, _hub, _bases, _self_check]
     failed = False
-    for check in checks if arguments.quick else [*checks, _training]:
-        for name, value in _lines(check):
-            failed |= value.startswith(FAILED)
-            print(f"{name:<12} {value}", flush=True)
+    with _without_remarks():
+        for check in checks if arguments.quick else [*checks, _training]:
+            for name, value in _lines(check):
+                failed |= value.startswith(FAILED)
+                print(f"{name:<12} {value}", flush=True)
     return int(failed)
+
+
+@contextlib.contextmanager
+def _without_remarks() -> Iterator[None]:
+    """No warnings, and of our messages errors alone: they may name folders, and what matters is on
+    the page.
+    """
+    ours = logging.getLogger("svfit_diffusion")
+    level = ours.level
+    ours.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        ours.setLevel(level)
 
 
 def _lines(check: Callable[[], Iterator[tuple[str, str]]]) -> Iterator[tuple[str, str]]:

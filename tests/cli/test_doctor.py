@@ -1,5 +1,6 @@
 """cli.doctor: one page for a report, with nothing personal on it."""
 
+import logging
 import re
 from pathlib import Path
 
@@ -61,3 +62,11 @@ def test_a_place_is_below_the_home_folder_or_a_variable(monkeypatch, tmp_path):
     assert place(tmp_path / "x" / "y", "SVFIT_CACHE") == "~/x/y"
     assert place(tmp_path.parent / "other", "SVFIT_CACHE") == "$SVFIT_CACHE"
     assert place(tmp_path.parent / "other", "HF_HUB_CACHE") == "outside of the home folder"
+
+
+def test_messages_are_heard_again_afterwards(capsys):
+    """A program that asks for the page goes on to hear what this package says."""
+    ours = logging.getLogger("svfit_diffusion")
+    ours.setLevel(logging.INFO)
+    assert main(["doctor", "--quick"]) in (0, 1)
+    assert ours.level == logging.INFO
