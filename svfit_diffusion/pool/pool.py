@@ -158,8 +158,8 @@ class ConceptPool:
         for key, held in texts.items():
             if isinstance(held, list) and not recognise(self.pipe).batches(self.pipe, held):
                 raise ValueError(
-                    f"each {key} of this batch would change the pictures of the others, since "
-                    "they differ in length and this base reads the padding; call it for each alone."
+                    f"on this base, pictures of these {key}s in one batch would not be those that "
+                    "each has alone; call it for each alone."
                 )
         with self._lock:
             try:

@@ -20,7 +20,7 @@ TOLERANCE = 1e-5
 PROMPTS = ["a photo of sks dog", "sks mug, sks", "a photo of sks dog", "a beach"]
 BATCH = [{"rex": 0.7}, {"mug": 1.0}, {}, {"rex": 0.3, "zwx": -0.5}]
 FAMILIES = ["sd", "sdxl", "sd3", "flux", "flux2-klein", "flux2", "z-image", "qwen-image", "chroma",
-            "pixart-sigma"]  # fmt: skip
+            "pixart-sigma", "lumina2", "sana", "auraflow"]  # fmt: skip
 NEGATIVE = ["", "sks dog", "sks", "zwx"]
 
 

@@ -217,7 +217,9 @@ def test_prompts_that_would_disturb_one_another_are_not_one_batch():
     pool, more = ConceptPool(pipe), {"num_inference_steps": 1, "output_type": "latent"}
     short, long = "a dog", " ".join(["a dog"] * 12)
     size = recognise(pipe).call_kwargs(pipe, 32, 32)
-    with pytest.raises(ValueError, match="this base reads the padding; call it for each alone"):
+    with pytest.raises(
+        ValueError, match="not be those that each has alone; call it for each alone"
+    ):
         pool([short, long], [{}, {}], **more, **size)
     wanted = [replace(parameters(pipe, text, width=32, height=32), steps=1, seed=i)
               for i, text in enumerate((short, long))]  # fmt: skip
@@ -232,3 +234,12 @@ def test_a_name_that_no_file_can_have_is_none(tmp_path):
     assert "a" * 300 not in pool
     with pytest.raises(ValueError, match="there is no concept"):
         pool.triggers("a" * 300)
+
+
+def test_a_base_whose_rows_are_tokens_makes_one_picture_at_a_time():
+    """Krea 2 fuses the layers of its text in blocks with a row for each token of each picture, so
+    that in one batch each picture would get a part of another's concept.
+    """
+    pool = ConceptPool(TINY["krea-2"]())
+    with pytest.raises(ValueError, match="not be those that each has alone; call it for each"):
+        pool(["a dog", "a cat"], [{}, {}])

@@ -4,6 +4,7 @@ Qwen-Image's. Krea 2 Raw is trained; Turbo is distilled from it, and made to be 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -28,6 +29,10 @@ class Krea2(VideoLatents):
     length = 507  # tokens of the prompt, in 512 with the template's end
     side = 1024
     defaults = Sampling(steps=28, guidance=4.5)
+
+    def batches(self, pipe: Any, prompts: Sequence[str]) -> bool:
+        """One alone: blocks that fuse the text's layers have a row for each token, not picture."""
+        return len(prompts) <= 1
 
     def encode_frozen(
         self, pipe: Any, prompts: list[str], device: torch.device
