@@ -149,4 +149,5 @@ def _read(path: Path) -> Parameters | None:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in photo_suffixes())
+    suffixes = photo_suffixes()
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)

@@ -58,15 +58,10 @@ def hollow_base(base: str, dtype: torch.dtype) -> tuple[Any, Family]:
         folder = base_folder(base, (), SMALL)
         index = _json(folder / "model_index.json")
         family = family_named(str(index.get("_class_name")))
-        made = {
-            part: _without_weights(folder / part, *index[part]) for part in _with_weights(index)
-        }
         places = lacking(index, family)
         words = {part: place for part, place in places.items() if is_tokenizer(part)}
-        for part in places.keys() - words.keys():
-            kind, source = places[part]
-            held = lacking_configuration(part, source)
-            made[part] = _without_weights(held, "transformers", kind)
+        parts = [*_with_weights(index), *(places.keys() - words.keys())]
+        made = {part: _without_weights(*_described(folder, part, index, places)) for part in parts}
         for part, model in made.items():
             model.to(torch.float32 if part == "vae" else dtype).eval()
         for encoder in family.frozen_text_encoders:
@@ -105,19 +100,27 @@ def _give_zeros(encoder: Any) -> None:
     encoder.forward = zeros
 
 
+def _described(
+    folder: Path, part: str, index: dict[str, Any], places: dict[str, tuple[str, str]]
+) -> tuple[Path, Any, Any]:
+    """The folder of a component's configuration, its library and its class, None where there is no
+    such component. places: of those that the base lacks.
+    """
+    if part in places:
+        kind, source = places[part]
+        return lacking_configuration(part, source), "transformers", kind
+    return folder / part, *(index.get(part) or (None, None))
+
+
 def output_widths(folder: Path, family: Family) -> dict[WordOutput, int]:
     """The numbers of a word in the output of each text encoder of a diffusers folder that has one.
 
     Its weights may be missing. Raises ValueError where a configuration is.
     """
     index, found = _json(folder / "model_index.json"), {}
+    places = lacking(index, family)
     for output in family.word_outputs:
-        part, places = output.encoder.model, lacking(index, family)
-        library, kind = index.get(part) or (None, None)
-        held = folder / part
-        if part in places:
-            library, (kind, source) = "transformers", places[part]
-            held = lacking_configuration(part, source)
+        held, library, kind = _described(folder, output.encoder.model, index, places)
         if kind is not None:
             made = getattr(importlib.import_module(library), kind).config_class
             settings = made.from_dict(_json(held / "config.json"))

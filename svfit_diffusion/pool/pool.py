@@ -154,9 +154,10 @@ class ConceptPool:
         for key, text in options.items():
             if isinstance(text, str) and "prompt" in key:
                 options[key] = [text] * len(prompts)
-        texts = {"prompt": prompts} | {k: v for k, v in options.items() if "prompt" in k}
-        for key, held in texts.items():
-            if isinstance(held, list) and not recognise(self.pipe).batches(self.pipe, held):
+        family = recognise(self.pipe)
+        for key, texts in {"prompt": prompts, **options}.items():
+            is_text = "prompt" in key and isinstance(texts, list)
+            if is_text and not family.batches(self.pipe, texts):
                 raise ValueError(
                     f"on this base, pictures of these {key}s in one batch would not be those that "
                     "each has alone; call it for each alone."

@@ -19,7 +19,7 @@ from ..adapter import layout
 from ..concept import Concept, Trigger, printable
 from ..families import recognise
 from ..pipeline import base_fields, check_layout, check_strength, trigger_clash, with_self_check
-from .words import MAX_WORD, check_word
+from .words import MAX_WORD, check_new_word
 
 
 def combine(
@@ -140,23 +140,18 @@ def _calls(concepts: Sequence[tuple[Concept, float]], words: Sequence[str] | Non
 
 def _renamed(own: tuple[Trigger, ...], word: str) -> tuple[Trigger, ...]:
     """A concept's only trigger, called by a word; ValueError where it cannot be."""
-    if len(own) != 1 and word not in {call.word for call in own}:
+    if len(own) != 1 and word in {call.word for call in own}:
+        return own
+    if len(own) != 1:
         known = ", ".join(printable(repr(call.word), MAX_WORD) for call in own)
         raise ValueError(
             f"one concept is called by {known}; pass one of them for it, or give each another word "
             "by `svfit rename` first."
         )
-    if len(own) != 1:
-        return own
     (call,) = own
     if word == call.word:
         return own
-    check_word(word)
-    if not call.rows:
-        raise ValueError(
-            f"the word {printable(call.word, MAX_WORD)!r} was not learned: the base reads it as it "
-            "is typed, so no other word can stand for it; give the other concept another one."
-        )
+    check_new_word(call, word, "give the other concept another one")
     return (replace(call, word=word),)
 
 

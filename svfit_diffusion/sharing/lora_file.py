@@ -5,7 +5,6 @@ The file is limited in size, safetensors only, and checked: names, shapes, types
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -61,8 +60,9 @@ def read_edits(path: Path) -> tuple[dict[str, Edit], dict[str, str]]:
             raise ValueError(f"{shown}: {printable(name, 80)} holds integers, not float numbers.")
         if not torch.isfinite(tensor).all():
             raise ValueError(f"{shown}: {printable(name, 80)} holds NaN or infinity.")
-    if all(name.startswith(PEFT) for name in tensors):
-        settings |= _peft_settings(path)
+    stated = settings or any(name.endswith(".alpha") for name in tensors)
+    if tensors and not stated and all(name.startswith(PEFT) for name in tensors):
+        settings = _peft_settings(path)
     for key, value in settings.items():
         if value and key.rpartition(".")[2] in ("use_rslora", "use_dora"):
             raise ValueError(
@@ -95,14 +95,14 @@ def _peft_settings(path: Path) -> dict[str, Any]:
     """What PEFT writes into adapter_config.json beside a LoRA; its scale is there alone."""
     config = path.parent / "adapter_config.json"
     try:
-        held = json.loads(config.read_text("utf-8"))
-    except (OSError, ValueError):
+        held = read_json(config.read_text("utf-8"), config.name)
+    except (OSError, ValueError, Refused):
         raise ValueError(
             f"{printable(str(path))} is PEFT's, whose alpha is in {config.name} beside it, which "
             "is missing or cannot be read; put it there."
         ) from None
     names = ("lora_alpha", "alpha_pattern", "use_rslora", "use_dora")
-    return {name: held[name] for name in names if isinstance(held, dict) and name in held}
+    return {name: held[name] for name in names if name in held}
 
 
 def _of_pattern(path: str, pattern: dict, module: str, otherwise: Any) -> Any:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from ..concept import Concept, printable
 from .combining import trigger_fields
-from .words import MAX_WORD, check_word
+from .words import MAX_WORD, check_new_word, check_word
 
 
 def rename(concept: Concept, word: str, old: str | None = None) -> Concept:
@@ -28,11 +28,7 @@ def rename(concept: Concept, word: str, old: str | None = None) -> Concept:
         raise ValueError(
             f"this concept is not called by {printable(old, MAX_WORD)!r}, but {known}."
         )
-    if not found[0].rows:
-        raise ValueError(
-            f"the word {known} of this concept was not learned: the base reads it as it is typed, "
-            "so no other word can stand for it; train it again with another one."
-        )
+    check_new_word(found[0], word, "train it again with another one")
     others = [call for call in calls if call is not found[0]]
     if word.lower() in {call.word.lower() for call in others}:
         raise ValueError(f"this concept is called by {word!r} already; choose another word.")

@@ -5,7 +5,9 @@ On the same machine, with the same build and number of threads, it goes on to th
 
 from __future__ import annotations
 
+import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +20,7 @@ from ..pipeline import concept_fields
 from ..settings import AUTO, TrainConfig
 from .adapted_base import ADAPTER, AdaptedBase
 from .checkpoints import Checkpoints, changed_defaults, pack_optimizer, unpack_optimizer
-from .runtime import restore, resume_schedule, tensors_digest
+from .runtime import restore, resume_schedule
 from .subject import Subject
 
 log = logging.getLogger(__name__)
@@ -53,7 +55,7 @@ class Identity:
         self.words = {"trigger": subject.token, "class word": subject.class_word}
         self.photos = subject.digest
         self.beside = {
-            "masks": tensors_digest(subject.examples.masks or ()),
+            "masks": _digest(subject.examples.masks or ()),
             "class images": subject.class_digest,
         }
         self.processes = accelerator.num_processes
@@ -91,9 +93,8 @@ class Identity:
         ):
             raise ValueError(
                 f"{name} was trained on photos of which none, or another, was held out, or with "
-                "other masks, so "
-                f"--max_train_steps {AUTO} cannot go on from it; pass a number of steps, or train "
-                "into another folder."
+                f"other masks, so --max_train_steps {AUTO} cannot go on from it; pass a number of "
+                "steps, or train into another folder."
             )
         changed = [
             f"{key} {value} instead of {settings.get(key)}"
@@ -107,6 +108,14 @@ class Identity:
         changed += [f"other {what}" for what in others]
         if changed:
             log.warning("%s goes on with %s.", name, ", ".join(changed))
+
+
+def _digest(tensors: Sequence[Tensor]) -> str:
+    """Hash (hex, 128 bits) over tensors in their order; "" of none."""
+    found = hashlib.sha256()
+    for tensor in tensors:
+        found.update(tensor.cpu().float().contiguous().numpy().tobytes())
+    return found.hexdigest()[:32] if tensors else ""
 
 
 def save_checkpoint(training: Any) -> None:

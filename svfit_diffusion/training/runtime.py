@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -173,15 +172,6 @@ def deterministic_attention() -> Iterator[None]:
         yield
     finally:
         torch.backends.cuda.enable_cudnn_sdp(was)
-
-
-def tensors_digest(tensors: Iterable[Tensor]) -> str:
-    """Hash (hex, 128 bits) over tensors in their order; "" of none."""
-    found = hashlib.sha256()
-    held = list(tensors)
-    for tensor in held:
-        found.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
-    return found.hexdigest()[:32] if held else ""
 
 
 def snapshot(parameters: dict[str, Tensor]) -> dict[str, Tensor]:

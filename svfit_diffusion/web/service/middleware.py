@@ -33,18 +33,18 @@ MAX_REQUEST = 300_000_000  # bytes of one upload with all its files
 MAX_UPLOADS = 8  # at once
 
 API = "/gradio_api/"
-GET_PATHS = re.compile(
+_READ = (
     r"/(config/?|theme\.css|favicon\.ico|robots\.txt|manifest\.json|logout|(static|assets|svelte)/.*"
-    r"|gradio_api/(info/?|openapi\.json|login_check/?|app_id/?|user/?|theme\.css|startup-events"
-    r"|heartbeat/\w+|queue/data|upload_progress|call/\w+/\w+|file=(?!\w\w+:).*))?"
+    r"|gradio_api/(info/?|login_check/?|app_id/?|user/?|theme\.css|startup-events"
+    r"|heartbeat/\w+|queue/data|upload_progress|file=(?!\w\w+:).*%s))?"
 )
+GET_PATHS = re.compile(_READ % r"|openapi\.json|call/\w+/\w+")
 POST_PATHS = re.compile(
     r"/(login/?|gradio_api/(queue/join|upload|cancel|reset/?|(run|call)/\w+/?))"
 )
 ROUTES = (GET_PATHS, POST_PATHS)
 PUBLIC_POST_PATHS = re.compile(r"/gradio_api/(queue/join|upload|cancel|reset/?|run/predict/?)")
-_API = (r"|call/\w+/\w+", r"|openapi\.json")
-PUBLIC_GET_PATHS = re.compile(GET_PATHS.pattern.replace(_API[0], "").replace(_API[1], ""))
+PUBLIC_GET_PATHS = re.compile(_READ % "")
 PUBLIC_ROUTES = (PUBLIC_GET_PATHS, PUBLIC_POST_PATHS)  # without the API
 PUBLIC_HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-origin")]
 SECURITY_HEADERS = [(b"x-frame-options", b"SAMEORIGIN"), *PUBLIC_HEADERS]
