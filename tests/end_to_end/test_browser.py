@@ -62,9 +62,13 @@ def served(home, *options):
     environment = os.environ | {"SVFIT_HOME": str(home), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "svfit_diffusion.cli", "app", "--port", str(port), *options]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as app:
-        assert "Open http://127.0.0.1" in app.stdout.readline()
-        yield f"http://127.0.0.1:{port}/"
-        app.terminate()
+        try:
+            assert "Open http://127.0.0.1" in app.stdout.readline()
+            yield f"http://127.0.0.1:{port}/"
+            app.terminate()
+            app.wait(120)
+        finally:  # also after a failure, which would wait for the app's end otherwise
+            app.kill()
 
 
 @pytest.fixture(scope="module")
@@ -350,10 +354,11 @@ def test_a_click_is_answered_at_once_while_another_window_generates(page, url):
     page.locator("button.go:visible").wait_for()
 
 
-def test_a_full_queue_is_said_on_the_page(page, url):
-    open_tab(page, url, "Generate")
+def test_a_full_queue_is_said_on_the_page(page, own_url):
+    open_tab(page, own_url, "Generate")
     data = ["a photo of a toy", "", {}, 8, 0, 100, None, None, None]
-    calls = [httpx.post(f"{url}gradio_api/call/generate", json={"data": data}) for _ in range(20)]
+    call = f"{own_url}gradio_api/call/generate"
+    calls = [httpx.post(call, json={"data": data}) for _ in range(20)]
     refused = [call for call in calls if call.status_code == 503]
     assert refused and "jobs are waiting. Try again" in refused[0].json()["detail"]
     page.locator("#prompt textarea").fill("a photo of a toy")
@@ -373,7 +378,7 @@ def test_a_stranger_generates_on_the_public_page_in_a_frame(page, tmp_path):
         patch.setenv("TMPDIR", str(temporary))
         with served(tmp_path / "home", "--public", "--concept", str(SAMPLE)) as address:
             frame_on_another_page(page, address, other)
-            end = time.monotonic() + 60
+            end = time.monotonic() + TIMEOUT / 1_000
             while made(temporary) and time.monotonic() < end:
                 time.sleep(0.5)
             assert not made(temporary)

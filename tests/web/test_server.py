@@ -14,9 +14,12 @@ def test_sigterm_ends_the_app_and_its_temporary_files(base_folder, tmp_path):
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, text=True, stderr=subprocess.STDOUT
     ) as app:
-        lines = iter(app.stdout.readline, "")
-        assert any("Open http://127.0.0.1" in line for line in lines)
-        assert list(temporary.glob("svfit-*"))
-        app.send_signal(signal.SIGTERM)
-        app.communicate(timeout=120)
+        try:
+            lines = iter(app.stdout.readline, "")
+            assert any("Open http://127.0.0.1" in line for line in lines)
+            assert list(temporary.glob("svfit-*"))
+            app.send_signal(signal.SIGTERM)
+            app.communicate(timeout=120)
+        finally:  # also after a failure, which would wait for the app's end otherwise
+            app.kill()
     assert not list(temporary.glob("svfit-*")), "16 MB stayed here before"

@@ -1,15 +1,17 @@
 """web.studio.visitors and the public page: strangers see nothing of each other, within bounds."""
 
 import json
+import shutil
 import time
 
 import httpx
 import pytest
 from helpers.tiny_pipelines import load, make_concept
+from PIL import Image
 
 from svfit_diffusion.cli.main import main
 from svfit_diffusion.concept.file import write_concept
-from svfit_diffusion.generation import read_parameters
+from svfit_diffusion.generation import Parameters, read_parameters
 from svfit_diffusion.web.service import server
 from svfit_diffusion.web.service.assembly import build_public_app
 from svfit_diffusion.web.service.clients import RequestRate, RequestRefused
@@ -51,6 +53,21 @@ def test_what_a_visitor_has_goes_with_them(visitors, files):
     assert not ann.folder.exists() and visitors.of("ben").folder.exists()
     assert names(visitors.of("ann")) == {"rex"}
     visitors.forget("nobody")
+
+
+def test_a_picture_that_a_job_saves_meanwhile_goes_too(visitors, monkeypatch):
+    """The folder was deleted around it, and stayed with it."""
+    history, delete, refused = visitors.of("ann").workspace.history, shutil.rmtree, []
+
+    def save_then_delete(*args, **options):
+        with pytest.raises(OSError) as error:
+            history.add(Image.new("RGB", (8, 8)), Parameters("a photo of rex", seed=1))
+        refused.append(error.value)
+        delete(*args, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", save_then_delete)
+    visitors.forget("ann")
+    assert refused and len(list(visitors.folder.iterdir())) == 1, "what everybody is offered"
 
 
 def test_who_does_nothing_for_an_hour_is_forgotten(visitors):

@@ -9,6 +9,7 @@ guessed, since whoever knows the address of a picture can load it.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import shutil
 import threading
@@ -117,7 +118,10 @@ class Visitors:
     def _end(self, session: str) -> None:
         if visit := self._visits.pop(session, None):
             visit.jobs.stop(session)
-            shutil.rmtree(visit.folder, ignore_errors=True)
+            gone = visit.folder.with_name(f"{visit.folder.name}-gone")
+            with contextlib.suppress(OSError):  # it was deleted by others
+                visit.folder.rename(gone)  # a job saving a picture now finds no folder for it
+                shutil.rmtree(gone)
 
     def _new_visit(self) -> Visit:
         folder = self.folder / secrets.token_hex(16)
