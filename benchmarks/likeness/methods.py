@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from benchmarks.likeness.adapters import inject
-from svfit_diffusion.concept.packing import round_to_four_bits
+from svfit_diffusion.concept.packing import blocks, round_to_four_bits
 from svfit_diffusion.pipeline.concept_size import estimate_size
 from svfit_diffusion.settings import TrainConfig
 from svfit_diffusion.settings.options import RANK
@@ -33,7 +33,8 @@ class Method:
     bits: of a value in the file, 16 or 4; 4 with one scale per BLOCK of a tensor. rates: learning
     rates of the sweep, relative to the singular values for `settings`. scaled: whether it trains
     the share of Toybox's values that it trains of Stable Diffusion's, not as many. way: of ways.py.
-    trial: measured on dev subjects only, beside "plain".
+    trial: measured on dev subjects only, beside "plain". vectors: rows of the word, if it is
+    learned. word_bits: of a number in them, 16 or 4, as the product rounds vectors.
     """
 
     name: str
@@ -49,6 +50,8 @@ class Method:
     scaled: bool = False
     way: str = ""
     trial: bool = False
+    vectors: int = 1
+    word_bits: int = 16
 
     @property
     def help(self) -> str:
@@ -89,6 +92,7 @@ UNSIZED = (  # what all projections share grows with none of them
 )
 DELTAS, LORAS = (3e-3, 6e-3, 1.2e-2, 2.4e-2, 4.8e-2), (1.5e-3, 3e-3, 5e-3, 1e-2, 2e-2)
 SHARES = (1.5e-2, 5e-2, 1e-1, 1.5e-1)  # of deltas, in their own unit
+COMMON = (2.5e-2, 5e-2, 1e-1, 2e-1)
 WORDS = (5e-3, 1e-2, 2e-2, 4e-2)
 RANK_EQUAL = 3  # 16 of Stable Diffusion's 320 to 1280, as a share of Toybox's 128 to 192
 DEFAULT_VALUES = 2144  # of Toybox
@@ -106,14 +110,25 @@ METHODS = (
     _ours("rank-64", "SVFit, rank 64 everywhere", DELTAS, BOTH, rank="64"),
     _ours("rank-4", "SVFit, rank 4 everywhere", DELTAS, BOTH, rank="4"),
     _ours("paper-help", "SVFit, 99 % of the energy", DELTAS, BOTH, **PAPER),
+    _ours("vectors-4", "SVFit, the default, a word of 4 rows", DELTAS, BOTH, num_vectors=4),
+    _ours("rank-16-vectors-4", "SVFit, rank 16 everywhere, a word of 4 rows", DELTAS, BOTH,
+          text_encoder_rank="16", num_vectors=4),
+    _peers("common", "SVFit, rank 16, a common vector, a word of 4 rows", "common",
+           {"r": 16, "d": 4096}, COMMON, text=True, bits=4, vectors=4, word_bits=4),
+    _peers("common-1", "SVFit, rank 16, a common vector", "common",
+           {"r": 16, "d": 4096}, COMMON, text=True, bits=4),
     _ours("default-plain", "SVFit, the default's values", DELTAS),
     _ours("paper", "SVFit, 99 % of the energy", DELTAS, **PAPER),
     _peers("svfit-share", "SVFit, top 3 everywhere", "svfit", {"r": RANK_EQUAL},
            SHARES, text=True, bits=4, scaled=True),
     Method("ti", "the word alone (Textual Inversion)", word=True, captions=True, rates=WORDS),
+    Method("ti-4", "the word alone, of 4 rows", word=True, captions=True, rates=WORDS, vectors=4,
+           word_bits=4),
     Method("ti-plain", "Textual Inversion", word=True, rates=WORDS),
     _peers("lora-1-help", "LoRA rank 1", "LoraConfig", _lora(1), LORAS),
     _peers("lora-4-help", "LoRA rank 4", "LoraConfig", _lora(4), LORAS),
+    _peers("lora-4-vectors-4", "LoRA rank 4, a word of 4 rows", "LoraConfig", _lora(4), LORAS,
+           vectors=4, word_bits=4),
     _peers("lora-8-help", "LoRA rank 8", "LoraConfig", _lora(8), LORAS),
     _peers("lora-4-text", "LoRA rank 4, text encoder too", "LoraConfig", _lora(4), LORAS,
            text=True),
@@ -179,13 +194,24 @@ def sd15_bytes(method: Method, shapes: dict[str, list[tuple[int, int]]], folder:
     parts = ["denoiser", "text"] if method.text else ["denoiser"]
     found = [shape for part in parts for shape in shapes[part]] if method.adapter else []
     each = {shape: _values(method, *shape) for shape in set(found)}
-    return (
-        tensor_bytes([each[shape] for shape in found], method.bits) + 2 * SD15_TOKEN * method.word
-    )
+    sizes = [each[shape] for shape in found]
+    if method.adapter == "common":
+        sizes.append(method.options["d"])
+    word = word_bytes(method, SD15_TOKEN) if method.word else 0
+    return tensor_bytes(sizes, method.bits) + word
+
+
+def word_bytes(method: Method, width: int) -> int:
+    """Bytes of the word's rows, each of so many numbers, in a method's bits."""
+    if method.word_bits == 4:
+        return sum(math.ceil(size / 2) + 2 for size in blocks(method.vectors, width))
+    return 2 * width * method.vectors
 
 
 def _values(method: Method, out: int, inner: int) -> int:
     """Trained values of one projection, counted where the method is applied to it."""
+    if method.adapter == "common":
+        return min(method.options["r"], out, inner)
     if method.adapter == "svfit":  # its rank is Toybox's share of Stable Diffusion's
         return round(16 * method.options["r"] / RANK_EQUAL)
     model = nn.ModuleDict({"attn": nn.ModuleDict({"to_q": nn.Linear(inner, out, bias=False)})})

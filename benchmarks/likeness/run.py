@@ -33,8 +33,8 @@ def glimpse(run: Drawer) -> dict[str, float]:
     """The means of the measures over a few pictures of each prompt, rounded as in the file; a
     training can go on.
     """
-    adapter = getattr(run, "adapter", ())
-    kept = [parameter.detach().clone() for parameter in adapter]
+    rounded = getattr(run, "rounded", ())
+    kept = [parameter.detach().clone() for parameter in rounded]
     run.round_values()
     judge = judge_of(run.item, run.work, SWEEP_SEEDS)
     pictures = run.generate(WORDS, SWEEP_SEEDS)
@@ -45,7 +45,7 @@ def glimpse(run: Drawer) -> dict[str, float]:
         "loss": np.array(run.loss()),
     }
     with torch.no_grad():
-        for parameter, value in zip(adapter, kept, strict=True):
+        for parameter, value in zip(rounded, kept, strict=True):
             parameter.copy_(value)
     return {key: round(float(values.mean()), 4) for key, values in seen.items()}
 

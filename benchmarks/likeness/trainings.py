@@ -21,9 +21,10 @@ from torch import Tensor
 
 from benchmarks.likeness.adapters import Adapter, Loss
 from benchmarks.likeness.forms import attach
-from benchmarks.likeness.methods import Method, round_values, tensor_bytes
+from benchmarks.likeness.methods import Method, round_values, tensor_bytes, word_bytes
 from benchmarks.likeness.subjects import compositions, photos
 from svfit_diffusion.concept import write_concept
+from svfit_diffusion.concept.packing import round_vector
 from svfit_diffusion.data.encoding import photo_encoder
 from svfit_diffusion.data.reading import edge_colours, read_folder
 from svfit_diffusion.evaluation.measures import denoising_loss
@@ -176,6 +177,7 @@ class Run(Drawer):
         rows = [row for part in self.adapted.learners for row in self.adapted.learned_rows(part)]
         adapter = self.edit.parameters if self.edit else []
         self.parameters, self.adapter, self.rows = [*adapter, *rows], adapter, rows
+        self.words = len(rows)  # the others are of ways.py
         rates = ((adapter, rate), (rows, rate if not adapter else TOKEN_RATE))
         parts = [{"params": part, "lr": value} for part, value in rates if part]
         self.optimizer = torch.optim.AdamW(parts, weight_decay=0.0) if parts else None
@@ -207,7 +209,7 @@ class Run(Drawer):
         size = self.family.size(self.pipe)
         examples = photo_encoder(self.config, self.pipe, self.family, size)(taken, prompt)
         if self.method.word:
-            self.adapted.add_trigger(token, noun)
+            self.adapted.add_trigger(token, noun, self.method.vectors)
         return Subject(token, noun, examples, resolution=size)
 
     @property
@@ -221,9 +223,10 @@ class Run(Drawer):
     @property
     def bytes(self) -> int:
         """The bytes of these values, without a header."""
-        sizes, token = self._sizes(), sum(row.numel() for row in self.rows)
         mask = self.edit.mask_bytes if self.edit else 0
-        return tensor_bytes(sizes, self.method.bits) + 2 * token + mask
+        word = sum(word_bytes(self.method, row.shape[-1]) for row in self.rows[: self.words])
+        more = 2 * sum(row.numel() for row in self.rows[self.words :])
+        return tensor_bytes(self._sizes(), self.method.bits) + word + more + mask
 
     def trained(self, *looks: int) -> Iterator[int]:
         """Train to each of these steps in turn, with the base's own loss; yields it."""
@@ -248,10 +251,20 @@ class Run(Drawer):
         self.after_step()
         self.steps += 1
 
+    @property
+    def rounded(self) -> list[torch.nn.Parameter]:
+        """What `round_values` changes."""
+        words = self.rows[: self.words] if self.method.word_bits == 4 else []
+        return [*(self.adapter if self.method.bits == 4 else ()), *words]
+
+    @torch.no_grad()
     def round_values(self) -> None:
-        """Round the adapter to the bits of its file."""
+        """Round the adapter and the word to the bits of their file."""
         for parameter in self.adapter if self.method.bits == 4 else ():
             round_values(parameter)
+        for rows in self.rows[: self.words] if self.method.word_bits == 4 else ():
+            held = [torch.from_numpy(round_vector(row)) for row in rows.numpy()]
+            rows.copy_(torch.stack(held))
 
 
 def captions(item: ToyObject, work: Path) -> tuple[str, ...]:
