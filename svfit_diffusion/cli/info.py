@@ -6,9 +6,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..settings import ATTENTION, RANK, TEXT_RANK, TrainConfig, add_some_arguments
+from ..settings import TrainConfig, add_some_arguments
 from .paths import expanded
 
+SIZE = (
+    *("rank", "text_encoder_rank", "attention", "train_text_encoder", "train_token"),
+    *("num_vectors", "delta_bits"),
+)
 MEMORY = (
     *("resolution", "train_batch_size", "mixed_precision", "gradient_checkpointing", "quantize"),
     "offload",
@@ -30,14 +34,7 @@ def add_command(commands: Any) -> None:
         type=expanded,
         help="'toybox', a diffusers folder, a checkpoint file or a Hub id; no weight is read",
     )
-    info.add_argument("--rank", help=f"of --base: a number or full (default: {RANK})")
-    info.add_argument("--text_encoder_rank", help="of --base: of the text encoder's value and "
-                      f"output projections (default: {TEXT_RANK} beside rank {RANK}, else as the "
-                      "rank)")  # fmt: skip
-    info.add_argument("--attention", choices=ATTENTION, default="both",
-                      help="of --base: the denoiser's attention (default: both)")  # fmt: skip
-    info.add_argument("--train_text_encoder", action=argparse.BooleanOptionalAction, default=True,
-                      help="of --base: count its text encoders and a learned word too")  # fmt: skip
+    add_some_arguments(info, SIZE, "of --base: ")
     info.add_argument(
         "--memory",
         action="store_true",
@@ -79,8 +76,7 @@ def _base(arguments: argparse.Namespace) -> int:
     from ..generation import size_text
     from ..pipeline import estimate_size
 
-    names = ("rank", "text_encoder_rank", "attention", "train_text_encoder", *MEMORY)
-    given = {name: getattr(arguments, name) for name in names}
+    given = {name: getattr(arguments, name) for name in (*SIZE, *MEMORY)}
     config = TrainConfig(**{name: value for name, value in given.items() if value is not None})
     found = estimate_size(arguments.base, config)
     parts = ", ".join(f"{number} of {part}" for part, number in found.projections.items())

@@ -82,15 +82,15 @@ def estimate_size(base: str, config: TrainConfig | None = None) -> ConceptSize:
     rows = {
         part: models[part].get_input_embeddings().weight.shape[1]
         for _, part in family.encoders
-        if text and part in models
+        if config.train_token and part in models
     }
-    outputs = output_widths(configuration_of(base), family) if text else {}
+    outputs = output_widths(configuration_of(base), family) if config.train_token else {}
     rows |= {output.encoder.model: width for output, width in outputs.items()}
     return ConceptSize(
         family=family.name,
         projections={part: sum(p.part == part for p in plan) for part in targets},
         values=sum(ranks),
-        trigger=sum(rows.values()),
+        trigger=config.num_vectors * sum(rows.values()),
         bytes=len(to_bytes(_empty(base, config, family, targets, ranks, rows, outputs))),
         basis=sum(basis_bytes(*size) for size in sizes),
         weights={part: sum(w.numel() for w in m.parameters()) for part, m in models.items()},
@@ -108,10 +108,11 @@ def _empty(
     outputs: Iterable[WordOutput],
 ) -> Concept:
     """A concept of that layout, all zeros, with the header that a training writes."""
+    count, packed = config.num_vectors, config.delta_bits == 4
     chosen = {"batch": config.train_batch_size, "lr": config.learning_rate, "seed": config.seed}
     return Concept(
-        deltas=np.zeros(sum(ranks), np.float32),
-        packed=True,
+        deltas=np.zeros(sum(ranks), np.float32 if packed else np.float16),
+        packed=packed,
         ranks=ranks,
         rank=str(ranks[0]),
         layout="0" * 32,
@@ -121,8 +122,8 @@ def _empty(
         fingerprints=dict.fromkeys(targets, "0" * 32),
         token="sks",
         class_word="dog",
-        trigger_rows=np.zeros(sum(rows.values()), np.float16) if rows else None,
-        trigger_shape={part: (1, width) for part, width in rows.items()},
+        trigger_rows=np.zeros(count * sum(rows.values()), np.float16) if rows else None,
+        trigger_shape={part: (count, width) for part, width in rows.items()},
         outputs={output.encoder.model: output.layers for output in outputs},
         training={"steps": 200, "photos": 5, "px": 512} | chosen,
         created="2026-01-01T00:00:00Z",

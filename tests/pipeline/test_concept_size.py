@@ -2,14 +2,15 @@
 
 import importlib.util
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from helpers.tiny_families import TINY, all_targets, save_tiny
-from helpers.tiny_pipelines import load, make_concept
+from helpers.tiny_pipelines import load, make_concept, run
 
 from svfit_diffusion.cli.main import main
-from svfit_diffusion.concept.file import to_bytes
+from svfit_diffusion.concept.file import read_concept, to_bytes
 from svfit_diffusion.families import FAMILIES, recognise
 from svfit_diffusion.pipeline import trigger
 from svfit_diffusion.pipeline.concept_size import estimate_size
@@ -65,6 +66,28 @@ def test_the_text_encoders_own_rank(tmp_path):
     layers = load(tmp_path / "base").text_encoder.config.num_hidden_layers
     assert wide.values - plain.values == 2 * 2 * layers  # two more of each value and output
     assert wide.projections == plain.projections and wide.bytes > plain.bytes
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"num_vectors": 3},
+        {"train_token": False},
+        {"delta_bits": 16},
+        {"train_text_encoder": False},
+    ],
+    ids=str,
+)
+def test_it_is_the_file_that_a_training_of_these_settings_writes(settings, config):
+    chosen = replace(config, rank="4", **settings)
+    size = run(chosen).path.stat().st_size
+    found = estimate_size(config.pretrained_model_name_or_path, chosen)
+    concept = read_concept(chosen.concept_path)
+    rows = concept.trigger_rows
+    assert found.values == len(concept.deltas)
+    assert found.trigger == (0 if rows is None else rows.size)
+    assert abs(found.bytes - size) < 100, "the header's texts"
 
 
 # Numbers of weights as published by their makers; of FLUX.1, that of its checkpoint file.
