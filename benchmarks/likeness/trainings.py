@@ -224,7 +224,7 @@ class Run(Drawer):
     def bytes(self) -> int:
         """The bytes of these values, without a header."""
         mask = self.edit.mask_bytes if self.edit else 0
-        word = sum(word_bytes(self.method, row.shape[-1]) for row in self.rows[: self.words])
+        word = word_bytes(self.method, len(self.rows[0])) if self.words else 0
         more = 2 * sum(row.numel() for row in self.rows[self.words :])
         return tensor_bytes(self._sizes(), self.method.bits) + word + more + mask
 
@@ -262,9 +262,8 @@ class Run(Drawer):
         """Round the adapter and the word to the bits of their file."""
         for parameter in self.adapter if self.method.bits == 4 else ():
             round_values(parameter)
-        for rows in self.rows[: self.words] if self.method.word_bits == 4 else ():
-            held = [torch.from_numpy(round_vector(row)) for row in rows.numpy()]
-            rows.copy_(torch.stack(held))
+        for row in self.rows[: self.words] if self.method.word_bits == 4 else ():
+            row.copy_(torch.from_numpy(round_vector(row.detach().numpy())))
 
 
 def captions(item: ToyObject, work: Path) -> tuple[str, ...]:

@@ -3,9 +3,9 @@
 One safetensors file with the tensor `deltas` [values] (the deltas of all projections, in the
 order of their canonical names; float16, float32, or four bits each with `scales`, packing.py) and,
 if a trigger was trained, `trigger` [values] (the rows of each text encoder's embedding, one after
-the other). Everything else is text in the header: which base, which projections, how it was made.
-Projections are not listed; `layout` is a hash over (name, out, in, r) of all of them.
-docs/concept-format.md describes the format in full.
+the other), or `vectors` and `vector_scales` in four bits. Everything else is text in the header:
+which base, which projections, how it was made. Projections are not listed; `layout` is a hash over
+(name, out, in, r) of all of them. docs/concept-format.md describes the format in full.
 
 Reading checks everything (header.py) and needs neither torch nor the base.
 """
@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from .atomic import replace_file
-from .header import MAX_FILE_BYTES, OUTPUTS, PACKED, TEXT_FIELDS, Refused, parse
+from .header import MAX_FILE_BYTES, OUTPUTS, PACKED, TEXT_FIELDS, WORDS, Refused, parse
 from .packing import blocks, pack
 
 KINDS = {"f": "F", "u": "U"}  # numpy's kinds of numbers -> safetensors'
@@ -52,7 +52,8 @@ class Trigger:
 class Concept:
     """A subject as learned on one base.
 
-    deltas: [sum of ranks]. packed: they are written in four bits, which represent them exactly.
+    deltas: [sum of ranks]. packed: they are written in four bits, which represent them exactly, as
+    are vectors in outputs; packed_words: the rows of embeddings too.
     ranks: one per projection, ordered by canonical name. targets: component -> "both", "self" or
     "cross" attention. fingerprints: component -> hash (hex, 128 bits) of its projections' published
     weights. trigger_rows: [sum of tokens x width] or None. trigger_shape: text encoder ->
@@ -81,6 +82,7 @@ class Concept:
     check: tuple[float, ...] = ()
     triggers: Mapping[str, tuple[str, int, float]] = field(default_factory=dict)
     packed: bool = False
+    packed_words: bool = False
     outputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
@@ -195,8 +197,8 @@ def to_bytes(concept: Concept) -> bytes:
     if concept.packed:
         levels, scales = pack(concept.deltas, concept.ranks)
         rows, more = concept.trigger_rows, {}
-        if concept.outputs:
-            rows, more = _packed_vectors(concept)
+        if packed := _in_four_bits(concept):
+            rows, more = _packed_vectors(concept, packed)
         tensors = {"scales": scales, "trigger": rows, **more, "deltas": levels}
     for name, tensor in tensors.items():
         if tensor is not None:
@@ -211,12 +213,19 @@ def to_bytes(concept: Concept) -> bytes:
     return data
 
 
-def _packed_vectors(concept: Concept) -> tuple[np.ndarray | None, dict[str, np.ndarray]]:
-    """The rows of embeddings alone, in half precision, and the vectors' tensors in four bits."""
-    rows, outputs = concept.rows(), sorted(concept.outputs)
-    held = [row.ravel() for part, row in rows.items() if part not in outputs]
-    sizes = [n for part in outputs for n in blocks(*rows[part].shape)]
-    numbers = np.concatenate([rows[part].ravel() for part in outputs])
+def _in_four_bits(concept: Concept) -> list[str]:
+    """The text encoders whose rows or vectors are written so, in their order."""
+    return sorted(concept.rows() if concept.packed_words else concept.outputs)
+
+
+def _packed_vectors(
+    concept: Concept, packed: list[str]
+) -> tuple[np.ndarray | None, dict[str, np.ndarray]]:
+    """The rows of the other text encoders, in half precision, and the tensors in four bits."""
+    rows = concept.rows()
+    held = [row.ravel() for part, row in rows.items() if part not in packed]
+    sizes = [n for part in packed for n in blocks(*rows[part].shape)]
+    numbers = np.concatenate([rows[part].ravel() for part in packed])
     levels, scales = pack(numbers, tuple(sizes))
     found = {"vector_scales": scales, "vectors": levels}
     return np.concatenate(held).astype(np.float16) if held else None, found
@@ -224,6 +233,8 @@ def _packed_vectors(concept: Concept) -> tuple[np.ndarray | None, dict[str, np.n
 
 def _version(concept: Concept) -> str:
     """The version that a concept is written in: the oldest that has all of it."""
+    if concept.packed_words and set(concept.rows()) - set(concept.outputs):
+        return WORDS
     if concept.outputs:
         return OUTPUTS
     return PACKED if concept.packed else "2" if concept.check else "1"

@@ -17,9 +17,10 @@ from ..settings import ATTENTION
 from .packing import MAX_PACKED, unpack, unpack_vectors
 from .self_check import PROBES
 
-# 1: no self-check, one trigger only; 3: deltas in four bits; 4: words in outputs, in any bits
-VERSIONS = ("1", "2", "3", "4")
-PACKED, OUTPUTS = "3", "4"
+# 1: no self-check, one trigger only; 3: deltas in four bits; 4: words in outputs, in any bits;
+# 5: all in four bits, embeddings of words too
+VERSIONS = ("1", "2", "3", "4", "5")
+PACKED, OUTPUTS, WORDS = "3", "4", "5"
 MAX_FILE_BYTES = 16_000_000  # bytes; the whole spectrum of FLUX.2 takes 4,000,000 in float32
 MAX_HEADER = 200_000  # bytes
 MAX_TEXT = 2_000  # characters of one metadata field
@@ -51,7 +52,8 @@ def parse(data: bytes) -> tuple[dict, dict[str, np.ndarray]]:
         raise Refused("it has no tensor 'deltas'; a LoRA or another kind of file, perhaps")
     check_tensors(header, len(data) - start, DTYPES, range(1, 2))
     fields = _check_text(text)
-    fields["packed"] = text["version"] == PACKED or (
+    fields["packed_words"] = text["version"] == WORDS
+    fields["packed"] = text["version"] in (PACKED, WORDS) or (
         text["version"] == OUTPUTS and "scales" in header
     )
     tensors = {}
@@ -86,12 +88,13 @@ def _unpack_deltas(fields: dict, tensors: dict[str, np.ndarray]) -> None:
 def _unpack_vectors(fields: dict, tensors: dict[str, np.ndarray]) -> None:
     """Put words' vectors in four bits between the rows of other text encoders. Raises Refused."""
     levels, scales = tensors.pop("vectors", None), tensors.pop("vector_scales", None)
-    shapes, outputs = sorted(fields["trigger_shape"].items()), fields["outputs"]
-    if {levels is None, scales is None} != {not (fields["packed"] and outputs)}:
-        raise Refused("it has no vectors for its words in outputs, or some that it does not need")
+    shapes = sorted(fields["trigger_shape"].items())
+    parts = fields["trigger_shape"] if fields["packed_words"] else fields["outputs"]
+    if {levels is None, scales is None} != {not (fields["packed"] and parts)}:
+        raise Refused("it has no vectors for its words, or some that it does not need")
     if levels is not None:
         held = tensors.pop("trigger", np.zeros(0, np.float16))
-        found = unpack_vectors(levels, scales, held, shapes, outputs)
+        found = unpack_vectors(levels, scales, held, shapes, parts)
         if found is None:
             raise Refused("its vectors are not levels and scales that match its words")
         tensors["trigger"] = found
@@ -191,11 +194,11 @@ def _check_text(text: object) -> dict:
         )
     added = set() if version == "1" else {"check", "triggers"}
     known = {*TEXT_FIELDS, *JSON_FIELDS, "ranks", "format", "version", "check"}
-    added |= {"outputs"} if version == OUTPUTS else set()
+    added |= {"outputs"} if version in (OUTPUTS, WORDS) else set()
     if unknown := sorted(set(text) - (known - {"check", "triggers", "outputs"} | added)):
         raise Refused(f"its metadata has an unknown field {unknown[0][:60]!r}")
     required = _REQUIRED if version == "1" else (*_REQUIRED, "check")
-    required = (*required, "outputs") if version == OUTPUTS else required
+    required = (*required, *{OUTPUTS: ["outputs"], WORDS: ["trigger_shape"]}.get(version, ()))
     if missing := [key for key in required if not text.get(key)]:
         raise Refused(f"its metadata lacks {missing[0]!r}")
     for key in (*TEXT_FIELDS, *JSON_FIELDS):

@@ -113,6 +113,7 @@ def _empty(
     return Concept(
         deltas=np.zeros(sum(ranks), np.float32 if packed else np.float16),
         packed=packed,
+        packed_words=packed,
         ranks=ranks,
         rank=str(ranks[0]),
         layout="0" * 32,

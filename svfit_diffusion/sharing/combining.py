@@ -57,6 +57,7 @@ def combine(
         values = {
             "deltas": deltas.astype(np.float32),
             "packed": False,
+            "packed_words": False,
             "check": tuple(check.tolist()),
         }
         return replace(
@@ -95,9 +96,10 @@ def _on_base(concepts: Sequence[tuple[Concept, float]], calls: list[Trigger], pi
             f"the base given is not {printable(first.base, 60)!r}, which the concepts belong to."
         )
     text = _text(concepts) | _outputs(concepts) | {"rank": str(max(ranks))}
-    values = np.concatenate(found).astype(np.float32)
+    deltas = np.concatenate(found).astype(np.float32)
+    values = {"deltas": deltas, "packed": False, "packed_words": False}
     return with_self_check(
-        replace(first, deltas=values, packed=False, **own, **text, **trigger_fields(calls)),
+        replace(first, **own, **text, **trigger_fields(calls), **values),
         models,
         family,
     )

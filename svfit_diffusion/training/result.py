@@ -78,18 +78,14 @@ def upload(config: TrainConfig, path: Path) -> str:
 
 
 def rounded_parameters(base: AdaptedBase, delta_bits: int) -> dict[str, Tensor]:
-    """The parameters as the file holds them: float16; if wanted, deltas in four bits, and vectors
-    of the word in outputs.
-    """
-    vectors = {f"{part}.{TOKEN}" for part in base.outputs}
+    """The parameters as the file holds them: float16, or four bits."""
     found = {}
     for kind, group in base.parameter_groups().items():
         for name, parameter in group.items():
             value = parameter.detach()
-            if delta_bits == 4 and kind in vectors:
-                found[name] = torch.from_numpy(round_vector(value.cpu().numpy())).to(value)
-            elif delta_bits == 4 and not kind.endswith(TOKEN):
-                found[name] = torch.from_numpy(round_to_four_bits(value.cpu().numpy())).to(value)
+            if delta_bits == 4:
+                rounded = round_vector if kind.endswith(TOKEN) else round_to_four_bits
+                found[name] = torch.from_numpy(rounded(value.cpu().numpy())).to(value)
             else:
                 found[name] = value.half().float()
     return found
@@ -134,7 +130,7 @@ def unchecked_concept(
     words: trigger and class word. facts: of the training, for people to read.
     """
     fields = concept_fields(base.adapted, base.targets, base.family, ADAPTER)
-    fields["packed"] = config.delta_bits == 4
+    fields["packed"] = fields["packed_words"] = config.delta_bits == 4
     if not fields["packed"]:
         fields["deltas"] = fields["deltas"].astype(np.float16)
     if base.learners:
@@ -158,6 +154,6 @@ def unchecked_concept(
 def _rows(base: AdaptedBase, part: str, delta_bits: int) -> np.ndarray:
     """The trigger's rows or vectors [tokens, width] of a text encoder, as the file holds them."""
     rows = trigger.get_rows(getattr(base.pipe, part), ADAPTER).numpy()
-    if part in base.outputs and delta_bits == 4:
+    if delta_bits == 4:
         return np.stack([round_vector(row) for row in rows])
     return rows.astype(np.float16)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from helpers.loras import XL
 from helpers.tiny_families import TINY
-from helpers.tiny_pipelines import load, make_concept, make_xl_pipeline
+from helpers.tiny_pipelines import load, make_concept, make_xl_pipeline, run
 from safetensors import safe_open
 from safetensors.numpy import load_file
 from safetensors.torch import load_file as load_torch
@@ -54,8 +54,8 @@ def signs(text, length):
 
 
 def unpack(ranks):
-    for run in ranks.split():
-        rank, _, count = run.partition("x")
+    for part in ranks.split():
+        rank, _, count = part.partition("x")
         yield from [int(rank)] * int(count or 1)
 
 
@@ -64,8 +64,8 @@ def read(path, folder):
     with safe_open(path, framework="np") as file:
         text = file.metadata()
     tensors = load_file(path)
-    assert text["format"] == "svfit" and text["version"] in ("2", "3", "4")
-    assert ("outputs" in text) == (text["version"] == "4")
+    assert text["format"] == "svfit" and text["version"] in ("2", "3", "4", "5")
+    assert text["version"] == "5" or ("outputs" in text) == (text["version"] == "4")
     found = {}
     for part, kind in json.loads(text["targets"]).items():
         weights = published(folder, part)
@@ -99,17 +99,17 @@ def read(path, folder):
 
 
 def vectors(path):
-    """Text encoder -> (layers, vectors [tokens, layers x width]) of the words in outputs."""
+    """Text encoder -> (layers or None, rows [tokens, width]) of the learned words."""
     with safe_open(path, framework="np") as file:
         text = file.metadata()
     tensors, found = load_file(path), {}
-    layers, shapes = json.loads(text["outputs"]), json.loads(text["trigger_shape"])
+    layers, shapes = json.loads(text.get("outputs", "{}")), json.loads(text["trigger_shape"])
     if "vectors" in tensors:
         halves = np.stack([tensors["vectors"] % 16, tensors["vectors"] // 16], 1).reshape(-1)
         levels, scales = halves.astype(np.float32) - 8, tensors["vector_scales"]
-    rows, scale = tensors["trigger"].astype(np.float32), 0
+    rows, scale = tensors.get("trigger", np.zeros(0)).astype(np.float32), 0
     for part, (tokens, width) in sorted(shapes.items()):
-        if part in layers and "vectors" in tensors:
+        if "vectors" in tensors and (part in layers or text["version"] == "5"):
             block = np.zeros((tokens, width), np.float32)
             for row in block:
                 for start in range(0, width, 64):
@@ -118,8 +118,7 @@ def vectors(path):
                     levels, scale = levels[len(piece) :], scale + 1
         else:
             block, rows = rows[: tokens * width].reshape(tokens, width), rows[tokens * width :]
-        if part in layers:
-            found[part] = layers[part], block
+        found[part] = layers.get(part), block
     return found
 
 
@@ -157,26 +156,46 @@ def test_it_reads_sdxl_too(tmp_path):
         assert np.linalg.norm(edit - edits[name]) < 1e-6 * np.linalg.norm(edits[name]), name
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_it_finds_the_words_in_outputs(pipe, tmp_path, packed):
+@pytest.mark.parametrize(("packed", "words"), [(False, False), (True, False), (True, True)])
+def test_it_finds_the_words_in_outputs(pipe, tmp_path, packed, words):
     """Of FLUX.2's layout: three layers side by side, with an embedding beside it."""
     rows = np.random.default_rng(0).standard_normal(2 * 32 + 2 * 75).astype(np.float16)
     if packed:
         word = [round_vector(row) for row in rows[64:].astype(np.float32).reshape(2, 75)]
         rows = np.concatenate([rows[:64], *word])
+    if words:
+        row = [round_vector(row) for row in rows[:64].astype(np.float32).reshape(2, 32)]
+        rows = np.concatenate([*row, rows[64:]])
     concept = replace(
         make_concept(pipe, packed=packed),
+        packed_words=words,
         trigger_rows=rows,
         trigger_shape={"text_encoder": (2, 32), "text_encoder_3": (2, 75)},
         outputs={"text_encoder_3": (9, 18, 27)},
     )
     path = write_concept(concept, tmp_path / "a.safetensors")
-    ((part, (layers, block)),) = vectors(path).items()
-    assert (part, layers) == ("text_encoder_3", [9, 18, 27])
-    again = read_concept(path)
-    assert np.array_equal(block, rows[64:].reshape(2, 75)) and again.packed == packed
-    assert np.array_equal(again.rows()[part], block) and again.outputs == {part: (9, 18, 27)}
-    assert np.array_equal(again.deltas, concept.deltas)
+    found, again, part = vectors(path), read_concept(path), "text_encoder_3"
+    assert (found["text_encoder"][0], found[part][0]) == (None, [9, 18, 27])
+    assert np.array_equal(found["text_encoder"][1], rows[:64].reshape(2, 32))
+    assert np.array_equal(found[part][1], rows[64:].reshape(2, 75))
+    assert all(np.array_equal(block, again.rows()[name]) for name, (_, block) in found.items())
+    assert (again.packed, again.packed_words) == (packed, words)
+    assert again.outputs == {part: (9, 18, 27)} and np.array_equal(again.deltas, concept.deltas)
+
+
+def test_a_word_in_four_bits_is_what_a_training_writes_and_shows(config, tmp_path):
+    """Its rows are in the file as they were rounded, and an embedding takes a quarter."""
+    small, large = (
+        run(config, num_vectors=3, delta_bits=bits, output_dir=str(tmp_path / str(bits))).path
+        for bits in (4, 16)
+    )
+    found = vectors(small)["text_encoder"][1]
+    assert np.array_equal(found, [round_vector(row) for row in found])
+    assert np.array_equal(found, read_concept(small).rows()["text_encoder"])
+    exact = read_concept(large).rows()["text_encoder"].astype(np.float32)
+    assert 0 < np.linalg.norm(found - exact) < 0.2 * np.linalg.norm(exact)
+    with safe_open(small, framework="np") as file:
+        assert file.metadata()["version"] == "5" and "trigger" not in load_file(small)
 
 
 @pytest.mark.slow

@@ -133,7 +133,7 @@ def concepts(good):
         "metadata of numbers": text(rank=16),
         "metadata of a list": pack(header | {"__metadata__": []}, body),
         "version 4": text(version="4"),
-        "version 5": text(version="5"),
+        "version 6": text(version="6"),
         "outputs of a path": text(version="4", outputs='{"../text_encoder":[]}'),
         "outputs huge": text(version="4", outputs='{"text_encoder":[1099511627776]}'),
         "outputs of text": text(version="4", outputs='{"text_encoder":"9"}'),
