@@ -22,6 +22,7 @@ from svfit_diffusion.adapter.basis import factorize
 from svfit_diffusion.adapter.cache import cache_folder, load_bases
 from svfit_diffusion.adapter.tuner import SVFitConfig, layers, set_deltas, tie_deltas
 from svfit_diffusion.concept.file import from_bytes, read_concept, to_bytes
+from svfit_diffusion.concept.packing import round_vector
 from svfit_diffusion.concept.self_check import PROBES, self_check_deviation, self_check_rows
 from svfit_diffusion.families import load_base
 from svfit_diffusion.generation.sampling import generate
@@ -311,6 +312,15 @@ def test_the_check_is_blind_to_signs_and_measures_a_difference():
         found.append(self_check_deviation(probe(u, v, off), stated, delta))
     assert 0.007 < np.sqrt(np.mean(np.square(found))) < 0.013
     assert self_check_deviation((0.0,) * PROBES, (0.0,) * PROBES, np.zeros(3)) == 0
+
+
+def test_a_file_of_version_3_is_still_read_and_written_as_it_was():
+    """Its word is in half precision, which four bits do not hold."""
+    path = OLD.with_name("robot-version-3.safetensors")
+    old = read_concept(path)
+    assert old.packed and not old.packed_words and to_bytes(old) == path.read_bytes()
+    rows = old.rows()["text_encoder"]
+    assert not np.array_equal([round_vector(row.astype(np.float32)) for row in rows], rows)
 
 
 def test_a_file_of_version_1_is_still_read_and_draws_the_same(pipe):

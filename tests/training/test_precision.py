@@ -16,7 +16,7 @@ from helpers.tiny_families import save_tiny
 from helpers.tiny_pipelines import load, run
 from PIL import Image
 
-from svfit_diffusion.concept.packing import round_to_four_bits
+from svfit_diffusion.concept.packing import round_to_four_bits, round_vector
 from svfit_diffusion.families import family_named
 from svfit_diffusion.generation import check_picture, own_precision, without_overflow
 from svfit_diffusion.training import dry_run
@@ -189,11 +189,11 @@ def test_a_host_programs_accelerator_is_as_it_was(config):
 
 
 def rounded(parameters):
-    """What the file holds: float16 rows, and four bits for the deltas of each projection."""
+    """What the file holds: four bits for the deltas of each projection and blocks of rows."""
     return {
-        name: value.detach().half().float()
-        if ".token." in name
-        else torch.from_numpy(round_to_four_bits(value.detach().numpy()))
+        name: torch.from_numpy(
+            (round_vector if ".token." in name else round_to_four_bits)(value.detach().numpy())
+        )
         for name, value in parameters.items()
     }
 
