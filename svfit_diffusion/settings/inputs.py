@@ -103,7 +103,7 @@ class LearnedSettings:
         "that is not trained through (T5, a language model)",
     )
     num_vectors: int = option(1, "embedding rows, or vectors, of the placeholder token", above=0)
-    delta_bits: int = option(4, "bits of a trained singular value in the file", choices=(4, 16))
+    delta_bits: int = option(4, "bits of a learned number in the file", choices=(4, 16))
 
     @property
     def text_rank(self) -> str:
