@@ -203,9 +203,7 @@ def sd15_bytes(method: Method, shapes: dict[str, list[tuple[int, int]]], folder:
 
 def word_bytes(method: Method, width: int) -> int:
     """Bytes of the word's rows, each of so many numbers, in a method's bits."""
-    if method.word_bits == 4:
-        return sum(math.ceil(size / 2) + 2 for size in blocks(method.vectors, width))
-    return 2 * width * method.vectors
+    return tensor_bytes([*blocks(method.vectors, width)], method.word_bits)
 
 
 def _values(method: Method, out: int, inner: int) -> int:
@@ -233,6 +231,6 @@ def tensor_bytes(sizes: list[int], bits: int) -> int:
 @torch.no_grad()
 def round_values(parameter: nn.Parameter, block: int = BLOCK) -> None:
     """Round an adapter's tensor to four bits, block by block."""
-    blocks = parameter.detach().flatten().split(block)
-    held = [torch.from_numpy(round_to_four_bits(part.numpy())) for part in blocks]
+    parts = parameter.detach().flatten().split(block)
+    held = [torch.from_numpy(round_to_four_bits(part.numpy())) for part in parts]
     parameter.copy_(torch.cat(held).view_as(parameter))

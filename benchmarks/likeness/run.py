@@ -33,7 +33,7 @@ def glimpse(run: Drawer) -> dict[str, float]:
     """The means of the measures over a few pictures of each prompt, rounded as in the file; a
     training can go on.
     """
-    rounded = getattr(run, "rounded", ())
+    rounded = [parameter for parameter, _ in getattr(run, "rounded", ())]
     kept = [parameter.detach().clone() for parameter in rounded]
     run.round_values()
     judge = judge_of(run.item, run.work, SWEEP_SEEDS)

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from benchmarks.likeness.adapters import Adapter, Loss
 from benchmarks.likeness.forms import attach
-from benchmarks.likeness.methods import Method, round_values, tensor_bytes, word_bytes
+from benchmarks.likeness.methods import BLOCK, Method, round_values, tensor_bytes, word_bytes
 from benchmarks.likeness.subjects import compositions, photos
 from svfit_diffusion.concept import write_concept
-from svfit_diffusion.concept.packing import round_vector
+from svfit_diffusion.concept.packing import BLOCK as WORD_BLOCK
 from svfit_diffusion.data.encoding import photo_encoder
 from svfit_diffusion.data.reading import edge_colours, read_folder
 from svfit_diffusion.evaluation.measures import denoising_loss
@@ -177,7 +177,7 @@ class Run(Drawer):
         rows = [row for part in self.adapted.learners for row in self.adapted.learned_rows(part)]
         adapter = self.edit.parameters if self.edit else []
         self.parameters, self.adapter, self.rows = [*adapter, *rows], adapter, rows
-        self.words = len(rows)  # the others are of ways.py
+        self.word = [*rows]  # without what ways.py adds to the rows
         rates = ((adapter, rate), (rows, rate if not adapter else TOKEN_RATE))
         parts = [{"params": part, "lr": value} for part, value in rates if part]
         self.optimizer = torch.optim.AdamW(parts, weight_decay=0.0) if parts else None
@@ -224,8 +224,8 @@ class Run(Drawer):
     def bytes(self) -> int:
         """The bytes of these values, without a header."""
         mask = self.edit.mask_bytes if self.edit else 0
-        word = word_bytes(self.method, len(self.rows[0])) if self.words else 0
-        more = 2 * sum(row.numel() for row in self.rows[self.words :])
+        word = word_bytes(self.method, len(self.word[0])) if self.word else 0
+        more = 2 * sum(row.numel() for row in self.rows[len(self.word) :])
         return tensor_bytes(self._sizes(), self.method.bits) + word + more + mask
 
     def trained(self, *looks: int) -> Iterator[int]:
@@ -252,18 +252,16 @@ class Run(Drawer):
         self.steps += 1
 
     @property
-    def rounded(self) -> list[torch.nn.Parameter]:
-        """What `round_values` changes."""
-        words = self.rows[: self.words] if self.method.word_bits == 4 else []
-        return [*(self.adapter if self.method.bits == 4 else ()), *words]
+    def rounded(self) -> list[tuple[torch.nn.Parameter, int]]:
+        """What is in four bits in its file, and how many numbers of it share a scale."""
+        adapter = self.adapter if self.method.bits == 4 else []
+        word = self.word if self.method.word_bits == 4 else []
+        return [*((part, BLOCK) for part in adapter), *((row, WORD_BLOCK) for row in word)]
 
-    @torch.no_grad()
     def round_values(self) -> None:
         """Round the adapter and the word to the bits of their file."""
-        for parameter in self.adapter if self.method.bits == 4 else ():
-            round_values(parameter)
-        for row in self.rows[: self.words] if self.method.word_bits == 4 else ():
-            row.copy_(torch.from_numpy(round_vector(row.detach().numpy())))
+        for parameter, block in self.rounded:
+            round_values(parameter, block)
 
 
 def captions(item: ToyObject, work: Path) -> tuple[str, ...]:

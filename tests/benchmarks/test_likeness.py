@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.likeness.jobs import choose
-from benchmarks.likeness.methods import BY_NAME, METHODS, sd15_bytes
+from benchmarks.likeness.methods import BY_NAME, METHODS, round_values, sd15_bytes, word_bytes
 from benchmarks.likeness.statistics import GOALS, Measures, verdict
+from svfit_diffusion.concept.packing import BLOCK, round_vector
 
 ROOT = Path(__file__).parents[2]
 
@@ -104,6 +106,16 @@ def test_goals_compare_like_with_like_and_one_of_them_decides():
     assert [goal.primary for goal in GOALS].count(True) == 1
     for goal in GOALS:
         assert goal.unlike or help[goal.one] == help[goal.other], goal
+
+
+def test_a_word_in_four_bits_is_counted_and_rounded_as_the_product_does():
+    method = BY_NAME["common"]
+    assert word_bytes(method, 768) == 4 * (768 // 2 + 2 * 768 // 64)
+    assert word_bytes(BY_NAME["lora-4-help"], 768) == 2 * 768
+    vector = torch.randn(150, generator=torch.Generator().manual_seed(0))
+    row = torch.nn.Parameter(vector.clone())
+    round_values(row, BLOCK)
+    assert torch.equal(row.detach(), torch.from_numpy(round_vector(vector.numpy())))
 
 
 def test_every_method_has_as_many_rates_and_none_of_ours_more():

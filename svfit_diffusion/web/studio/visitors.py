@@ -119,9 +119,10 @@ class Visitors:
         if visit := self._visits.pop(session, None):
             visit.jobs.stop(session)
             gone = visit.folder.with_name(f"{visit.folder.name}-gone")
-            with contextlib.suppress(OSError):  # it was deleted by others
+            with contextlib.suppress(OSError):  # where a file in it is open, on Windows
                 visit.folder.rename(gone)  # a job saving a picture now finds no folder for it
-                shutil.rmtree(gone)
+            for folder in (gone, visit.folder):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _new_visit(self) -> Visit:
         folder = self.folder / secrets.token_hex(16)
