@@ -170,17 +170,20 @@ def measure(config: Any, path: Path, tests: list[dict]) -> tuple[dict[str, float
 
 
 def as_peft_model(pipe: Any, name: str) -> Any:
-    """Give a pipeline a PeftModel with a concept's deltas for its transformer, since the suite
+    """Give a pipeline a PeftModel with a concept's values for its transformer, since the suite
     turns an adapter off only there; returns the adapter's configuration.
     """
     from peft import get_peft_model
 
-    from svfit_diffusion.adapter.tuner import get_deltas, set_deltas
+    from svfit_diffusion.adapter.tuner import get_common, get_deltas, set_common, set_deltas
     from svfit_diffusion.pipeline import remove_concept
 
     transformer = pipe.transformer
     deltas, config = get_deltas(transformer, name), transformer.peft_config[name]
+    common = get_common(transformer, name)
     remove_concept(pipe, name)
     pipe.transformer = get_peft_model(transformer, config)
     set_deltas(pipe.transformer.get_base_model(), "default", deltas)
+    if common is not None:
+        set_common(pipe.transformer.get_base_model(), "default", common)
     return config

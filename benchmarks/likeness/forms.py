@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -21,8 +20,8 @@ from benchmarks.likeness.adapters import (
     Loss,
     Peft,
 )
+from svfit_diffusion.adapter import Batch
 from svfit_diffusion.adapter.basis import factorize
-from svfit_diffusion.adapter.layer import SVFitLinear
 from svfit_diffusion.adapter.tuner import layers
 
 BATCHES = 25  # whose gradients are looked at before a training
@@ -157,50 +156,10 @@ class Falling(Deltas):
         times = torch.as_tensor(args[1]).float().reshape(-1, 1).expand(len(args[0]), 1)
         strength = 1 - (1 - self.options["least"]) * times / self.TIMES
         for layer in layers(model).values():
-            layer.svfit_batch[NAME] = strength * layer.svfit_delta[NAME]
-
-
-class Common(Deltas):
-    """Deltas, and in the denoiser one vector of `d` numbers that all projections have in common:
-
-        W' = W + U (diag(delta) V^T + M)^T        M[i, j] = +-scale * common[index(i, j)]
-
-    with indices and signs at random, the same for everybody. So what the top outputs of each
-    projection read is moved, in a random subspace of all their inputs (the idea of Uni-LoRA, arXiv
-    2506.00799, on singular vectors). The scale keeps lengths: |M of all projections| = |common|.
-    Options: r, d.
-    """
-
-    def _attach(self, model: nn.Module) -> list[nn.Parameter]:
-        deltas = super()._attach(model)
-        if not hasattr(model, "time_embedding"):
-            return deltas
-        held, d = layers(model).values(), self.options["d"]
-        common, chance = nn.Parameter(torch.zeros(d)), torch.Generator().manual_seed(0)
-        scale = math.sqrt(d / sum(layer.in_features * _outputs(layer).shape[1] for layer in held))
-        for layer in held:
-            shape = layer.in_features, _outputs(layer).shape[1]
-            places = torch.randint(d, shape, generator=chance)
-            signs = scale * (torch.randint(2, shape, generator=chance) * 2.0 - 1)
-            layer.register_forward_hook(functools.partial(_moved, common, places, signs))
-        return [common, *deltas]
-
-
-def _outputs(layer: SVFitLinear) -> Tensor:
-    """U [out, r] of a layer's one adapter."""
-    (U,) = layer.svfit_U.values()
-    return U
-
-
-def _moved(
-    common: Tensor, places: Tensor, signs: Tensor, layer: SVFitLinear, args: tuple, output: Tensor
-) -> Tensor:
-    """The layer's output with what the common vector adds to it."""
-    return output + (args[0] @ (common[places] * signs)) @ _outputs(layer).T
+            layer.svfit_batch[NAME] = Batch(strength * layer.svfit_delta[NAME])
 
 
 ADAPTERS: dict[str, type[Adapter]] = {
-    "common": Common,
     "svfit": Deltas,
     "core": Cores,
     "full": AttentionWeights,

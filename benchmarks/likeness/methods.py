@@ -92,11 +92,12 @@ UNSIZED = (  # what all projections share grows with none of them
 )
 DELTAS, LORAS = (3e-3, 6e-3, 1.2e-2, 2.4e-2, 4.8e-2), (1.5e-3, 3e-3, 5e-3, 1e-2, 2e-2)
 SHARES = (1.5e-2, 5e-2, 1e-1, 1.5e-1)  # of deltas, in their own unit
-COMMON = (2.5e-2, 5e-2, 1e-1, 2e-1)
+COMMON = (1.4e-2, 2.8e-2, 5.7e-2, 1.1e-1)
+BARE = {"common_size": 0, "num_vectors": 1}
 WORDS = (5e-3, 1e-2, 2e-2, 4e-2)
 RANK_EQUAL = 3  # 16 of Stable Diffusion's 320 to 1280, as a share of Toybox's 128 to 192
-DEFAULT_VALUES = 2144  # of Toybox
-PAPER = {"rank": "energy=0.99", "delta_bits": 16}
+DEFAULT_VALUES = 5184  # of Toybox
+PAPER = {"rank": "energy=0.99", "delta_bits": 16, **BARE}
 ADALORA = {
     **{"init_r": 6, "target_r": 4, "lora_alpha": 6},
     **{"tinit": 20, "tfinal": 50, "deltaT": 5, "total_step": 201},
@@ -105,18 +106,15 @@ METHODS = (
     Method("base", "the base"),
     _peers("whole", "all weights of UNet and text encoder", "whole", {},
            (3e-5, 1e-4, 3e-4, 1e-3), text=True),
-    _ours("default", "SVFit, the default", DELTAS, BOTH),
-    _ours("rank-16", "SVFit, rank 16 everywhere", DELTAS, BOTH, text_encoder_rank="16"),
-    _ours("rank-64", "SVFit, rank 64 everywhere", DELTAS, BOTH, rank="64"),
-    _ours("rank-4", "SVFit, rank 4 everywhere", DELTAS, BOTH, rank="4"),
+    _ours("default", "SVFit, the default", COMMON, BOTH),
+    _ours("default-1", "SVFit, the default, a word of one row", COMMON, BOTH, num_vectors=1),
+    _ours("rank-16-4", "SVFit, rank 16", DELTAS, BOTH, common_size=0),
+    _ours("rank-16", "SVFit, rank 16, a word of one row", DELTAS, BOTH, **BARE),
+    _ours("rank-64", "SVFit, rank 64, a word of one row", DELTAS, BOTH, rank="64", **BARE),
+    _ours("rank-4", "SVFit, rank 4, a word of one row", DELTAS, BOTH, rank="4", **BARE),
+    _ours("text-320", "SVFit, rank 16, 320 for values and outputs of the text encoder, a word of "
+          "one row", DELTAS, BOTH, text_encoder_rank="320", **BARE),
     _ours("paper-help", "SVFit, 99 % of the energy", DELTAS, BOTH, **PAPER),
-    _ours("vectors-4", "SVFit, the default, a word of 4 rows", DELTAS, BOTH, num_vectors=4),
-    _ours("rank-16-vectors-4", "SVFit, rank 16 everywhere, a word of 4 rows", DELTAS, BOTH,
-          text_encoder_rank="16", num_vectors=4),
-    _peers("common", "SVFit, rank 16, a common vector, a word of 4 rows", "common",
-           {"r": 16, "d": 4096}, COMMON, text=True, bits=4, vectors=4, word_bits=4),
-    _peers("common-1", "SVFit, rank 16, a common vector", "common",
-           {"r": 16, "d": 4096}, COMMON, text=True, bits=4),
     _ours("default-plain", "SVFit, the default's values", DELTAS),
     _ours("paper", "SVFit, 99 % of the energy", DELTAS, **PAPER),
     _peers("svfit-share", "SVFit, top 3 everywhere", "svfit", {"r": RANK_EQUAL},
@@ -195,8 +193,6 @@ def sd15_bytes(method: Method, shapes: dict[str, list[tuple[int, int]]], folder:
     found = [shape for part in parts for shape in shapes[part]] if method.adapter else []
     each = {shape: _values(method, *shape) for shape in set(found)}
     sizes = [each[shape] for shape in found]
-    if method.adapter == "common":
-        sizes.append(method.options["d"])
     word = word_bytes(method, SD15_TOKEN) if method.word else 0
     return tensor_bytes(sizes, method.bits) + word
 
@@ -208,8 +204,6 @@ def word_bytes(method: Method, width: int) -> int:
 
 def _values(method: Method, out: int, inner: int) -> int:
     """Trained values of one projection, counted where the method is applied to it."""
-    if method.adapter == "common":
-        return min(method.options["r"], out, inner)
     if method.adapter == "svfit":  # its rank is Toybox's share of Stable Diffusion's
         return round(16 * method.options["r"] / RANK_EQUAL)
     model = nn.ModuleDict({"attn": nn.ModuleDict({"to_q": nn.Linear(inner, out, bias=False)})})

@@ -37,9 +37,10 @@ from benchmarks.speed.setup import (
     seconds,
 )
 from svfit_diffusion import ConceptPool, read_concept, write_concept
+from svfit_diffusion.adapter import check_table, measure
 from svfit_diffusion.families import recognise
 from svfit_diffusion.pipeline.matching import check_layout
-from svfit_diffusion.pipeline.verification import basis_of, check_table, measure
+from svfit_diffusion.pipeline.verification import basis_of
 from svfit_diffusion.settings import TEXT_RANK
 
 COUNT, FEW, SWITCHES = 1_000, 10, 10_000
@@ -54,7 +55,7 @@ def files(pipe: Any, folder: Path, count: int, rank: int | str = 16) -> list[Pat
     first = read_concept(concept(pipe, rank, text=int(TEXT_RANK) if rank == 16 else None))
     models, family = {part: getattr(pipe, part) for part in TARGETS}, recognise(pipe)
     plan = check_layout(first, models)
-    table = check_table(plan, basis_of(plan, first.ranks, models, family, {}))
+    table = check_table(first, plan, basis_of(plan, first.ranks, models, family, {}))
     starts, found = np.cumsum([0, *first.ranks[:-1]]), []
     for seed in range(count):
         random = np.random.default_rng(seed)

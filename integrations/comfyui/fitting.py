@@ -11,17 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from svfit_diffusion.adapter import Basis
+from svfit_diffusion.adapter import Basis, basis_deviation, check_table
 from svfit_diffusion.concept import (
     COARSE_TOLERANCE,
     SELF_CHECK_TOLERANCE,
     Concept,
     layout_hash,
     printable,
-    self_check_deviation,
-    self_check_rows,
 )
 
 from .layout import Part, family_of
@@ -145,11 +141,8 @@ def check_basis(
     """
     if not concept.check:
         return
-    edits = ((e.name, found[e.part][e.local]) for e in plan)
-    table = np.concatenate([self_check_rows(n, b.U.numpy(), b.V.numpy()) for n, b in edits], axis=1)
-    error = self_check_deviation(
-        table @ concept.deltas.astype(np.float64), concept.check, concept.deltas
-    )
+    bases = (found[e.part][e.local] for e in plan)
+    error = basis_deviation(concept, check_table(concept, plan, bases))
     if error <= SELF_CHECK_TOLERANCE:
         return
     if not rounded:

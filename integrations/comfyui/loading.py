@@ -1,9 +1,9 @@
 """Putting a concept on a MODEL and a CLIP of ComfyUI.
 
-    W' = W + strength * U_r diag(delta) V_r^T
+    W' = W + strength * U_r (V_r diag(delta) + M)^T
 
-That is a LoRA with up = U_r diag(delta) and down = V_r^T, so ComfyUI patches the weights by its
-own means, at strengths that cost no new decomposition.
+That is a LoRA with up = U_r and the other factor as down, so ComfyUI patches the weights by its own
+means, at strengths that cost no new decomposition.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from comfy.weight_adapter import LoRAAdapter
 
-from svfit_diffusion.adapter import Basis
+from svfit_diffusion.adapter import Basis, reading
 from svfit_diffusion.concept import Concept
 from svfit_diffusion.pipeline import check_strength
 
@@ -94,13 +94,13 @@ def _patches(
     """Whether it is the CLIP's -> address of a weight -> its edit."""
     patches: dict[bool, dict[Address, LoRAAdapter]] = {False: {}, True: {}}
     deltas = np.split(concept.deltas.astype(np.float32), np.cumsum(concept.ranks)[:-1])
+    common = None if concept.common is None else torch.from_numpy(concept.common.astype(np.float32))
     for edited, delta in zip(plan, deltas, strict=True):
-        used = torch.from_numpy(delta.nonzero()[0])
-        if len(used):
+        shared = common if edited.part == concept.denoiser else None
+        if delta.any() or shared is not None:
             part, basis = parts[edited.part], found[edited.part][edited.local]
-            up = basis.U[:, used] * torch.from_numpy(delta)[used]
-            down = basis.V[:, used].T.contiguous()
-            adapter = LoRAAdapter(set(), (up, down, None, None, None, None))
+            down = reading(edited.local, basis, torch.from_numpy(delta), shared).T.contiguous()
+            adapter = LoRAAdapter(set(), (basis.U, down, None, None, None, None))
             patches[bool(part.encoder)][part.addresses[edited.local]] = adapter
     return patches
 

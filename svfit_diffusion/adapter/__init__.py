@@ -5,10 +5,11 @@
 published.py finds a base's published weights (loaded_weights.py: in memory); basis.py computes
 the canonical U_r, s_r and V_r of one (by truncated_svd.py), factoring.py those of many within
 bounds of memory, and cache.py keeps them on disk, also those of weights that another program holds
-(held.py). layer.py is the Linear with deltas (products.py: what it computes; strength.py: how
-strongly each adapter acts; merging.py: into the weight and out again; placement.py: where its
-tensors lie), config.py and tuner.py make it a method of peft, and attention.py puts it around the
-attention projections of a model.
+(held.py). layer.py is the Linear with deltas (common.py: what it makes of a vector that layers have
+in common; products.py: what it computes; strength.py: how strongly each adapter acts; merging.py:
+into the weight and out again; placement.py: where its tensors lie), config.py and tuner.py make it
+a method of peft, and attention.py puts it around the attention projections of a model.
+basis_check.py tells whether a basis is the one that a concept was made in.
 """
 
 from .._lazy import lazy_names
@@ -25,19 +26,25 @@ __getattr__, __dir__, __all__ = lazy_names(
             "values_and_outputs",
         ],
         "basis": ["Basis", "parse_rank", "resolve_rank"],
+        "basis_check": ["basis_deviation", "check_table", "measure"],
+        "common": ["place_index", "reading"],
         "cache": ["bases_of", "cache_folder", "fingerprint", "load_bases"],
         "factoring": ["Memory", "basis_bytes", "factoring_memory"],
         "held": ["held_weights"],
-        "layer": ["SVFitLinear"],
+        "layer": ["Batch", "SVFitLinear"],
         "loaded_weights": ["loaded_weight"],
         "published": ["find_source", "remembering"],
         "strength": ["Strengths"],
         "tuner": [
             "SVFitConfig",  # not from config.py: only tuner.py registers it with peft
             "SVFitModel",
+            "common_parameter",
+            "common_scale",
+            "get_common",
             "get_deltas",
             "layers",
             "rms_singular_value",
+            "set_common",
             "set_deltas",
             "tie_deltas",
             "tuner_layers",

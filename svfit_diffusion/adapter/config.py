@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from peft import PeftConfig, PeftType
 
+from ..settings import check_common_size
 from .basis import Rank, parse_rank
 
 PROJECTIONS = (
@@ -32,7 +33,7 @@ def peft_type(name: str) -> PeftType:
 class SVFitConfig(PeftConfig):
     """Which projections SVFit trains, and how many singular values of each.
 
-    Raises ValueError when `r` is no rank rule (basis.parse_rank).
+    Raises ValueError when `r` is no rank rule (basis.parse_rank), or `common` no size.
     """
 
     r: Rank = field(
@@ -48,6 +49,13 @@ class SVFitConfig(PeftConfig):
     )
     rank_pattern: dict[str, Rank] = field(
         default_factory=dict, metadata={"help": "module name -> rank, where it is not `r`"}
+    )
+    common: int = field(
+        default=0,
+        metadata={
+            "help": "size of a vector that all adapted modules have in common, a power of two; 0: "
+            "none"
+        },
     )
     base_dtype: str | None = field(
         default=None,
@@ -68,6 +76,7 @@ class SVFitConfig(PeftConfig):
         super().__post_init__()
         self.peft_type = peft_type("SVFIT")
         self.r = parse_rank(self.r)
+        check_common_size(self.common, "common")
         self.rank_pattern = {name: parse_rank(rank) for name, rank in self.rank_pattern.items()}
         for name in ("target_modules", "exclude_modules"):
             if isinstance(value := getattr(self, name), list | tuple):

@@ -5,12 +5,13 @@
 which is a Linear with the weight `W + U diag(strength * delta) V^T` (SVFit, arXiv 2409.05926).
 That costs r * (in + out) products a row and, in training, autograd keeps r numbers a row. Where a
 rank or the number of rows is so high that the sum of weights is cheaper, it is built for a moment,
-in float32 only: a coarser one would lose small edits.
+in float32 only: a coarser one would lose small edits. Where layers have a common vector, V diag(
+delta) + M stands in the place of V diag(delta) (common.py).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,7 @@ from peft.utils import resolve_quantization_backend
 from torch import Tensor, nn
 
 from .basis import Basis
+from .common import Places, arrange, find_places
 from .merging import Mergeable
 from .placement import Bases, Deltas, compute_dtype, fetch, hooked
 from .products import each, edited
@@ -26,28 +28,54 @@ from .strength import Strengths
 BASE = "__base__"  # peft's name for "no adapter" in a mixed batch
 
 
+class Batch(NamedTuple):
+    """What each of n pictures has of its own.
+
+    delta: [n, k]. commons: vectors [n, d], each with the rank up to which it acts.
+    """
+
+    delta: Tensor
+    commons: tuple[tuple[Tensor, int], ...] = ()
+
+    def on(self, device: torch.device) -> tuple[Tensor, list[tuple[Tensor, int]]]:
+        """They on a device; without a dimension for pictures where there is one alone."""
+        delta, *commons = (
+            (values if len(values) > 1 else values[0]).to(device)
+            for values in (self.delta, *(common for common, _ in self.commons))
+        )
+        return delta, [*zip(commons, (rank for _, rank in self.commons), strict=True)]
+
+
 class SVFitLinear(nn.Module, Mergeable, Strengths):
     """A Linear, quantised or not, with any number of SVFit adapters.
 
     `svfit_delta[adapter]`: [r], float32, the only trained values. `svfit_U[key]` [out, R] and
     `svfit_V[key]` [in, R]: bases, shared by the adapters that name the same key; they are no part
-    of a state dict. An adapter of rank r uses their first r columns. `svfit_batch[adapter]`:
-    [n, k], what stands in for its delta while each of n pictures has its own, of k values.
+    of a state dict. An adapter of rank r uses their first r columns. `svfit_common[adapter]`: [d],
+    the vector that layers have in common, in the one of them that is every layer's
+    `svfit_owner[adapter]`. `svfit_batch[adapter]`: what stands in for both while each of n pictures
+    has its own.
     """
 
-    adapter_layer_names = ("svfit_delta",)
-    other_param_names = ("svfit_rank", "svfit_scaling", "svfit_key", "svfit_ties", "svfit_batch")
+    adapter_layer_names = ("svfit_delta", "svfit_common")
+    other_param_names = (
+        *("svfit_rank", "svfit_scaling", "svfit_key", "svfit_ties", "svfit_batch", "svfit_owner"),
+    )
 
     def __init__(self, base_layer: nn.Module, **quantization: Any) -> None:
         super().__init__()
         self.base_layer = base_layer
         self.svfit_delta = Deltas()
+        self.svfit_common = Deltas()
         self.svfit_U = Bases()
         self.svfit_V = Bases()
+        self.svfit_places = Bases()
         self.svfit_rank: dict[str, int] = {}
         self.svfit_key: dict[str, str] = {}
         self.svfit_ties: dict[str, tuple[tuple[int, int, bool], ...]] = {}
-        self.svfit_batch: dict[str, Tensor] = {}
+        self.svfit_batch: dict[str, Batch] = {}
+        self.svfit_owner: dict[str, SVFitLinear] = {}
+        self.place_name = ""
         self.start_strengths()
         self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
         self.quantization_backend = resolve_quantization_backend(base_layer, **quantization)
@@ -59,8 +87,15 @@ class SVFitLinear(nn.Module, Mergeable, Strengths):
         key: str = "published",
         init_weights: bool = True,
         inference_mode: bool = False,
+        common: int = 0,
+        name: str = "",
+        owner: SVFitLinear | None = None,
     ) -> None:
-        """Add an adapter whose deltas start at zero, or near it unless `init_weights`."""
+        """Add an adapter whose deltas start at zero, or near it unless `init_weights`.
+
+        common: size of the common vector, 0 for none; owner: the layer that holds it, None for this
+        one; name: of the projection in its model.
+        """
         if adapter_name not in self.svfit_delta and hasattr(self.svfit_delta, adapter_name):
             raise ValueError(
                 f"{adapter_name!r} is an attribute of torch.nn.ParameterDict; choose another name."
@@ -74,13 +109,36 @@ class SVFitLinear(nn.Module, Mergeable, Strengths):
         if key not in self.svfit_U or self.svfit_U[key].shape[1] < rank:
             self.svfit_U[key] = basis.U.to(weight.device, dtype)
             self.svfit_V[key] = basis.V.to(weight.device, dtype)
+            self._forget_places(key)
         self.svfit_rank[adapter_name] = rank
         self.svfit_scaling[adapter_name] = 1.0
         self.svfit_key[adapter_name] = key
         self.svfit_ties[adapter_name] = basis.ties()
-        delta = torch.zeros(rank) if init_weights else 0.1 * basis.s.mean() * torch.randn(rank)
-        self.svfit_delta[adapter_name] = nn.Parameter(delta.to(weight.device, torch.float32))
+        size = 0.0 if init_weights else 0.1 * float(basis.s.mean())
+        self.svfit_delta[adapter_name] = _start(rank, size, weight.device)
+        self.place_name = name or self.place_name
+        if common:
+            self.svfit_owner[adapter_name] = owner or self
+            if owner is None:
+                self.svfit_common[adapter_name] = _start(common, size, weight.device)
+        for adapter, held in self.svfit_owner.items():  # a wider basis has places of its own
+            self.places(self.svfit_key[adapter], held.svfit_common[adapter].numel())
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
+
+    @torch.inference_mode(False)
+    def places(self, key: str, size: int) -> Places:
+        """Which numbers of a common vector of this size the projection takes, in a basis."""
+        name = f"{key}|{size}"
+        if name not in self.svfit_places:
+            U, V = (fetch(self._modules[held], key) for held in ("svfit_U", "svfit_V"))
+            found = find_places(self.place_name, U, len(V), size)
+            self.svfit_places[name] = torch.cat([*found]).to(U.device)
+        found = fetch(self.svfit_places, name)
+        return Places(found[: self.in_features], found[self.in_features :])
+
+    def _forget_places(self, key: str) -> None:
+        for name in [name for name in self.svfit_places if name.startswith(f"{key}|")]:
+            del self.svfit_places[name]
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Delete an adapter, and the basis that no other adapter uses; what is merged stays so."""
@@ -88,12 +146,15 @@ class SVFitLinear(nn.Module, Mergeable, Strengths):
         super().delete_adapter(adapter_name)
         for key in set(self.svfit_U) - set(self.svfit_key.values()):
             del self.svfit_U[key], self.svfit_V[key]
+            self._forget_places(key)
 
     def move_adapter(self, adapter: str, device: object) -> None:
         """Move an adapter's deltas, and its basis where no other adapter uses it, to a device."""
-        delta = self.svfit_delta[adapter]
-        moved = nn.Parameter(delta.detach().to(device), requires_grad=delta.requires_grad)
-        self.svfit_delta[adapter] = moved
+        for held in (self.svfit_delta, self.svfit_common):
+            if adapter in held:
+                value = held[adapter]
+                moved = nn.Parameter(value.detach().to(device), requires_grad=value.requires_grad)
+                held[adapter] = moved
         key = self.svfit_key[adapter]
         if list(self.svfit_key.values()).count(key) == 1:
             self.svfit_U[key], self.svfit_V[key] = (
@@ -125,10 +186,11 @@ class SVFitLinear(nn.Module, Mergeable, Strengths):
             weight = base.weight
             for adapter in adapters:
                 U, V, delta = self._parts(adapter)
-                if delta.ndim == 1 and weight.ndim == 2:
-                    weight = torch.addmm(weight, U * delta, V.T)
+                reads = V if delta is None else V * delta.unsqueeze(-2)
+                if reads.ndim == 2 and weight.ndim == 2:
+                    weight = torch.addmm(weight, U, reads.T)
                 else:
-                    weight = weight + (U * delta.unsqueeze(-2)) @ V.T
+                    weight = weight + U @ reads.mT
             return F.linear(x, weight, base.bias) if weight.ndim == 2 else each(x, weight, base)
         result = base(x, *args, **kwargs)
         if self.quantization_backend is not None:
@@ -162,13 +224,19 @@ class SVFitLinear(nn.Module, Mergeable, Strengths):
         parts = {name: self._parts(name) for name in self._present(sorted(set(adapter_names)))}
         for key in sorted({self.svfit_key[name] for name in parts}):
             ours = {n: found for n, found in parts.items() if self.svfit_key[n] == key}
-            U, V, widest = max(ours.values(), key=lambda found: found[0].shape[1])
-            deltas = widest.new_zeros(len(x), U.shape[1])
+            U, V, _ = max(ours.values(), key=lambda found: found[0].shape[1])
+            alike = all(delta is not None for *_, delta in ours.values())
+            shape = (len(x), U.shape[1]) if alike else (len(x), *V.shape[-2:])
+            each = torch.zeros(shape, device=U.device)
             for row, name in enumerate(adapter_names):
                 if name in ours:
-                    delta = ours[name][2]
-                    deltas[row, : delta.shape[-1]] = delta
-            result = edited(result, x, U, V, deltas)
+                    _, reads, delta = ours[name]
+                    own = delta if alike else reads if delta is None else reads * delta
+                    each[row, ..., : own.shape[-1]] = own
+            if alike:
+                result = edited(result, x, U, V, each)
+            else:
+                result = edited(result, x, U, each.to(U.dtype), None)
         return result
 
     def _dense_is_cheaper(self, x: Tensor, adapters: list[str]) -> bool:
@@ -183,9 +251,11 @@ class SVFitLinear(nn.Module, Mergeable, Strengths):
         if torch.is_grad_enabled() and any(self.svfit_delta[a].requires_grad for a in adapters):
             rank = sum(map(self.svfit_rank.get, adapters))
             sides += self.out_features + (self.in_features if x.requires_grad else 0)
+            if any(a in self.svfit_owner for a in adapters):  # M's gradient
+                sides += self.in_features
             cheaper = rows * size + 2 * rank * size < rows * rank * sides
         else:
-            batch = [len(self.svfit_batch[a]) for a in adapters if a in self.svfit_batch]
+            batch = [len(self.svfit_batch[a].delta) for a in adapters if a in self.svfit_batch]
             pictures = max(batch, default=1)  # each with a sum of its own
             cheaper = size * pictures < rows * sides and (pictures == 1 or x.ndim == 3)
         base = self._modules["base_layer"]
@@ -204,17 +274,41 @@ class SVFitLinear(nn.Module, Mergeable, Strengths):
         U, V = (fetch(self._modules[name], key) for name in ("svfit_U", "svfit_V"))
         return (U[:, :rank], V[:, :rank]) if U.shape[1] > rank else (U, V)
 
-    def _parts(self, adapter: str) -> tuple[Tensor, Tensor, Tensor]:
-        """U [out, r], V [in, r] and the scaled delta of an adapter, [r] or [n, r] of a batch."""
-        delta, scale = self.svfit_batch.get(adapter), self.svfit_scaling[adapter]
-        if delta is None:
+    def _parts(self, adapter: str) -> tuple[Tensor, Tensor, Tensor | None]:
+        """U [out, r], V [in, r] and the scaled delta of an adapter, [r], or [n, r] of a batch.
+
+        Where there are common vectors, V diag(delta) + M, scaled, and None: [in, r] or [n, in, r].
+        """
+        scale, batch = self.svfit_scaling[adapter], self.svfit_batch.get(adapter)
+        if batch is None:
             U, V = self._basis(adapter)
             delta = fetch(self._modules["svfit_delta"], adapter)
+            commons = [(common.to(U.device), rank) for common, rank in self._own_common(adapter)]
         else:
-            U, V = self._basis(adapter, delta.shape[1])
-            delta = (delta if len(delta) > 1 else delta[0]).to(U.device)
+            U, V = self._basis(adapter, batch.delta.shape[1])
+            delta, commons = batch.on(U.device)
         # a kernel less, where each costs time
-        return U, V, delta if scale == 1 else delta * scale
+        delta = delta if scale == 1 else delta * scale
+        if not commons:
+            return U, V, delta
+        reads = V * delta.unsqueeze(-2)
+        for common, rank in commons:
+            places = self.places(self.svfit_key[adapter], common.shape[-1])
+            M = arrange(common * scale, places, rank, self.svfit_ties[adapter])
+            reads = reads + F.pad(M, (0, V.shape[1] - rank))
+        return U, reads.to(V.dtype), None
+
+    def _own_common(self, adapter: str) -> list[tuple[Tensor, int]]:
+        """The common vector of an adapter, if it has one, and its rank here."""
+        owner = self.svfit_owner.get(adapter)
+        if owner is None:
+            return []
+        return [(fetch(owner._modules["svfit_common"], adapter), self.svfit_rank[adapter])]
 
     def __repr__(self) -> str:
         return "svfit." + super().__repr__()
+
+
+def _start(count: int, size: float, device: torch.device) -> nn.Parameter:
+    """`count` trainable numbers: zeros, or at random of a size."""
+    return nn.Parameter((size * torch.randn(count) if size else torch.zeros(count)).to(device))

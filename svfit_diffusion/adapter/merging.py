@@ -1,6 +1,6 @@
 """Merging edits into a weight, and taking them out again to the bit.
 
-    merged = round(W + sum U diag(strength * delta) V^T)
+    merged = round(W + sum U (V diag(strength * delta) + strength * M)^T)
 
 The weight that was there is kept (in main memory, where the model is on an accelerator), since
 rounding cannot be undone by subtraction. What others added to the weight in between, such as a
@@ -11,23 +11,33 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import Tensor
 
+from .common import arrange
 from .loaded_weights import is_gguf
+
+
+class Edit(NamedTuple):
+    """The values of an adapter: delta [r], the common vector [d] if it has one, strength."""
+
+    delta: Tensor
+    common: Tensor | None
+    strength: float
 
 
 @dataclass
 class Merged:
-    """What is in a weight: the weight [out, in] before, and (delta [r], strength) of each adapter.
+    """What is in a weight: the weight [out, in] before, and what each adapter added to it.
 
     weight: None where the weight is quantised.
     """
 
     weight: Tensor | None
-    edits: dict[str, tuple[Tensor, float]] = field(default_factory=dict)
+    edits: dict[str, Edit] = field(default_factory=dict)
 
 
 class Mergeable:
@@ -42,11 +52,16 @@ class Mergeable:
 
     def merged_strength(self, adapter: str) -> float:
         """The strength at which an adapter was merged."""
-        return self._merged.edits[adapter][1]
+        return self._merged.edits[adapter].strength
 
     def get_delta_weight(self, adapter: str) -> Tensor:
-        """The edit `U diag(strength * delta) V^T`: [out, in], float32."""
-        return self._edit(adapter, self.svfit_delta[adapter].detach(), self.svfit_scaling[adapter])
+        """The edit, `U diag(strength * delta) V^T` without a common vector: [out, in], float32."""
+        return self._dense(adapter, self._edit_now(adapter))
+
+    def _edit_now(self, adapter: str) -> Edit:
+        """The values as they are, not to be kept."""
+        common = next((common.detach() for common, _ in self._own_common(adapter)), None)
+        return Edit(self.svfit_delta[adapter].detach(), common, self.svfit_scaling[adapter])
 
     def check_merge(self, adapter_names: list[str] | None = None) -> None:
         """ValueError where merging the named adapters, or all active ones, gives no usable weight.
@@ -86,8 +101,9 @@ class Mergeable:
         else:
             untouched = self._is_ours(before)
         for adapter in names:
-            value = self.svfit_delta[adapter].detach().clone(), self.svfit_scaling[adapter]
-            self._merged.edits[adapter] = value
+            delta, common, strength = self._edit_now(adapter)
+            kept = None if common is None else common.clone()
+            self._merged.edits[adapter] = Edit(delta.clone(), kept, strength)
             self.merged_adapters.append(adapter)
         if untouched:
             self.set_base_weight(self._with_edits(before))
@@ -105,7 +121,7 @@ class Mergeable:
         now, kept = self.get_base_weight(), self._merged.weight
         if kept is None:
             for adapter in reversed(self._merged.edits):
-                now = _add(now, -self._edit(adapter, *self._merged.edits[adapter]))
+                now = _add(now, -self._dense(adapter, self._merged.edits[adapter]))
             self.set_base_weight(now)
         elif self._is_ours(now):
             self.set_base_weight(kept.to(now.device, now.dtype))
@@ -119,17 +135,17 @@ class Mergeable:
         """Leave a merged edit in the weight for good: its adapter is about to be deleted."""
         if self._merged is None or adapter not in self._merged.edits:
             return
-        delta, strength = self._merged.edits.pop(adapter)
+        edit = self._merged.edits.pop(adapter)
         self.merged_adapters.remove(adapter)
         if not self._merged.edits:
             self._merged = None
         elif self._merged.weight is not None:
             now = self.get_base_weight()
-            self._merged.edits[adapter] = delta, strength
+            self._merged.edits[adapter] = edit
             untouched = self._is_ours(now)
             del self._merged.edits[adapter]
-            edit = self._edit(adapter, delta, strength).to(self._merged.weight.device)
-            self._merged.weight = _add(self._merged.weight, edit)
+            added = self._dense(adapter, edit).to(self._merged.weight.device)
+            self._merged.weight = _add(self._merged.weight, added)
             if untouched:  # so that what is left can be taken out to the bit
                 self.set_base_weight(self._with_edits(now))
 
@@ -147,14 +163,19 @@ class Mergeable:
         if not self._merged.edits:
             return weight.to(like.dtype)
         total = weight.float()
-        for adapter, value in self._merged.edits.items():
-            total = total + self._edit(adapter, *value).to(like.device)
+        for adapter, edit in self._merged.edits.items():
+            total = total + self._dense(adapter, edit).to(like.device)
         return total.to(weight.dtype).to(like.dtype)
 
-    def _edit(self, adapter: str, delta: Tensor, strength: float) -> Tensor:
-        """`U diag(strength * delta) V^T` of an adapter's basis: [out, in], float32."""
+    def _dense(self, adapter: str, edit: Edit) -> Tensor:
+        """`U (V diag(strength * delta) + strength * M)^T` in its basis: [out, in], float32."""
         U, V = (matrix.float() for matrix in self._basis(adapter))
-        return (U * (strength * delta.to(U.device).float())) @ V.T
+        reads = V * edit.delta.to(U.device).float()
+        if edit.common is not None:
+            places = self.places(self.svfit_key[adapter], edit.common.numel())
+            common, ties = edit.common.to(U.device).float(), self.svfit_ties[adapter]
+            reads = reads + arrange(common, places, U.shape[1], ties)
+        return (edit.strength * U) @ reads.T
 
     def _check_one_edit(self, adapter: str) -> None:
         if adapter in self.svfit_batch:

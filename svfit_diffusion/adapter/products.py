@@ -2,7 +2,8 @@
 
     y + ((x V) * delta) U^T        or        x (W + U diag(delta) V^T)^T
 
-delta is one for all rows, or one for each picture of a batch.
+delta is one for all rows, or one for each picture of a batch. Or it is None, and V is already what
+the edit reads of the input, for all rows or for each picture.
 """
 
 from __future__ import annotations
@@ -11,27 +12,38 @@ import torch
 from torch import Tensor, nn
 
 
-def edited(result: Tensor, x: Tensor, U: Tensor, V: Tensor, delta: Tensor) -> Tensor:
+def edited(result: Tensor, x: Tensor, U: Tensor, V: Tensor, delta: Tensor | None) -> Tensor:
     """result [..., out] with what an edit adds to it for x [..., in].
 
     U [out, r], V [in, r]; delta [r], or [n, r] of the n pictures of a batch, whose rows x [k * n,
-    ..., in] holds one after the other k times, as classifier-free guidance does.
+    ..., in] holds one after the other k times, as classifier-free guidance does. Or V [in, r], or
+    [n, in, r], and no delta.
     """
-    if delta.ndim == 1 and x.dtype == V.dtype == result.dtype == delta.dtype:  # with fewest calls
-        inner, rows = x.reshape(-1, x.shape[-1]) @ V * delta, result.reshape(-1, result.shape[-1])
+    dtypes = {x.dtype, V.dtype, result.dtype, V.dtype if delta is None else delta.dtype}
+    if len(dtypes) == 1 and V.ndim == 2 and (delta is None or delta.ndim == 1):  # fewest calls
+        inner, rows = x.reshape(-1, x.shape[-1]) @ V, result.reshape(-1, result.shape[-1])
+        inner = inner if delta is None else inner * delta
         if torch.is_grad_enabled():
             rows = torch.addmm(rows, inner, U.T)
         else:
             rows.addmm_(inner, U.T)  # the base layer has just made it
         return rows.view(result.shape)
-    inner = x.to(V.dtype) @ V
-    if delta.ndim > 1:
-        delta = _of_rows(delta, inner)
-    inner = inner * delta.to(inner.dtype)
+    inner = _read(x.to(V.dtype), V)
+    if delta is not None:
+        delta = _of_rows(delta, inner) if delta.ndim > 1 else delta
+        inner = inner * delta.to(inner.dtype)
     if inner.dtype == result.dtype:
         rows = torch.addmm(result.flatten(0, -2), inner.flatten(0, -2), U.T)
         return rows.view_as(result)
     return result + (inner @ U.T).to(result.dtype)
+
+
+def _read(x: Tensor, V: Tensor) -> Tensor:
+    """x [k * n, ..., in] times V [in, r], or times that of its picture, V [n, in, r]."""
+    if V.ndim == 2:
+        return x @ V
+    rows = x.reshape(_rounds(len(x), len(V)), len(V), -1, x.shape[-1])
+    return (rows @ V).view(*x.shape[:-1], V.shape[-1])
 
 
 def _of_rows(delta: Tensor, inner: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ class Strengths(BaseTunerLayer):
         """No adapter, all enabled, nothing merged."""
         self.svfit_scaling: dict[str, float] = {}
         self._before_scaling: list[tuple[float, dict[str, float]]] = []
-        self._trainable: dict[str, bool] | None = None
+        self._trainable: dict[tuple[str, str], bool] | None = None
         self._disable_adapters = False
         self._active_adapter: list[str] | str = "default"
         self.merged_adapters: list[str] = []
@@ -102,7 +102,7 @@ class Strengths(BaseTunerLayer):
 
     def enable_adapters(self, enabled: bool) -> None:
         """Switch all adapters on or off; whether their values are trained stays as it was."""
-        values = {n: p for a in self.adapter_layer_names for n, p in getattr(self, a).items()}
+        values = {(a, n): p for a in self.adapter_layer_names for n, p in getattr(self, a).items()}
         if not enabled and not self._disable_adapters:
             self._trainable = {n: _requires_grad(p) for n, p in values.items()}
         super().enable_adapters(enabled)

@@ -20,6 +20,7 @@ from peft.utils import get_quantization_kwargs, register_peft_method, resolve_qu
 from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
+from ..concept import COMMON_SCALE
 from .basis import Rank
 from .cache import load_bases
 from .config import SVFitConfig, peft_type
@@ -51,8 +52,9 @@ class SVFitModel(BaseTuner):
         where = config.base_dtype, config.basis_from
         self._bases = load_bases(model, ranks, *where) if ranks else {}
         self._quantization = get_quantization_kwargs(model)
+        self._owner: SVFitLinear | None = None
         super().inject_adapter(model, adapter_name, *args, **kwargs)
-        self._bases = {}
+        self._bases, self._owner = {}, None
 
     @staticmethod
     def _check_target_module_exists(config: PeftConfig, key: str) -> Any:
@@ -103,7 +105,11 @@ class SVFitModel(BaseTuner):
             key=f"{config.basis_from or ''}|{config.base_dtype or ''}".replace(".", "_"),
             init_weights=config.init_weights,
             inference_mode=config.inference_mode,
+            common=config.common,
+            name=current_key.replace(".base_layer", ""),
+            owner=self._owner,
         )
+        self._owner = self._owner or layer
         if layer is not target:
             self._replace_module(parent, target_name, layer, target)
 
@@ -230,6 +236,25 @@ def set_deltas(model: nn.Module, adapter_name: str, deltas: dict[str, Tensor]) -
         layer.svfit_delta[adapter_name].copy_(deltas[name])
 
 
+def get_common(model: nn.Module, adapter_name: str) -> Tensor | None:
+    """A copy of the common vector [d] (float32, CPU) of an adapter, None where it has none."""
+    held = common_parameter(model, adapter_name)
+    return None if held is None else held.detach().to("cpu", torch.float32, copy=True)
+
+
+@torch.no_grad()
+def set_common(model: nn.Module, adapter_name: str, common: Tensor) -> None:
+    """Write the common vector [d] of an adapter in place."""
+    common_parameter(model, adapter_name).copy_(common)
+
+
+def common_parameter(model: nn.Module, adapter_name: str) -> nn.Parameter | None:
+    """The common vector [d] that the layers of an adapter share, None where it has none."""
+    owners = (layer.svfit_owner.get(adapter_name) for layer in layers(model).values())
+    owner = next(filter(None, owners), None)
+    return None if owner is None else owner.svfit_common[adapter_name]
+
+
 def tie_deltas(model: nn.Module, adapter_name: str) -> None:
     """Make an adapter's deltas such that every factorisation of the weights gives one edit."""
     for layer in layers(model).values():
@@ -248,6 +273,16 @@ def rms_singular_value(models: Iterable[nn.Module]) -> float:
             squares += float(weight.float().square().sum())
             count += min(weight.shape)
     return math.sqrt(squares / count) if count else 1.0
+
+
+def common_scale(model: nn.Module, adapter_name: str) -> float:
+    """What a number of the common vector is large or small against: so large, all of the matrices
+    M together would be as large as that vector of root mean square singular values.
+    """
+    held = [layer for layer in layers(model).values() if adapter_name in layer.svfit_owner]
+    entries = sum(layer.in_features * layer.svfit_rank[adapter_name] for layer in held)
+    size = common_parameter(model, adapter_name).numel()
+    return rms_singular_value([model]) * math.sqrt(size / entries) / COMMON_SCALE
 
 
 if peft_type("SVFIT") not in PEFT_TYPE_TO_TUNER_MAPPING:

@@ -191,9 +191,8 @@ def _bases() -> Iterator[tuple[str, str]]:
 
 def _self_check() -> Iterator[tuple[str, str]]:
     """The sample in the basis found here: how far its edit is off."""
-    import numpy as np
-
-    from ..concept import SELF_CHECK_TOLERANCE, read_concept, self_check_deviation, self_check_rows
+    from ..adapter import basis_deviation, check_table
+    from ..concept import SELF_CHECK_TOLERANCE, read_concept
     from ..families import TOYBOX, load_base, recognise
     from ..pipeline import checked_bases
     from ..training import SAMPLE, sample_folder
@@ -203,10 +202,7 @@ def _self_check() -> Iterator[tuple[str, str]]:
         load_base(TOYBOX),
     )
     plan, bases = checked_bases(pipe, recognise(pipe), concept)
-    pairs = zip(plan, bases, strict=True)
-    rows = [self_check_rows(p.name, b.U.numpy(), b.V.numpy()) for p, b in pairs]
-    found = np.concatenate(rows, axis=1) @ concept.deltas.astype(np.float64)
-    off = self_check_deviation(tuple(found.astype(np.float32)), concept.check, concept.deltas)
+    off = basis_deviation(concept, check_table(concept, plan, iter(bases)))
     yield "self-check", f"the sample's edit is off by {off:.1e}; allowed {SELF_CHECK_TOLERANCE:.0e}"
 
 

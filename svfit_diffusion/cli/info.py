@@ -11,7 +11,7 @@ from .paths import expanded
 
 SIZE = (
     *("rank", "text_encoder_rank", "attention", "train_text_encoder", "train_token"),
-    *("num_vectors", "delta_bits"),
+    *("common_size", "num_vectors", "delta_bits"),
 )
 MEMORY = (
     *("resolution", "train_batch_size", "mixed_precision", "gradient_checkpointing", "quantize"),
@@ -80,12 +80,13 @@ def _base(arguments: argparse.Namespace) -> int:
     config = TrainConfig(**{name: value for name, value in given.items() if value is not None})
     found = estimate_size(arguments.base, config)
     parts = ", ".join(f"{number} of {part}" for part, number in found.projections.items())
+    common = f", {found.common:,} of a common vector" if found.common else ""
     learned = f" and {found.trigger:,} of a learned word" if found.trigger else ""
     lines = {
         "base": f"{arguments.base} (family {found.family})",
         "weights": ", ".join(f"{n:,} of {part}" for part, n in found.weights.items()),
         "projections": f"{sum(found.projections.values())}: {parts}",
-        "values": f"{found.values:,} singular values{learned}",
+        "values": f"{found.values:,} singular values{common}{learned}",
         "file": f"{found.bytes:,} bytes",
         "basis": f"{found.basis:,} bytes, computed once and cached",
     }
@@ -131,12 +132,14 @@ def _concept(arguments: argparse.Namespace) -> int:
     span = f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
     learned = 0 if concept.trigger_rows is None else concept.trigger_rows.size
     bits = " in 4 bits" if concept.packed else ""
+    size = concept.common_size
+    common = f"{size:,} of a common vector, " if size else ""
     lines = {
         "file": f"{arguments.file} ({Path(arguments.file).stat().st_size:,} bytes)",
         "trigger": f"{concept.trigger} ({'learned' if learned else 'not learned'})",
         "base": f"{concept.base} (family {concept.family})",
         "values": f"{concept.values:,}: {concept.deltas.size:,} singular values of "
-        f"{len(concept.ranks)} projections{bits}, {learned:,} of the trigger",
+        f"{len(concept.ranks)} projections{bits}, {common}{learned:,} of the trigger",
         "rank": f"{concept.rank} ({span} per projection)",
         "attention": ", ".join(f"{part}: {kind}" for part, kind in sorted(concept.targets.items())),
         "training": ", ".join(f"{key} {value}" for key, value in sorted(concept.training.items())),

@@ -1,7 +1,8 @@
 """The concept file: format, checks, four-bit packing, self-check, atomic writes, the Hub.
 
 file.py holds `Concept`, and reads and writes it; header.py refuses invalid files before anything
-in them is used; packing.py packs deltas into four bits and unpacks them; self_check.py computes
+in them is used; common.py says which projection takes which number of a common vector; packing.py
+packs deltas into four bits and unpacks them; self_check.py computes
 eight numbers that identify the basis; atomic.py writes a file completely or not at all; hub.py
 finds a concept by its path or Hub id, and downloads it. Nothing here needs torch.
 """
@@ -12,6 +13,7 @@ __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
         "atomic": ["atomic_write", "free_path", "fsync_path", "remove_leftovers", "replace_file"],
+        "common": ["COMMON_SCALE", "common_columns", "common_rows"],
         "file": [
             "Concept",
             "Trigger",
@@ -23,11 +25,12 @@ __getattr__, __dir__, __all__ = lazy_names(
         ],
         "header": ["MAX_FILE_BYTES", "Refused", "check_tensors", "read_header", "read_json"],
         "hub": ["HUB_FILE", "locate"],
-        "packing": ["pack", "round_to_four_bits", "round_vector", "unpack"],
+        "packing": ["blocks", "pack", "round_to_four_bits", "round_vector", "unpack"],
         "self_check": [
             "COARSE_TOLERANCE",
             "PROBES",
             "SELF_CHECK_TOLERANCE",
+            "self_check_common",
             "self_check_deviation",
             "self_check_rows",
         ],

@@ -1,9 +1,10 @@
 """The concept file: what was learned of a subject, in a few kilobytes.
 
 One safetensors file with the tensor `deltas` [values] (the deltas of all projections, in the
-order of their canonical names; float16, float32, or four bits each with `scales`, packing.py) and,
-if a trigger was trained, `trigger` [values] (the rows of each text encoder's embedding, one after
-the other), or `vectors` and `vector_scales` in four bits. Everything else is text in the header:
+order of their canonical names; float16, float32, or four bits each with `scales`, packing.py),
+`common` [d] (common.py; `common_scales` in four bits), if it has one, and, if a trigger was
+trained, `trigger` [values] (the rows of each text encoder's embedding, one after the other), or
+`vectors` and `vector_scales` in four bits. Everything else is text in the header:
 which base, which projections, how it was made. Projections are not listed; `layout` is a hash over
 (name, out, in, r) of all of them. docs/concept-format.md describes the format in full.
 
@@ -25,7 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from .atomic import replace_file
-from .header import MAX_FILE_BYTES, OUTPUTS, PACKED, TEXT_FIELDS, WORDS, Refused, parse
+from .header import LATEST, MAX_FILE_BYTES, OUTPUTS, PACKED, TEXT_FIELDS, Refused, parse
 from .packing import blocks, pack
 
 KINDS = {"f": "F", "u": "U"}  # numpy's kinds of numbers -> safetensors'
@@ -61,7 +62,8 @@ class Concept:
     () in files of version 1. triggers: of a combined concept, word -> (class word, tokens,
     strength), with the rows of each encoder in the order of the words; token is the first word.
     outputs: text encoder -> the layers whose hidden states its rows are added to (none: the last),
-    for those that are not trained through; the rows of others are embeddings.
+    for those that are not trained through; the rows of others are embeddings. common: [d], the
+    vector that the projections of the denoiser have in common, packed as deltas are.
     """
 
     deltas: np.ndarray
@@ -84,6 +86,23 @@ class Concept:
     packed: bool = False
     packed_words: bool = False
     outputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    common: np.ndarray | None = None
+
+    @property
+    def denoiser(self) -> str | None:
+        """The component that its common vector is of: the one that is no text encoder."""
+        return next((part for part in self.targets if not part.startswith("text_encoder")), None)
+
+    @property
+    def common_size(self) -> int:
+        """The size of its common vector, 0 where it has none."""
+        return 0 if self.common is None else len(self.common)
+
+    @property
+    def edit_values(self) -> np.ndarray:
+        """All that its edit is linear in: deltas and common vector, [n], float64."""
+        parts = [self.deltas] if self.common is None else [self.deltas, self.common]
+        return np.concatenate(parts).astype(np.float64)
 
     @property
     def trigger(self) -> str:
@@ -109,7 +128,8 @@ class Concept:
     @property
     def values(self) -> int:
         """The number of trained values."""
-        return self.deltas.size + (0 if self.trigger_rows is None else self.trigger_rows.size)
+        rows = 0 if self.trigger_rows is None else self.trigger_rows.size
+        return self.deltas.size + self.common_size + rows
 
     def without_outputs(self, parts: Iterable[str] | None = None) -> Concept:
         """The concept as programs take it that cannot add anything to a text encoder's output.
@@ -193,12 +213,22 @@ def to_bytes(concept: Concept) -> bytes:
         },
     }
     header: dict = {"__metadata__": {key: value for key, value in text.items() if value}}
-    body, tensors = b"", {"deltas": concept.deltas, "trigger": concept.trigger_rows}
+    body, tensors = (
+        b"",
+        {
+            "deltas": concept.deltas,
+            "common": concept.common,
+            "trigger": concept.trigger_rows,
+        },
+    )
     if concept.packed:
         levels, scales = pack(concept.deltas, concept.ranks)
         rows, more = concept.trigger_rows, {}
         if packed := _in_four_bits(concept):
             rows, more = _packed_vectors(concept, packed)
+        if concept.common is not None:
+            numbers, tops = pack(concept.common, blocks(1, concept.common_size))
+            more |= {"common_scales": tops, "common": numbers}
         tensors = {"scales": scales, "trigger": rows, **more, "deltas": levels}
     for name, tensor in tensors.items():
         if tensor is not None:
@@ -233,8 +263,9 @@ def _packed_vectors(
 
 def _version(concept: Concept) -> str:
     """The version that a concept is written in: the oldest that has all of it."""
-    if concept.packed_words and set(concept.rows()) - set(concept.outputs):
-        return WORDS
+    words = concept.packed_words and set(concept.rows()) - set(concept.outputs)
+    if words or concept.common is not None:
+        return LATEST
     if concept.outputs:
         return OUTPUTS
     return PACKED if concept.packed else "2" if concept.check else "1"
@@ -279,7 +310,10 @@ def from_bytes(data: bytes, name: str) -> Concept:
     fields["triggers"] = {word: tuple(entry) for word, entry in fields["triggers"].items()}
     fields["outputs"] = {part: tuple(layers) for part, layers in fields["outputs"].items()}
     rows = tensors.get("trigger")
-    return Concept(tensors["deltas"], trigger_rows=rows, trigger_shape=shapes, **fields)
+    common = tensors.get("common")
+    return Concept(
+        tensors["deltas"], trigger_rows=rows, trigger_shape=shapes, common=common, **fields
+    )
 
 
 def _pack_ranks(ranks: tuple[int, ...]) -> str:

@@ -13,14 +13,14 @@ import math
 
 import numpy as np
 
-from ..settings import ATTENTION
-from .packing import MAX_PACKED, unpack, unpack_vectors
+from ..settings import ATTENTION, check_common_size
+from .packing import MAX_PACKED, blocks, unpack, unpack_vectors
 from .self_check import PROBES
 
 # 1: no self-check, one trigger only; 3: deltas in four bits; 4: words in outputs, in any bits;
-# 5: all in four bits, embeddings of words too
+# 5: embeddings of words in four bits too, a common vector
 VERSIONS = ("1", "2", "3", "4", "5")
-PACKED, OUTPUTS, WORDS = "3", "4", "5"
+PACKED, OUTPUTS, LATEST = "3", "4", "5"
 MAX_FILE_BYTES = 16_000_000  # bytes; the whole spectrum of FLUX.2 takes 4,000,000 in float32
 MAX_HEADER = 200_000  # bytes
 MAX_TEXT = 2_000  # characters of one metadata field
@@ -28,7 +28,8 @@ MAX_WORD = 100  # characters of one of several triggers
 MAX_STRENGTH = 1e6
 MAX_LAYERS = 1_000  # of a text encoder
 TENSORS = ("deltas", "scales", "trigger", "vectors", "vector_scales")
-BYTES = ("deltas", "vectors")  # in four bits
+COMMON = ("common", "common_scales")  # tensors of the latest version alone
+BYTES = ("deltas", "vectors", "common")  # in four bits
 MAX_NUMBER = 1 << 40  # of a size or an offset
 DTYPES = {"F16": 2, "F32": 4, "U8": 1}  # bytes of a number, little-endian
 TEXT_FIELDS = (*("rank", "layout", "base", "family", "token", "class_word", "license", "created"),)
@@ -46,16 +47,19 @@ def parse(data: bytes) -> tuple[dict, dict[str, np.ndarray]]:
         raise Refused(f"it has {len(data):,} bytes, more than {MAX_FILE_BYTES:,}")
     header, start = read_header(data, len(data), MAX_HEADER)
     text = header.pop("__metadata__", {})
-    if unknown := sorted(set(header) - set(TENSORS)):
+    known = (*TENSORS, *(COMMON if _version(text) == LATEST else ()))
+    if unknown := sorted(set(header) - set(known)):
         raise Refused(f"it holds a tensor {unknown[0][:60]!r} that this version does not know")
     if "deltas" not in header:
         raise Refused("it has no tensor 'deltas'; a LoRA or another kind of file, perhaps")
     check_tensors(header, len(data) - start, DTYPES, range(1, 2))
     fields = _check_text(text)
-    fields["packed_words"] = text["version"] == WORDS
-    fields["packed"] = text["version"] in (PACKED, WORDS) or (
-        text["version"] == OUTPUTS and "scales" in header
+    fields["packed"] = text["version"] == PACKED or (
+        text["version"] in (OUTPUTS, LATEST) and "scales" in header
     )
+    fields["packed_words"] = text["version"] == LATEST and fields["packed"]
+    if text["version"] == LATEST and not fields["packed"] and "common" not in header:
+        raise Refused("it has nothing of its version: neither a common vector nor scales")
     tensors = {}
     for name, info in header.items():
         if (info["dtype"] == "U8") != (fields["packed"] and name in BYTES):
@@ -68,8 +72,13 @@ def parse(data: bytes) -> tuple[dict, dict[str, np.ndarray]]:
             raise Refused(f"its tensor {name!r} holds NaN or infinity; the training failed")
     _unpack_deltas(fields, tensors)
     _unpack_vectors(fields, tensors)
+    _unpack_common(fields, tensors)
     _check_sizes(fields, tensors)
     return fields, tensors
+
+
+def _version(text: object) -> object:
+    return text.get("version") if isinstance(text, dict) else None
 
 
 def _unpack_deltas(fields: dict, tensors: dict[str, np.ndarray]) -> None:
@@ -98,6 +107,27 @@ def _unpack_vectors(fields: dict, tensors: dict[str, np.ndarray]) -> None:
         if found is None:
             raise Refused("its vectors are not levels and scales that match its words")
         tensors["trigger"] = found
+
+
+def _unpack_common(fields: dict, tensors: dict[str, np.ndarray]) -> None:
+    """Replace a common vector in four bits by its values. Raises Refused for one that cannot be."""
+    common, scales = tensors.get("common"), tensors.pop("common_scales", None)
+    if (scales is not None) != (common is not None and fields["packed"]):
+        raise Refused("it has no scales for its common vector, or scales that it does not need")
+    if common is None:
+        return
+    size = common.size * (2 if fields["packed"] else 1)
+    try:
+        check_common_size(size, "the size of its common vector")
+    except ValueError as error:
+        raise Refused(str(error).rstrip(".")) from None
+    if fields["packed"]:
+        fit = (scales >= 0).all()
+        tensors["common"] = unpack(common, scales, blocks(1, size)) if fit else None
+        if tensors["common"] is None:
+            raise Refused("its common vector is not levels and scales")
+    if all(part.startswith("text_encoder") for part in fields["targets"]):
+        raise Refused("it holds a common vector, but edits no denoiser")
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict:
@@ -194,11 +224,11 @@ def _check_text(text: object) -> dict:
         )
     added = set() if version == "1" else {"check", "triggers"}
     known = {*TEXT_FIELDS, *JSON_FIELDS, "ranks", "format", "version", "check"}
-    added |= {"outputs"} if version in (OUTPUTS, WORDS) else set()
+    added |= {"outputs"} if version in (OUTPUTS, LATEST) else set()
     if unknown := sorted(set(text) - (known - {"check", "triggers", "outputs"} | added)):
         raise Refused(f"its metadata has an unknown field {unknown[0][:60]!r}")
     required = _REQUIRED if version == "1" else (*_REQUIRED, "check")
-    required = (*required, *{OUTPUTS: ["outputs"], WORDS: ["trigger_shape"]}.get(version, ()))
+    required = (*required, *(["outputs"] if version == OUTPUTS else []))
     if missing := [key for key in required if not text.get(key)]:
         raise Refused(f"its metadata lacks {missing[0]!r}")
     for key in (*TEXT_FIELDS, *JSON_FIELDS):

@@ -146,7 +146,7 @@ class Loaded:
 
     def fits(self, new: Concept) -> bool:
         """Whether a concept can take this one's place, value for value."""
-        keys = ("family", "targets", "fingerprints", "layout", "ranks")
+        keys = ("family", "targets", "fingerprints", "layout", "ranks", "common_size")
         return all(getattr(self.concept, key) == getattr(new, key) for key in keys)
 
     def _rows(self, part: str) -> tuple:

@@ -1,19 +1,20 @@
-"""An adapter of which each picture of a batch has deltas of its own (room pool).
+"""An adapter of which each picture of a batch has values of its own (room pool).
 
-They are a matrix [prompts, values], of which each layer holds its own columns; a projection is as
-wide as the widest concept there.
+Deltas are a matrix [prompts, values], of which each layer holds its own columns; a projection is as
+wide as the widest concept there. Common vectors are a matrix [prompts, size] for each plan.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from ..adapter import Projection, SVFitLinear, layers, tuner_layers, unpatch_attention
+from ..adapter import Batch, Projection, SVFitLinear, layers, tuner_layers, unpatch_attention
 from ..families import Family
 from .activity import active_names, set_active, set_strengths
 from .attached import POOLS, reaches
@@ -27,10 +28,13 @@ MAX_PLANS = 64  # whose columns are remembered
 
 
 class Plan(NamedTuple):
-    """The projections that a concept edits, in its file's order, and the rank of each."""
+    """The projections that a concept edits, in its file's order, the rank of each, and the size of
+    its common vector.
+    """
 
     projections: tuple[Projection, ...]
     ranks: tuple[int, ...]
+    common: int = 0
 
 
 class BatchLayers:
@@ -42,6 +46,7 @@ class BatchLayers:
     def __init__(self, pipe: Any, family: Family, name: str, folders: Mapping[str, str]) -> None:
         self.pipe, self.family, self.name, self.folders = pipe, family, name, folders
         self._wanted: dict[Projection, int] = {}
+        self._commons: set[int] = set()  # sizes of common vectors
         self._attention: dict[str, str] = {}  # component -> "both", "self" or "cross"
         self._ranks: dict[Projection, int] = {}  # as they are now on the models
         self._layers: list[SVFitLinear] = []  # in the order of the ranks
@@ -51,6 +56,9 @@ class BatchLayers:
         """Let the next call of `fit` make room for concepts of a plan."""
         for projection, rank in zip(plan.projections, plan.ranks, strict=True):
             self._wanted[projection] = max(rank, self._wanted.get(projection, 0))
+        if plan.common and plan.common not in self._commons:
+            self._commons.add(plan.common)
+            self._find_places()
         for part, attention in targets.items():
             known = self._attention.setdefault(part, attention)
             self._attention[part] = attention if attention == known else "both"
@@ -82,6 +90,14 @@ class BatchLayers:
             install_methods(models[part])
         self._ranks = dict(sorted(self._wanted.items()))
         self._layers = [found[p] for p in self._ranks]
+        self._find_places()
+
+    def _find_places(self) -> None:
+        """Find which numbers of common vectors the layers take, before a picture waits for it."""
+        for layer, projection in zip(self._layers, self._ranks, strict=True):
+            if projection.part == self.family.denoiser:
+                for size in self._commons:
+                    layer.places(layer.svfit_key[self.name], size)
 
     def columns(self, plan: Plan) -> np.ndarray:
         """Where the values of a plan's concepts lie in a row of the matrix: [values]."""
@@ -99,10 +115,17 @@ class BatchLayers:
         """The number of columns of the matrix."""
         return sum(self._ranks.values())
 
-    def put(self, deltas: np.ndarray, plans: Sequence[Plan], pictures: int) -> None:
+    def put(
+        self,
+        deltas: np.ndarray,
+        plans: Sequence[Plan],
+        pictures: int,
+        commons: Mapping[Plan, np.ndarray] = MappingProxyType({}),
+    ) -> None:
         """Use the rows [prompts, width] of deltas; the denoiser, each for that many pictures.
 
-        plans: of the concepts in them. A layer that none of them edits is the base's.
+        plans: of the concepts in them. A layer that none of them edits is the base's. commons: of
+        each plan with common vectors, their rows [prompts, size].
         """
         used: dict[Projection, int] = {}
         for plan in dict.fromkeys(plans):
@@ -110,13 +133,24 @@ class BatchLayers:
                 used[projection] = max(rank, used.get(projection, 0))
         self._switch_on()
         blocks = self._blocks(deltas, pictures)
+        vectors = [
+            (self._blocks(rows, pictures)[self.family.denoiser], self._denoiser_ranks(plan))
+            for plan, rows in commons.items()
+        ]
         start = 0
         for (projection, rank), layer in zip(self._ranks.items(), self._layers, strict=True):
             width = used.get(projection, 0)
             block = blocks[projection.part]
-            layer.svfit_batch[self.name] = block[:, start : start + max(width, 1)]
+            own = [(rows, ranks[projection]) for rows, ranks in vectors if projection in ranks]
+            delta = block[:, start : start + max(width, 1)]
+            layer.svfit_batch[self.name] = Batch(delta, tuple(own))
             layer.svfit_scaling[self.name] = 1.0 if width else 0.0
             start += rank
+
+    def _denoiser_ranks(self, plan: Plan) -> dict[Projection, int]:
+        """The denoiser's projections of a plan, and the rank of each."""
+        pairs = zip(plan.projections, plan.ranks, strict=True)
+        return {p: rank for p, rank in pairs if p.part == self.family.denoiser}
 
     def _switch_on(self) -> None:
         """Let the adapter act: to make others active, or switch all off, is to switch it off."""

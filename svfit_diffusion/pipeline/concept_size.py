@@ -34,14 +34,16 @@ from ..settings import TrainConfig
 
 @dataclass(frozen=True)
 class ConceptSize:
-    """projections: component -> how many. values: singular values trained. trigger: numbers of the
-    learned word. bytes: of the file. basis: bytes of the cached basis. weights: component ->
-    numbers in it. memory: to compute the basis, on this machine as it is now.
+    """projections: component -> how many. values: singular values trained. common: numbers of the
+    common vector. trigger: of the learned word. bytes: of the file. basis: bytes of the cached
+    basis. weights: component -> numbers in it. memory: to compute the basis, on this machine as it
+    is now.
     """
 
     family: str
     projections: dict[str, int]
     values: int
+    common: int
     trigger: int
     bytes: int
     basis: int
@@ -85,13 +87,16 @@ def estimate_size(base: str, config: TrainConfig | None = None) -> ConceptSize:
         if config.train_token and part in models
     }
     outputs = output_widths(configuration_of(base), family) if config.train_token else {}
-    rows |= {output.encoder.model: width for output, width in outputs.items()}
+    shapes = {part: (config.embedding_rows, width) for part, width in rows.items()}
+    for output, width in outputs.items():
+        shapes[output.encoder.model] = config.output_vectors, width
     return ConceptSize(
         family=family.name,
         projections={part: sum(p.part == part for p in plan) for part in targets},
         values=sum(ranks),
-        trigger=config.num_vectors * sum(rows.values()),
-        bytes=len(to_bytes(_empty(base, config, family, targets, ranks, rows, outputs))),
+        common=config.common_size,
+        trigger=sum(count * width for count, width in shapes.values()),
+        bytes=len(to_bytes(_empty(base, config, family, targets, ranks, shapes, outputs))),
         basis=sum(basis_bytes(*size) for size in sizes),
         weights={part: sum(w.numel() for w in m.parameters()) for part, m in models.items()},
         memory=factoring_memory(sizes),
@@ -104,14 +109,16 @@ def _empty(
     family: Family,
     targets: dict,
     ranks: tuple[int, ...],
-    rows: dict[str, int],
+    shapes: dict[str, tuple[int, int]],
     outputs: Iterable[WordOutput],
 ) -> Concept:
     """A concept of that layout, all zeros, with the header that a training writes."""
-    count, packed = config.num_vectors, config.delta_bits == 4
+    packed, size = config.delta_bits == 4, config.common_size
+    numbers = sum(count * width for count, width in shapes.values())
     chosen = {"batch": config.train_batch_size, "lr": config.learning_rate, "seed": config.seed}
     return Concept(
         deltas=np.zeros(sum(ranks), np.float32 if packed else np.float16),
+        common=np.zeros(size, np.float32 if packed else np.float16) if size else None,
         packed=packed,
         packed_words=packed,
         ranks=ranks,
@@ -123,8 +130,8 @@ def _empty(
         fingerprints=dict.fromkeys(targets, "0" * 32),
         token="sks",
         class_word="dog",
-        trigger_rows=np.zeros(count * sum(rows.values()), np.float16) if rows else None,
-        trigger_shape={part: (count, width) for part, width in rows.items()},
+        trigger_rows=np.zeros(numbers, np.float16) if shapes else None,
+        trigger_shape=shapes,
         outputs={output.encoder.model: output.layers for output in outputs},
         training={"steps": 200, "photos": 5, "px": 512} | chosen,
         created="2026-01-01T00:00:00Z",

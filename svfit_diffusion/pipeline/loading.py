@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..adapter import remembering, tuner_layers, unpatch_attention
+from ..adapter import remembering, set_common, tuner_layers, unpatch_attention
 from ..concept import Concept, locate, read_concept
 from ..families import Family, recognise
 from . import trigger
@@ -92,11 +92,11 @@ def _remember(pipe: Any, family: Family, name: str, entry: Attached, plan: list)
 
 
 def _layer(model: nn.Module, name: str, adapter: str) -> nn.Module:
-    """The SVFit layer of a projection, perhaps inside other methods' layers; its deltas frozen."""
+    """The SVFit layer of a projection, perhaps inside other methods' layers; its values frozen."""
     layer = model.get_submodule(name)
     while not hasattr(layer, "svfit_delta"):
         layer = layer.base_layer
-    layer.svfit_delta[adapter].requires_grad_(False)
+    layer.set_requires_grad(adapter, False)
     return layer
 
 
@@ -148,6 +148,9 @@ def swap_concept(pipe: Any, name: str, concept: Concept | str | Path, **options:
         deltas = torch.from_numpy(new.deltas.astype("float32")).split(list(new.ranks))
         with torch.no_grad():
             torch._foreach_copy_([layer.svfit_delta[name] for layer in old.layers], deltas)
+            if new.common is not None:
+                denoiser, common = old.models[family.denoiser], new.common.astype("float32")
+                set_common(denoiser, name, torch.from_numpy(common))
         if new.learned:
             trigger.teach_concept(pipe, family, name, triggers)
         for entry in old.parts.values():

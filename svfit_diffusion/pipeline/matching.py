@@ -17,18 +17,22 @@ from ..adapter import (
     Basis,
     Projection,
     SVFitConfig,
+    check_table,
     find_projections,
     find_source,
     fingerprint,
+    get_common,
     get_deltas,
     layout,
+    measure,
     patch_attention,
+    set_common,
     set_deltas,
 )
 from ..concept import Concept, layout_hash, printable
 from ..families import Family, base_folder, base_name
 from . import trigger
-from .verification import basis_of, check_basis, check_table, measure, without_basis_warning
+from .verification import basis_of, check_basis, without_basis_warning
 
 log = logging.getLogger(__name__)
 SHOWN = 60  # characters of a file's text in a sentence
@@ -37,13 +41,15 @@ SHOWN = 60  # characters of a file's text in a sentence
 def concept_fields(
     models: Mapping[str, nn.Module], targets: Mapping[str, str], family: Family, adapter: str
 ) -> dict[str, Any]:
-    """The fields of a Concept that an adapter on these models gives, deltas in float32."""
+    """The fields of a Concept that an adapter on these models gives, values in float32."""
     plan = layout(models, targets)
     deltas = {part: get_deltas(models[part], adapter) for part in targets}
     ordered = [deltas[p.part][p.local].numpy() for p in plan]
     ranks = tuple(len(delta) for delta in ordered)
+    common = get_common(models[family.denoiser], adapter) if family.denoiser in targets else None
     return {
         "deltas": np.concatenate(ordered),
+        "common": None if common is None else common.numpy(),
         **base_fields(models, targets, family, plan, ranks),
     }
 
@@ -78,8 +84,8 @@ def with_self_check(concept: Concept, models: Mapping[str, nn.Module], family: F
     """The concept with its self-check, by the models that it was made on."""
     plan = check_layout(concept, models)
     models = {part: models[part] for part in concept.targets}
-    table = check_table(plan, basis_of(plan, concept.ranks, models, family, {}))
-    return replace(concept, check=measure(concept.deltas, table))
+    table = check_table(concept, plan, basis_of(plan, concept.ranks, models, family, {}))
+    return replace(concept, check=measure(concept.edit_values, table))
 
 
 def put_on(
@@ -90,11 +96,15 @@ def put_on(
     family: Family,
     folders: Mapping[str, str],
 ) -> None:
-    """Patch the models and write a concept's deltas, under the name of its adapter."""
+    """Patch the models and write a concept's values, under the name of its adapter."""
     for part, deltas in split(concept, plan).items():
         ranks, folder = {local: len(delta) for local, delta in deltas.items()}, folders.get(part)
-        patch_ranks(models[part], ranks, name, concept.targets[part], family, folder)
+        common = concept.common if part == family.denoiser else None
+        size = 0 if common is None else len(common)
+        patch_ranks(models[part], ranks, name, concept.targets[part], family, folder, size)
         set_deltas(models[part], name, deltas)
+        if common is not None:
+            set_common(models[part], name, torch.from_numpy(common.astype("float32")))
 
 
 def patch_ranks(
@@ -104,15 +114,18 @@ def patch_ranks(
     attention: str,
     family: Family,
     folder: str | None,
+    common: int = 0,
 ) -> None:
     """Patch a model's attention under the name of an adapter.
 
     ranks: of each projection, by its local name. folder: of its basis, if not the model's own.
+    common: size of its common vector.
     """
     usual = Counter(ranks.values()).most_common(1)[0][0]
     config = SVFitConfig(
         r=usual,
         rank_pattern={local: rank for local, rank in ranks.items() if rank != usual},
+        common=common,
         base_dtype=family.dtype,
         basis_from=folder,
         inference_mode=True,
@@ -137,7 +150,7 @@ def check_base(
     """
     models, folders, plan, unknown = _match_base(pipe, family, concept, basis_from)
     if table is None or unknown:  # weights without a file may have changed since
-        table = check_table(plan, basis_of(plan, concept.ranks, models, family, folders))
+        table = check_table(concept, plan, basis_of(plan, concept.ranks, models, family, folders))
     check_basis(concept, table, unknown)
     if basis_from:
         called, got = printable(concept.trigger, SHOWN), _base_of(pipe)
@@ -151,7 +164,7 @@ def checked_bases(
     """The projections in the file's order and the basis of each, checked as by `check_base`."""
     models, folders, plan, unknown = _match_base(pipe, family, concept, None)
     bases = list(basis_of(plan, concept.ranks, models, family, folders))
-    check_basis(concept, check_table(plan, iter(bases)), unknown)
+    check_basis(concept, check_table(concept, plan, iter(bases)), unknown)
     return plan, bases
 
 

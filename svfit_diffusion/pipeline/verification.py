@@ -9,14 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from torch import nn
 
-from ..adapter import Basis, Projection, load_bases
+from ..adapter import Basis, Projection, basis_deviation, load_bases
 from ..concept import (
     COARSE_TOLERANCE,
     SELF_CHECK_TOLERANCE,
     Concept,
     printable,
-    self_check_deviation,
-    self_check_rows,
 )
 from ..families import Family
 
@@ -49,19 +47,6 @@ def without_basis_warning() -> Iterator[None]:
         yield
 
 
-def check_table(plan: list[Projection], bases: Iterator[Basis]) -> np.ndarray:
-    """What each delta of a concept of this plan adds to its self-check: [8, values], float64."""
-    edits = zip(plan, bases, strict=True)
-    return np.concatenate(
-        [self_check_rows(p.name, b.U.numpy(), b.V.numpy()) for p, b in edits], axis=1
-    )
-
-
-def measure(deltas: np.ndarray, table: np.ndarray) -> tuple[float, ...]:
-    """The self-check of deltas [values] in the bases of the table [8, values]."""
-    return tuple((table @ deltas.astype(np.float64)).astype(np.float32).tolist())
-
-
 def check_basis(concept: Concept, table: np.ndarray, unknown: Sequence[str] = ()) -> None:
     """Raise ValueError where the basis gives another edit than the file's self-check says.
 
@@ -69,7 +54,7 @@ def check_basis(concept: Concept, table: np.ndarray, unknown: Sequence[str] = ()
     """
     if not concept.check:
         return
-    error = self_check_deviation(measure(concept.deltas, table), concept.check, concept.deltas)
+    error = basis_deviation(concept, table)
     if error <= SELF_CHECK_TOLERANCE:
         return
     base, parts = printable(concept.base, 60), " and the ".join(unknown)

@@ -44,7 +44,7 @@ class Admission:
             return plan
         unfuse_concepts(self.pipe)
         *_, places, table = check_base(self.pipe, self.family, concept, self.basis_from)
-        plan = Plan(tuple(places), concept.ranks)
+        plan = Plan(tuple(places), concept.ranks, concept.common_size)
         self._tables[kind] = plan, table
         if len(self._tables) > MAX_TABLES:
             self._tables.popitem(last=False)
@@ -54,5 +54,5 @@ class Admission:
 def _kind(concept: Concept) -> tuple:
     """What concepts have in common that differ in values and words alone."""
     named = (concept.targets, concept.fingerprints)
-    return (concept.family, concept.layout, concept.ranks, bool(concept.check),
+    return (concept.family, concept.layout, concept.ranks, concept.common_size, bool(concept.check),
             *(tuple(sorted(mapping.items())) for mapping in named))  # fmt: skip

@@ -187,10 +187,15 @@ class ConceptPool:
             rows, pictures = rows[:1], 1
         self._layers.fit()
         deltas = np.zeros((len(rows), self._layers.width()), np.float32)
-        for picture, row in zip(deltas, rows, strict=True):
+        plans = [one.plan for one in found.values()]
+        commons = {p: np.zeros((len(rows), p.common), np.float32) for p in plans if p.common}
+        for number, row in enumerate(rows):
             for name, strength in row.items():
-                picture[self._layers.columns(found[name].plan)] += strength * found[name].deltas()
-        self._layers.put(deltas, [one.plan for one in found.values()], pictures)
+                one = found[name]
+                deltas[number, self._layers.columns(one.plan)] += strength * one.deltas()
+                if one.plan.common:
+                    commons[one.plan][number] += strength * one.common()
+        self._layers.put(deltas, plans, pictures, commons)
         self._words.put(rows, {name: one.triggers for name, one in found.items()})
 
     def _checked(

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from .inputs import BaseSettings, LearnedSettings, PhotoSettings, WordSettings
-from .options import AUTO
+from .options import AUTO, check_common_size
 from .process import (
     FileSettings,
     LossSettings,
@@ -20,8 +20,9 @@ from .words import complete_words
 
 PRESETS = {
     "tiny": {},
+    "tiniest": {"rank": "4", "common_size": 0, "num_vectors": 1},
     "paper": {
-        "rank": "energy=0.99", "train_token": False, "delta_bits": 16,
+        "rank": "energy=0.99", "common_size": 0, "train_token": False, "delta_bits": 16,
         "caption_backgrounds": False, "learning_rate": 2e-2,
     },
 }  # fmt: skip
@@ -50,6 +51,7 @@ class TrainConfig(
             if item.metadata.get("path") and value and value.startswith("~"):
                 object.__setattr__(self, item.name, str(Path(value).expanduser()))
             _check(item.name, value, item.default, **item.metadata)
+        check_common_size(self.common_size)
         self._check_length()
         self._check_memory()
         if self.resolution and self.resolution % 8:
@@ -169,6 +171,7 @@ def _check(
     choices: tuple | None = None,
     above: float | None = None,
     least: float | None = None,
+    below: float | None = None,
     **_: object,
 ) -> None:
     """ValueError where a setting's value is not what its option allows."""
@@ -176,5 +179,7 @@ def _check(
         raise ValueError(f"{name} is {value}, but must be above {above}.")
     if least is not None and not value >= least:
         raise ValueError(f"{name} is {value}, but must not be below {least}.")
+    if below is not None and not value < below:
+        raise ValueError(f"{name} is {value}, but must be below {below}.")
     if choices and value not in (*choices, default):
         raise ValueError(f"{name} is {value!r}, but must be one of {choices}.")

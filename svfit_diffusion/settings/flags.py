@@ -11,7 +11,7 @@ from typing import Any, get_args, get_type_hints
 
 from .config import GROUPS, PRESETS, TrainConfig
 from .diffusers_flags import add_diffusers_flags, explain, renamed
-from .options import RANK, TEXT_RANK
+from .options import COMMON_SIZE, RANK, ROWS
 from .run_file import RUN_FILE, read_run
 
 
@@ -26,9 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--preset",
         choices=tuple(PRESETS),
         default="tiny",
-        help=f"tiny: rank {RANK}, {TEXT_RANK} for the text encoder's values and outputs, and a "
-        "learned token; paper: rank by 99 %% of the energy, no token, one caption for all, and a "
-        f"learning rate of {PRESETS['paper']['learning_rate']}",
+        help=f"tiny: rank {RANK}, a common vector of {COMMON_SIZE:,} and a token of {ROWS} rows; "
+        "tiniest: rank 4, no common vector and a token of one row; paper: rank by 99 %% of the "
+        "energy alone, one caption for all, and a learning rate of "
+        f"{PRESETS['paper']['learning_rate']}",
     )
     for settings in GROUPS:
         group = parser.add_argument_group(settings.title)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .options import ATTENTION, RANK, TEXT_RANK, option
+from .options import ATTENTION, COMMON_SIZE, RANK, ROWS, VECTORS, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +91,12 @@ class LearnedSettings:
 
     rank: str = option(RANK, "singular values trained: a number, full or energy=0.99")
     text_encoder_rank: str | None = option(
-        None,
-        "of the text encoder's value and output projections; default: "
-        f"{TEXT_RANK} beside rank {RANK}, else as the rank",
+        None, "of the text encoder's value and output projections; default: as the rank"
+    )
+    common_size: int = option(
+        COMMON_SIZE,
+        "size of a vector that all projections of the UNet have in common, a power of two; 0: none",
+        least=0,
     )
     attention: str = option("both", "UNet attention to adapt", choices=ATTENTION)
     train_text_encoder: bool = option(True, "adapt the text encoder as well as the UNet")
@@ -102,10 +105,25 @@ class LearnedSettings:
         "learn the placeholder token: an embedding, or a vector in the output of a text encoder "
         "that is not trained through (T5, a language model)",
     )
-    num_vectors: int = option(1, "embedding rows, or vectors, of the placeholder token", above=0)
+    num_vectors: int | None = option(
+        None,
+        f"embedding rows, or vectors, of the placeholder token; default: {ROWS} rows, and "
+        f"{VECTORS} vector, as a typed word is often one token",
+        above=0,
+    )
     delta_bits: int = option(4, "bits of a learned number in the file", choices=(4, 16))
 
     @property
     def text_rank(self) -> str:
         """The rank of the text encoder's value and output projections."""
-        return self.text_encoder_rank or (TEXT_RANK if self.rank == RANK else self.rank)
+        return self.text_encoder_rank or self.rank
+
+    @property
+    def embedding_rows(self) -> int:
+        """How many embedding rows the placeholder token gets in a text encoder."""
+        return self.num_vectors or ROWS
+
+    @property
+    def output_vectors(self) -> int:
+        """How many vectors it gets in the output of one that is not trained through."""
+        return self.num_vectors or VECTORS

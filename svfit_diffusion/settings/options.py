@@ -8,7 +8,9 @@ from typing import Any
 
 ATTENTION = ("both", "self", "cross")
 SCHEMES = ("none", "logit_normal", "mode", "cosmap", "sigma_sqrt")
-RANK, TEXT_RANK = "16", "320"
+RANK, COMMON_SIZE = "16", 4096
+ROWS, VECTORS = 4, 1  # of a learned word: embedding rows, vectors in an output
+COMMON_SIZES = (64, 32_768)  # least and most numbers of a common vector
 AUTO, MOST_AUTO_STEPS = "auto", 2_000
 SCHEDULERS = (
     *("linear", "cosine", "cosine_with_restarts", "polynomial"),
@@ -25,11 +27,21 @@ def option(default: Any, help: str, *, hidden: bool = False, **more: Any) -> Any
     """A setting: its default, the help text of its flag, and what its values must be.
 
     hidden: a secret, which is shown nowhere. more: choices; above, a number that values must
-    exceed; least, the smallest value; path, whether it is one on this machine, where `~` is the
-    home folder; parse, what makes a value of a flag's text where the type alone does not say it;
-    switch, whether the flag may stand without a value.
+    exceed; below, one that they must not reach; least, the smallest value; path, whether it is one
+    on this machine, where `~` is the home folder; parse, what makes a value of a flag's text where
+    the type alone does not say it; switch, whether the flag may stand without a value.
     """
     return field(default=default, repr=not hidden, metadata={"help": help, **more})
+
+
+def check_common_size(size: int, name: str = "common_size") -> None:
+    """ValueError unless it is 0 or a power of two that a common vector may have."""
+    least, most = COMMON_SIZES
+    if size and not (least <= size <= most and size & (size - 1) == 0):
+        raise ValueError(
+            f"{name} is {size}, but must be 0 or a power of two from {least} to {most:,}, such as "
+            "4096."
+        )
 
 
 def number_of_steps(text: str) -> int | str:

@@ -85,6 +85,13 @@ class ScheduleSettings:
     prodigy_safeguard_warmup: bool = option(
         True, "of prodigy: warm-up does not count in its rate", parse=yes_or_no, switch=True
     )
+    ema_decay: float = option(
+        0.99,
+        "the file holds the running average of what was trained, over about 1 / (1 - decay) steps; "
+        "0: the last step",
+        least=0,
+        below=1,
+    )
     max_grad_norm: float = option(1.0, "gradients are clipped to this norm", above=0)
 
     @property

@@ -1,4 +1,4 @@
-"""Several concepts of one base as one: a weighted sum of their deltas.
+"""Several concepts of one base as one: a weighted sum of their deltas, and of their common vectors.
 
     sum of w_j U diag(delta_j) V^T = U diag(sum of w_j delta_j) V^T
 
@@ -8,14 +8,14 @@ sums are in float32. Learned triggers are stored side by side, each with its wei
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
-from ..adapter import layout
+from ..adapter import Projection, layout
 from ..concept import Concept, Trigger, printable
 from ..families import recognise
 from ..pipeline import base_fields, check_layout, check_strength, trigger_clash, with_self_check
@@ -39,7 +39,7 @@ def combine(
         check_strength(weight)
     _check_bases([concept for concept, _ in concepts])
     calls = _calls(concepts, words)
-    first = concepts[0][0]
+    first, common = concepts[0][0], _common(concepts)
     layouts = {(c.layout, c.ranks, tuple(sorted(c.targets.items()))) for c, _ in concepts}
     if pipe is None and (len(layouts) > 1 or not all(c.check for c, _ in concepts)):
         what = (
@@ -56,17 +56,54 @@ def combine(
         check = sum(weight * np.array(concept.check) for concept, weight in concepts)
         values = {
             "deltas": deltas.astype(np.float32),
+            "common": common,
             "packed": False,
             "packed_words": False,
             "check": tuple(check.tolist()),
         }
         return replace(
-            first, **values, **_text(concepts), **_outputs(concepts), **trigger_fields(calls)
+            first,
+            **values,
+            **_text(concepts),
+            **(outputs := _outputs(concepts)),
+            **trigger_fields(calls, outputs["outputs"]),
         )
-    return _on_base(concepts, calls, pipe)
+    return _on_base(concepts, calls, pipe, common)
 
 
-def _on_base(concepts: Sequence[tuple[Concept, float]], calls: list[Trigger], pipe: Any) -> Concept:
+def _common(concepts: Sequence[tuple[Concept, float]]) -> np.ndarray | None:
+    """The weighted sum of the common vectors, of those that have one."""
+    held = [(concept.common, weight) for concept, weight in concepts if concept.common is not None]
+    if len({len(common) for common, _ in held}) > 1:
+        sizes = " and ".join(str(len(common)) for common, _ in held)
+        raise ValueError(
+            f"these concepts have common vectors of {sizes} numbers, which one file cannot hold; "
+            "load them side by side instead."
+        )
+    total = sum(weight * common.astype(np.float64) for common, weight in held)
+    return total.astype(np.float32) if held else None
+
+
+def _check_reach(concept: Concept, plan: Sequence[Projection], ranks: Mapping[str, int]) -> None:
+    """ValueError where a concept's common vector would act in more directions than its own.
+
+    ranks: canonical name -> rank, of the denoiser's projections in the combined concept.
+    """
+    own = {p.name: r for p, r in zip(plan, concept.ranks, strict=True)}
+    if concept.common is not None and any(own.get(name) != rank for name, rank in ranks.items()):
+        raise ValueError(
+            f"{printable(concept.trigger, 60)!r} has a common vector, which acts in all directions "
+            "of a file, and another of these concepts has others in the denoiser; load them side "
+            "by side instead."
+        )
+
+
+def _on_base(
+    concepts: Sequence[tuple[Concept, float]],
+    calls: list[Trigger],
+    pipe: Any,
+    common: np.ndarray | None,
+) -> Concept:
     """Combine by projection names: every projection of any concept, at its largest rank."""
     family, first = recognise(pipe), concepts[0][0]
     models = family.components(pipe)
@@ -89,17 +126,21 @@ def _on_base(concepts: Sequence[tuple[Concept, float]], calls: list[Trigger], pi
     plan = layout(models, targets)
     found = [deltas.get(p.name, np.zeros(1)) for p in plan]
     ranks = tuple(len(delta) for delta in found)
+    denoiser = {p.name: r for p, r in zip(plan, ranks, strict=True) if p.part == family.denoiser}
+    for concept, _ in concepts:
+        _check_reach(concept, check_layout(concept, models), denoiser)
     own = base_fields({part: models[part] for part in targets}, targets, family, plan, ranks)
     stated = {part: c.fingerprints[part] for c, _ in concepts for part in c.targets}
     if own["fingerprints"] != stated:
         raise ValueError(
             f"the base given is not {printable(first.base, 60)!r}, which the concepts belong to."
         )
-    text = _text(concepts) | _outputs(concepts) | {"rank": str(max(ranks))}
+    outputs = _outputs(concepts)
+    text = _text(concepts) | outputs | {"rank": str(max(ranks))}
     deltas = np.concatenate(found).astype(np.float32)
-    values = {"deltas": deltas, "packed": False, "packed_words": False}
+    values = {"deltas": deltas, "common": common, "packed": False, "packed_words": False}
     return with_self_check(
-        replace(first, **own, **text, **trigger_fields(calls), **values),
+        replace(first, **own, **text, **trigger_fields(calls, outputs["outputs"]), **values),
         models,
         family,
     )
@@ -157,8 +198,11 @@ def _renamed(own: tuple[Trigger, ...], word: str) -> tuple[Trigger, ...]:
     return (replace(call, word=word),)
 
 
-def trigger_fields(calls: list[Trigger]) -> dict[str, Any]:
-    """The fields of a Concept for the triggers."""
+def trigger_fields(calls: list[Trigger], outputs: Container[str]) -> dict[str, Any]:
+    """The fields of a Concept for the triggers.
+
+    outputs: the text encoders whose rows are vectors in their output.
+    """
     learned = [call for call in calls if call.rows]
     encoders = {frozenset(call.rows) for call in learned}
     if len(encoders) > 1:
@@ -167,18 +211,42 @@ def trigger_fields(calls: list[Trigger]) -> dict[str, Any]:
             "cannot store; load them side by side instead."
         )
     parts = sorted(next(iter(encoders), ()))
+    plain = len(calls) == 1 and calls[0].strength == 1
+    learned = learned if plain else [_even(call, outputs) for call in learned]
     rows = {part: np.concatenate([call.rows[part] for call in learned]) for part in parts}
-    tokens = {call.word: len(next(iter(call.rows.values()), ())) for call in calls}
-    plain = len(calls) == 1 and not learned
+    tokens = {call.word: len(next(iter(call.rows.values()))) for call in learned}
+
+    def told(call: Trigger) -> tuple[str, int, float]:
+        return call.class_word, tokens.get(call.word, 0), call.strength
+
     return {
         "token": calls[0].word if calls else "",
         "class_word": calls[0].class_word if calls else "",
         "triggers": {}
         if plain
-        else {call.word: (call.class_word, tokens[call.word], call.strength) for call in calls},
+        else {
+            call.word: (call.class_word, tokens.get(call.word, 0), call.strength) for call in calls
+        },
         "trigger_shape": {part: value.shape for part, value in rows.items()},
         "trigger_rows": np.concatenate([rows[p].ravel() for p in parts]) if parts else None,
     }
+
+
+def _even(call: Trigger, outputs: Container[str]) -> Trigger:
+    """A word with as many rows in each text encoder: the last vector in an output stands for all
+    further tokens, so that to repeat it changes nothing.
+    """
+    most = max(map(len, call.rows.values()))
+    if any(len(rows) < most and part not in outputs for part, rows in call.rows.items()):
+        raise ValueError(
+            f"{printable(call.word, 60)!r} has other numbers of rows in different text encoders, "
+            "which a file of several words cannot hold; load the concepts side by side instead."
+        )
+    rows = {
+        part: np.concatenate([rows, np.repeat(rows[-1:], most - len(rows), 0)])
+        for part, rows in call.rows.items()
+    }
+    return replace(call, rows=rows)
 
 
 def _outputs(concepts: Sequence[tuple[Concept, float]]) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""A concept is exactly a LoRA: `U_r diag(delta) V_r^T` = up @ down.
+"""A concept is exactly a LoRA: `U_r R^T` = up @ down, with R = V_r diag(delta) + M.
 
-    down = diag(sqrt|delta|) V_r^T   [r, in]       up = U_r diag(sign(delta) sqrt|delta|)   [out, r]
+    down = diag(1 / n) R^T   [r, in]       up = U_r diag(n)   [out, r]       n_i^2 = |r_i|
 
-Half of each value stands in either matrix, so that half precision keeps small ones. Directions with
-a delta of zero are left out, and a fused weight (lora_names.py) gets its projections side by side:
+So both matrices are equally large, and half precision keeps small numbers. Directions of which
+nothing is read are left out, and a fused weight (lora_names.py) gets its projections side by side:
 their ranks add, each up to its own rows.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..adapter import Basis, Projection
+from ..adapter import Basis, Projection, reading
 from ..concept import Concept
 from .lora_names import Place, diffusers_places, kohya_places
 
@@ -45,24 +45,35 @@ def lora_tensors(
     kohya = kind == "kohya"
     places = kohya_places(plan, concept.family, models) if kohya else diffusers_places(plan)
     parts = torch.from_numpy(concept.deltas.astype(np.float32)).split(list(concept.ranks))
-    used = [part.nonzero().flatten() if part.any() else torch.tensor([0]) for part in parts]
+    common = None if concept.common is None else torch.from_numpy(concept.common.astype(np.float32))
+    commons = [common if p.part == concept.denoiser else None for p in plan]
+    used = list(map(_used, parts, commons))
     ranks: dict[str, int] = {}
     for place, columns in zip(places, used, strict=True):
         ranks[place.module] = ranks.get(place.module, 0) + len(columns)
     write = _kohya(ranks, dtype) if kohya else _diffusers(ranks, dtype)
     missing, waiting, tensors = Counter(place.module for place in places), {}, {}
-    for place, delta, columns, basis in zip(places, parts, used, bases, strict=True):
+    edits = zip(plan, parts, commons, used, places, bases, strict=True)
+    for projection, delta, shared, columns, place, basis in edits:
+        reads = strength * reading(projection.local, basis, delta, shared)
         held = waiting.setdefault(place.module, [])
-        held.append((place, *_factors(strength * delta[columns], basis, columns)))
+        held.append((place, *_factors(reads[:, columns], basis.U[:, columns])))
         if len(held) == missing[place.module]:
             tensors |= write(place.module, *_side_by_side(waiting.pop(place.module)))
     return tensors
 
 
-def _factors(value: Tensor, basis: Basis, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """down [q, in] and up [out, q] of values [q] in the directions of these columns."""
-    half = value.abs().sqrt()
-    return half[:, None] * basis.V[:, columns].T, basis.U[:, columns] * (value.sign() * half)
+def _used(delta: Tensor, common: Tensor | None) -> Tensor:
+    """The directions that an edit uses: all, with a common vector; at least one."""
+    if common is not None and common.any():
+        return torch.arange(len(delta))
+    return delta.nonzero().flatten() if delta.any() else torch.tensor([0])
+
+
+def _factors(reads: Tensor, U: Tensor) -> tuple[Tensor, Tensor]:
+    """down [q, in] and up [out, q] of what is read [in, q] for the directions U [out, q]."""
+    size = torch.linalg.vector_norm(reads, dim=0).sqrt()
+    return (reads / torch.where(size > 0, size, 1)).T, U * size
 
 
 def _side_by_side(parts: list[tuple[Place, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

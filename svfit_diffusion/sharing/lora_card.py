@@ -19,6 +19,7 @@ from PIL import Image
 from ..concept import Concept, printable
 from ..families import Family
 
+COMMON_SIZE = "svfit_common_size"  # by which an import finds the common vector again
 COVER = 256  # px, side of the preview inside the file
 VERSIONS = {  # ss_base_model_version, modelspec.architecture, AUTOMATIC1111's "sd version"
     "sd1": ("sd_v1", "stable-diffusion-v1", "SD1"),
@@ -146,6 +147,8 @@ def metadata(
         "modelspec.license": concept.license,
         "modelspec.date": concept.created,
     }
+    if concept.common_size:
+        found[COMMON_SIZE] = str(concept.common_size)
     if preview is not None:
         small = preview.copy()
         small.thumbnail((COVER, COVER))

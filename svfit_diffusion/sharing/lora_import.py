@@ -2,8 +2,8 @@
 
 A LoRA can map singular directions to each other, which a change of singular values cannot; so most
 LoRAs of other programs lose nearly all of their energy, and the result states how much is kept.
-What this program exported comes back unchanged, and SVDiff's shifts of attention projections fit
-exactly, at rank "full".
+What this program exported comes back unchanged, at its rank, and SVDiff's shifts of attention
+projections fit exactly, at rank "full".
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from ..adapter import find_source, layout, parse_rank, resolve_rank
 from ..concept import Concept, printable
 from ..families import base_name, recognise
 from ..pipeline import base_fields, basis_of, with_self_check
-from .edits import SpectralShift, project
+from ..settings import check_common_size
+from .edits import CommonFit, SpectralShift, project
+from .lora_card import COMMON_SIZE
 from .lora_file import read_edits
 from .lora_names import known_names
 
@@ -60,18 +62,22 @@ def import_lora(
     ranks = _ranks(plan, models, rank, family.dtype)
     models = {part: models[part] for part in targets}
     bases = basis_of(plan, ranks, models, family, folders={})
-    deltas, kept, total = project(edits, known, plan, bases)
+    size = _common_size(metadata)
+    common = CommonFit(family.denoiser, size) if size and family.denoiser in targets else None
+    deltas, kept, total = project(edits, known, plan, bases, common)
     if not 0 < total < math.inf:
         raise ValueError(f"{path} is a LoRA whose edit is zero or not finite; nothing can be kept.")
     words = (trigger or metadata.get("modelspec.trigger_phrase", ""))[:200]
     token, _, noun = printable(words).strip().partition(" ")
     with np.errstate(over="ignore"):
         found = np.concatenate(deltas).astype(np.float16)
-    if not np.isfinite(found).all():
+        vector = common.found.astype(np.float16) if common else None
+    if not np.isfinite(found).all() or (common and not np.isfinite(vector).all()):
         raise ValueError(f"{path} changes the base by more than a concept's float16 can represent.")
     kind = "SVDiff" if isinstance(next(iter(edits.values())), SpectralShift) else "LoRA"
     concept = Concept(
         deltas=found,
+        common=vector,
         rank=str(parse_rank(rank)),
         base=base_name(str(getattr(pipe.config, "_name_or_path", ""))),
         token=token,
@@ -82,6 +88,17 @@ def import_lora(
     )
     concept = with_self_check(concept, models, family)
     return Imported(concept, kept / total, len(known), len(edits) - len(known))
+
+
+def _common_size(metadata: dict[str, str]) -> int:
+    """The size of the common vector of an exported concept, 0 where there is none to be found."""
+    text = metadata.get(COMMON_SIZE, "0")
+    size = int(text) if text.isascii() and text.isdecimal() and len(text) < 8 else 0
+    try:
+        check_common_size(size)
+    except ValueError:
+        return 0
+    return size
 
 
 def _check_shapes(path: str, edits: dict, known: dict) -> None:

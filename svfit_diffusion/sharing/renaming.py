@@ -35,4 +35,4 @@ def rename(concept: Concept, word: str, old: str | None = None) -> Concept:
     if not others:
         return replace(concept, token=word)
     renamed = sorted((*others, replace(found[0], word=word)), key=lambda call: call.word)
-    return replace(concept, **trigger_fields(renamed))
+    return replace(concept, **trigger_fields(renamed, concept.outputs))

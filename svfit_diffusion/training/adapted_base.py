@@ -1,4 +1,4 @@
-"""The base of a training, with what is trained on it: deltas, and the trigger's embedding rows."""
+"""The base of a training, with what is trained on it: deltas, a common vector, a word's rows."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from torch import nn
 
 from ..adapter import (
     SVFitConfig,
+    common_parameter,
+    common_scale,
     layers,
     patch_attention,
     rms_singular_value,
@@ -26,7 +28,7 @@ from ..settings import TrainConfig
 from .precision import check_precision
 
 log = logging.getLogger(__name__)
-ADAPTER, TOKEN = "subject", "token"
+ADAPTER, TOKEN, COMMON = "subject", "token", "common"
 MOST_VECTORS = 256  # numbers that a text encoder in bfloat16 says exactly, to find their places
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -74,14 +76,17 @@ class AdaptedBase:
         return trigger.row_parameters(getattr(self.pipe, part), ADAPTER)
 
     def parameter_groups(self) -> dict[str, dict[str, nn.Parameter]]:
-        """What is trained, each group name -> parameter: the deltas of "denoiser" and "text", and
-        the trigger's rows (or vectors) of each encoder, such as "text_encoder.token".
+        """What is trained, each group name -> parameter: the deltas of "denoiser" and "text", the
+        denoiser's "common" vector, and the trigger's rows (or vectors) of each encoder, such as
+        "text_encoder.token".
         """
-        groups: dict[str, dict[str, nn.Parameter]] = {"denoiser": {}, "text": {}}
+        groups: dict[str, dict[str, nn.Parameter]] = {"denoiser": {}, "text": {}, COMMON: {}}
         for part, model in self.adapted.items():
             group = groups["denoiser" if part == self.family.denoiser else "text"]
             for name, layer in layers(model).items():
                 group[f"{part}.{name}"] = layer.svfit_delta[ADAPTER]
+            if (common := common_parameter(model, ADAPTER)) is not None:
+                groups[COMMON][f"{part}.{COMMON}"] = common
         for part in self.learners:
             kind, rows = f"{part}.{TOKEN}", self.learned_rows(part)
             groups[kind] = {f"{kind}.{i}": row for i, row in enumerate(rows)}
@@ -93,12 +98,15 @@ class AdaptedBase:
 
     def scales(self) -> dict[str, float]:
         """Of each group of parameters, the root mean square of the values that it changes: the
-        singular values, the encoder's table of embeddings, or its states.
+        singular values (for the common vector, as `common_scale` says), the encoder's table of
+        embeddings, or its states.
         """
         denoiser = self.family.denoiser
         text = [model for part, model in self.adapted.items() if part != denoiser]
         found = {"denoiser": [getattr(self.pipe, denoiser)], "text": text}
         scales = {kind: rms_singular_value(models) for kind, models in found.items()}
+        if common_parameter(found["denoiser"][0], ADAPTER) is not None:
+            scales[COMMON] = common_scale(found["denoiser"][0], ADAPTER)
         for part in self.ids:
             table = getattr(self.pipe, part).get_input_embeddings().weight
             scales[f"{part}.{TOKEN}"] = table.float().square().mean().sqrt().item()
@@ -131,16 +139,25 @@ class AdaptedBase:
         for part, model in self.adapted.items():
             text = part != family.denoiser
             ranks = values_and_outputs(model, config.text_rank) if text else {}
-            settings = SVFitConfig(r=config.rank, rank_pattern=ranks, base_dtype=family.dtype)
+            settings = SVFitConfig(
+                r=config.rank,
+                rank_pattern=ranks,
+                common=0 if text else config.common_size,
+                base_dtype=family.dtype,
+            )
             patched = patch_attention(model, settings, ADAPTER, self.targets[part])
             if announce:
                 log.info("%s", patched)
 
-    def add_trigger(self, word: str, class_word: str, count: int = 1) -> None:
+    def add_trigger(
+        self, word: str, class_word: str, count: int = 1, vectors: int | None = None
+    ) -> None:
         """Give the trigger `count` trainable rows in each text encoder, which start at the class
         word's embedding; from here on the tokenizers read the word as them. An encoder that is not
-        trained through gets vectors, which start where the trigger reads as the class word.
+        trained through gets vectors (default: as many), which start where the trigger reads as the
+        class word.
         """
+        vectors = vectors or count
         call = Trigger(word, class_word, {})
         for tokenizer_name, part in self.family.encoders:
             tokenizer, encoder = getattr(self.pipe, tokenizer_name), getattr(self.pipe, part)
@@ -148,14 +165,14 @@ class AdaptedBase:
             (learned,) = trigger.teach(tokenizer, encoder, ADAPTER, [call], [rows], train=True)
             self.ids[part], self.tokens = list(learned.ids), list(learned.names)
         outputs = self.family.outputs(self.pipe)
-        if outputs and count > MOST_VECTORS:
+        if outputs and vectors > MOST_VECTORS:
             raise ValueError(
-                f"num_vectors is {count}, but on this base it can be at most {MOST_VECTORS}."
+                f"num_vectors is {vectors}, but on this base it can be at most {MOST_VECTORS}."
             )
         for part, output in outputs.items():
             start, size = class_difference(self.pipe, self.family, part, word, class_word)
             reader = self.family.word_tokenizers(self.pipe)[part], getattr(self.pipe, part)
-            rows = [start.repeat(count, 1)]
+            rows = [start.repeat(vectors, 1)]
             (learned,) = trigger.teach_output(*reader, output, ADAPTER, [call], rows, train=True)
             self.outputs[part], self.tokens = output, list(learned.names)
             self.state_scales[part] = size
@@ -202,6 +219,6 @@ def adapt(base: AdaptedBase, config: TrainConfig, words: tuple[str, str], announ
     """Put on a base all that the configuration trains. words: the trigger and the class word."""
     base.add_deltas(config, announce)
     if config.train_token:
-        base.add_trigger(*words, config.num_vectors)
+        base.add_trigger(*words, config.embedding_rows, config.output_vectors)
     if announce and config.train_token and not base.tokens:
         log.info("the text encoder stays as it is, and reads the trigger as its words.")

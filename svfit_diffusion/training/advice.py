@@ -52,15 +52,15 @@ def _about_backgrounds(subject: Subject) -> str:
 
 
 def advice(
-    config: TrainConfig, deltas: np.ndarray, steps: int, before: float, after: float
+    config: TrainConfig, values: np.ndarray, steps: int, before: float, after: float
 ) -> list[str]:
     """Sentences for the user; none where something was learned.
 
-    deltas: as the file holds them. before, after: the loss at fixed noise, of the base and with the
-    concept.
+    values: deltas and common vector as the file holds them. before, after: the loss at fixed noise,
+    of the base and with the concept.
     """
     rates = f"--learning_rate is {config.learning_rate:g}"
-    if steps and not np.any(deltas):
+    if steps and not np.any(values):
         if config.lr_warmup_steps >= steps:
             hint = (
                 f"the rate was still rising, with --lr_warmup_steps {config.lr_warmup_steps} of "
@@ -68,7 +68,7 @@ def advice(
             )
         else:
             hint = f"{rates}: try a higher one, or more --max_train_steps"
-        return [f"nothing was learned: every delta of the file is zero. {hint}."]
+        return [f"nothing was learned: every value of the file is zero. {hint}."]
     if not steps or after < before:
         return []
     reason = f"the loss at fixed noise did not fall ({before:.4f} -> {after:.4f})"

@@ -1,7 +1,8 @@
 """Training a concept, DreamBooth's way (arXiv 2208.12242): a subject from a few photos.
 
 Trained are the deltas of the attention projections and the trigger's embedding rows, with AdamW;
-the base stays as it is. What is returned is what the file holds, rounded as the file is.
+the base stays as it is. What is returned is what the file holds: the running average of what was
+trained, rounded as the file is.
 
 `Training.run` is the loop and `Training.train_step` one step of it; stopping.py says when it ends
 early, resuming.py saves it and goes on.
@@ -23,6 +24,7 @@ from tqdm.auto import tqdm
 from ..data import by_main, reseed
 from ..settings import AUTO, TrainConfig
 from .advice import advice, remarks
+from .averaging import Average
 from .backgrounds import OnPhoto, candidate_captions, name_backgrounds
 from .checkpoints import Checkpoints, folder_lock
 from .fixed_noise import each_photo
@@ -121,6 +123,7 @@ class Training:
         self.checkpoints = Checkpoints(config.output_dir, config.checkpoints_total_limit)
         self.found = find_checkpoint(config.resume_from_checkpoint, self.checkpoints, self.identity)
 
+        self.average = Average(self.parameters, config.ema_decay)
         denoiser = Denoiser(self.base, config.guidance_scale)
         self.prompts = denoiser.prompt_encoder
         if config.offload != "no":
@@ -130,7 +133,8 @@ class Training:
         self.model, self.optimizer = accelerator.prepare(denoiser, optimizer)
         self.objective = Objective(config, accelerator, self.base, self.subject)
         self.guard = FiniteGuard(accelerator, self.parameters, config.max_grad_norm)
-        self.previews = Previews(config, accelerator, self.base, self.subject.resolution)
+        resolution = self.subject.resolution
+        self.previews = Previews(config, accelerator, self.base, resolution, self.average)
 
         self._complete_captions()
         automatic = config.max_train_steps == AUTO
@@ -197,12 +201,14 @@ class Training:
         loss = self._backward()
         if math.isfinite(loss):
             self.guard.remember()
+            self.average.remember()
             if not self.guard.clip_gradients():
                 return math.nan
             self.optimizer.step()
             self.skipped = self.optimizer.step_was_skipped
             if not self.skipped:
                 self.base.tie_deltas()
+                self.average.step()
                 self.schedule.step()
         self.optimizer.zero_grad()
         return loss
@@ -246,7 +252,7 @@ class Training:
 
     def as_written(self) -> contextlib.AbstractContextManager[None]:
         """For a while, the parameters as the file will hold them."""
-        return as_written(self.base, self.config.delta_bits)
+        return as_written(self.base, self.config.delta_bits, self.average)
 
     def _asked_to_stop(self) -> bool:
         """Whether this or another process is to stop; all of them stop together, after the same
@@ -258,6 +264,7 @@ class Training:
     def _give_up(self) -> None:
         """Go back to the last parameters that gave a finite loss."""
         self.guard.go_back()
+        self.average.go_back()
         self.exit_status = 1
         self.stopped = (
             f"the loss of step {self.step + 1}, or its gradient, was not a finite number; what was "
@@ -271,6 +278,8 @@ class Training:
             if self.length.curve[-1][0] < steps:
                 self._measure_length()
             self.step = self.length.restore_best()
+        else:
+            restore(self.parameters, self.average.values())
         if self.final_parameters:
             restore(self.parameters, self.final_parameters)
         restore(self.parameters, rounded_parameters(self.base, config.delta_bits))
@@ -281,7 +290,7 @@ class Training:
         self.model = accelerator.unwrap_model(self.model)
         accelerator.free_memory()  # Gloo may hang if what averages gradients outlives its group
         accelerator.end_training()
-        hints = advice(config, concept.deltas, self.step, loss_before, loss_after)
+        hints = advice(config, concept.edit_values, self.step, loss_before, loss_after)
         self._warn(hints)
         return Trained(
             concept, config.concept_path, self.step, loss_before, loss_after, self.stopped,

@@ -182,8 +182,10 @@ class _Estimator:
         for part, model in self.base.adapted.items():
             text = part != family.denoiser
             ranks = values_and_outputs(model, config.text_rank) if text else {}
+            common, owner = 0 if text else config.common_size, None
             for name in find_projections(model, self.base.targets[part]):
-                _put_layer(model, name, parse_rank(ranks.get(name, config.rank)))
+                rank = parse_rank(ranks.get(name, config.rank))
+                owner = _put_layer(model, name, rank, common, owner)
 
     def _bytes(self, part: str) -> int:
         """The bytes of a component's weights on the device, with the directions on them."""
@@ -196,14 +198,22 @@ class _Estimator:
         return size
 
 
-def _put_layer(model: nn.Module, name: str, rank: int | str) -> None:
-    """Put an SVFit layer of a rank around a projection; a rank by energy counts as the full one."""
+def _put_layer(
+    model: nn.Module, name: str, rank: int | str, common: int, owner: SVFitLinear | None
+) -> SVFitLinear:
+    """Put an SVFit layer of a rank around a projection; a rank by energy counts as the full one.
+
+    common: size of the common vector; owner: the layer that holds it, None for the first. Returns
+    that layer.
+    """
     parent, _, child = name.rpartition(".")
     linear = model.get_submodule(name)
     most = min(linear.out_features, linear.in_features)
     r = min(rank, most) if isinstance(rank, int) else most
     U, V = (torch.empty(n, r, device=META) for n in (linear.out_features, linear.in_features))
     layer = SVFitLinear(linear)
-    layer.update_layer(ADAPTER, Basis(U, torch.ones(r), V, torch.arange(1, r + 1)))
+    basis = Basis(U, torch.ones(r), V, torch.arange(1, r + 1))
+    layer.update_layer(ADAPTER, basis, common=common, name=name, owner=owner)
     layer.set_adapter([ADAPTER])
     setattr(model.get_submodule(parent), child, layer)
+    return owner or layer

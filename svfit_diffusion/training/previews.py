@@ -22,6 +22,7 @@ from ..data import together
 from ..generation import NoPicture, check_picture, generate, grid, own_precision, save_png
 from ..settings import TrainConfig
 from .adapted_base import AdaptedBase
+from .averaging import Average
 from .offloading import one_at_a_time
 from .result import as_written
 from .validation_base import ValidationBase
@@ -30,12 +31,18 @@ log = logging.getLogger(__name__)
 
 
 class Previews:
-    """Generates with the models as they now are. size: side of a picture, in pixels."""
+    """Generates with the models as their file would now be. size: side of a picture, in pixels."""
 
     def __init__(
-        self, config: TrainConfig, accelerator: Accelerator, base: AdaptedBase, size: int
+        self,
+        config: TrainConfig,
+        accelerator: Accelerator,
+        base: AdaptedBase,
+        size: int,
+        average: Average,
     ) -> None:
         self.config, self.accelerator, self.base, self.size = config, accelerator, base, size
+        self.average = average
         name = config.validation_base
         self.other = ValidationBase(name, base, config.quantize, config.offload) if name else None
 
@@ -50,7 +57,7 @@ class Previews:
         given = {"steps": steps, "width": self.size, "height": self.size}
         other = self.other.with_deltas() if self.other else contextlib.nullcontext(self.base)
         with (
-            as_written(self.base, self.config.delta_bits),
+            as_written(self.base, self.config.delta_bits, self.average),
             other as base,
             base.evaluating(),
             one_at_a_time(base, self.config.offload),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +26,8 @@ from ..families import base_name
 from ..pipeline import concept_fields, trigger, with_self_check
 from ..settings import RUN_FILE, TrainConfig, run_text
 from ..sharing import push_to_hub
-from .adapted_base import ADAPTER, TOKEN, AdaptedBase
+from .adapted_base import ADAPTER, COMMON, TOKEN, AdaptedBase
+from .averaging import Average
 from .runtime import restore, snapshot
 from .subject import Subject
 
@@ -77,14 +78,19 @@ def upload(config: TrainConfig, path: Path) -> str:
         return ""
 
 
-def rounded_parameters(base: AdaptedBase, delta_bits: int) -> dict[str, Tensor]:
-    """The parameters as the file holds them: float16, or four bits."""
+def rounded_parameters(
+    base: AdaptedBase, delta_bits: int, values: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """The parameters as the file holds them: float16, or four bits. values: theirs, by name, if not
+    the present ones.
+    """
     found = {}
     for kind, group in base.parameter_groups().items():
         for name, parameter in group.items():
-            value = parameter.detach()
+            value = parameter.detach() if values is None else values[name]
             if delta_bits == 4:
-                rounded = round_vector if kind.endswith(TOKEN) else round_to_four_bits
+                vector = kind == COMMON or kind.endswith(TOKEN)
+                rounded = round_vector if vector else round_to_four_bits
                 found[name] = torch.from_numpy(rounded(value.cpu().numpy())).to(value)
             else:
                 found[name] = value.half().float()
@@ -92,13 +98,13 @@ def rounded_parameters(base: AdaptedBase, delta_bits: int) -> dict[str, Tensor]:
 
 
 @contextlib.contextmanager
-def as_written(base: AdaptedBase, delta_bits: int) -> Iterator[None]:
+def as_written(base: AdaptedBase, delta_bits: int, average: Average) -> Iterator[None]:
     """For a while, the parameters as the file will hold them: what is shown and judged is what is
     shared.
     """
     parameters = base.parameters()
     kept = snapshot(parameters)
-    restore(parameters, rounded_parameters(base, delta_bits))
+    restore(parameters, rounded_parameters(base, delta_bits, average.values()))
     try:
         yield
     finally:
@@ -133,6 +139,8 @@ def unchecked_concept(
     fields["packed"] = fields["packed_words"] = config.delta_bits == 4
     if not fields["packed"]:
         fields["deltas"] = fields["deltas"].astype(np.float16)
+        if fields["common"] is not None:
+            fields["common"] = fields["common"].astype(np.float16)
     if base.learners:
         rows = {part: _rows(base, part, config.delta_bits) for part in sorted(base.learners)}
         fields["trigger_rows"] = np.concatenate([r.ravel() for r in rows.values()])

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 MUST_MATCH = (
     *("rank", "text_encoder_rank", "attention", "train_text_encoder", "train_token"),
-    *("num_vectors", "seed"),
+    *("common_size", "num_vectors", "seed"),
 )
 # Where things lie, and what is shown: none of it changes what is learned.
 MAY_CHANGE = frozenset(
@@ -66,7 +66,7 @@ class Identity:
 
     def check(self, name: str, written: dict[str, Any]) -> None:
         """ValueError where the checkpoint `name` is of another training; warns of the rest."""
-        settings = written["settings"]
+        settings = {"common_size": 0} | written["settings"]  # checkpoints of before had none
         for key in MUST_MATCH:
             if settings.get(key) != self.settings[key]:
                 raise ValueError(
@@ -130,6 +130,7 @@ def _write_checkpoint(training: Any) -> None:
     settings["optimizer"] = changed_defaults(training.optimizer)
     settings["scaler"] = scaler.state_dict() if scaler else {}
     tensors = dict(training.parameters) | pack_optimizer(training.optimizer)
+    tensors |= training.average.state()
     if training.length:
         best, settings["length"] = training.length.state()
         tensors |= best
@@ -187,6 +188,7 @@ def resume(training: Any, found: Found) -> None:
     if training.length:
         training.length.load_state(tensors, settings["length"])
     training.step = settings["step"]
+    training.average.load_state(tensors, training.step)
     resume_schedule(training.schedule, training.optimizer, training.step)
     log.info("going on from %s.", path)
     if training.finished:

@@ -74,12 +74,13 @@ def make_optimizer(
 ) -> tuple[torch.optim.Optimizer, Any]:
     """The optimizer, a rate for each group of parameters times the group's scale, its schedule.
 
-    groups: "denoiser", "text", and the rows of the trigger in each text encoder.
+    groups: "denoiser", "text", "common", and the rows of the trigger in each text encoder.
     """
     prodigy = config.optimizer == "prodigy"
     rates = {
         "denoiser": config.learning_rate,
         "text": config.text_encoder_lr or config.learning_rate,
+        "common": config.learning_rate,
     }
     decay, text_decay = config.adam_weight_decay, config.adam_weight_decay_text_encoder
     held = [

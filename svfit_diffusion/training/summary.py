@@ -14,7 +14,7 @@ from ..concept import printable, to_bytes
 from ..data import count_class_images
 from ..generation import size_text
 from ..settings import AUTO, MOST_AUTO_STEPS, TrainConfig
-from .adapted_base import TOKEN, AdaptedBase
+from .adapted_base import COMMON, TOKEN, AdaptedBase
 from .launcher import PRECISION
 from .result import unchecked_concept
 from .subject import Source
@@ -120,7 +120,9 @@ def _trained(base: AdaptedBase) -> str:
     groups = base.parameter_groups()
     deltas = sum(p.numel() for kind in ("denoiser", "text") for p in groups[kind].values())
     where = ", ".join(f"{part}: {attention}" for part, attention in base.targets.items())
+    common = sum(p.numel() for p in groups[COMMON].values())
     text = f"{deltas:,} singular values ({where})"
+    text += f", {common:,} of a common vector" if common else ""
     rows = sum(p.numel() for kind in groups if kind.endswith(TOKEN) for p in groups[kind].values())
     return f"{text} and {rows:,} values of the trigger" if rows else text
 

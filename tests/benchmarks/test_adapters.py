@@ -140,22 +140,3 @@ def test_an_adapter_learns_and_counts_what_it_learns(models, kind, options):
         for parameter in adapter.parameters:
             parameter.add_(0.1)
     assert not torch.equal(predict(models), before)
-
-
-def test_a_common_vector_moves_what_the_top_outputs_of_the_denoiser_read(models):
-    """By a dense weight edit: W + U (diag(delta) V^T + M)^T, where |M of all| is |common|."""
-    adapter = attach("common", {"r": 4, "d": 40}, models, "unet")
-    common, moved, squares = adapter.denoiser[0], {}, 0.0
-    torch.nn.init.normal_(common)
-    for name, layer in layers(models["unet"]).items():
-        (U,), (hook,) = layer.svfit_U.values(), layer._forward_hooks.values()
-        M = hook.args[0][hook.args[1]] * hook.args[2]
-        squares += float(M.square().sum())
-        moved[name] = layer.get_base_layer().weight.detach() + (M @ U.T).T.detach()
-    held = predict(models)
-    for name, layer in layers(models["unet"]).items():
-        layer._forward_hooks.clear()
-        layer.get_base_layer().weight.data = moved[name]
-    assert torch.allclose(held, predict(models), atol=1e-5)
-    assert squares == pytest.approx(float(common.square().sum()), rel=0.2)
-    assert adapter.sizes[0] == 40 and len(adapter.text) == len(layers(models["text_encoder"]))

@@ -109,7 +109,7 @@ def test_goals_compare_like_with_like_and_one_of_them_decides():
 
 
 def test_a_word_in_four_bits_is_counted_and_rounded_as_the_product_does():
-    method = BY_NAME["common"]
+    method = BY_NAME["ti-4"]
     assert word_bytes(method, 768) == 4 * (768 // 2 + 2 * 768 // 64)
     assert word_bytes(BY_NAME["lora-4-help"], 768) == 2 * 768
     vector = torch.randn(150, generator=torch.Generator().manual_seed(0))

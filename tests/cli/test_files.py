@@ -77,7 +77,7 @@ def test_merge(files, base_folder, capsys):
     want = 2 * read_concept("rex.safetensors").deltas.astype(float)
     assert np.array_equal(read_concept("twice.safetensors").deltas, want)
     first = read_concept("rex.safetensors")
-    write_concept(replace(first, check=()), "old.safetensors")
+    write_concept(replace(first, check=(), common=None), "old.safetensors")
     old = ["merge", "old.safetensors", "mug.safetensors", "-o", "c.safetensors"]
     assert main(old) == 2 and "pass it as --base" in capsys.readouterr().err
     assert main([*old, "--base", str(base_folder)]) == 0

@@ -150,7 +150,7 @@ BAD = {
     "a number in metadata": (raw({"__metadata__": {"format": 1}}), "not text"),
     "newer version": (raw(metadata={"version": "6"}), "update svfit-diffusion"),
     "outputs in version 2": (raw(metadata=OUTPUT | {"version": "2"}), "unknown field 'outputs'"),
-    "version 5 in half precision": (raw(metadata={"version": "5"}), "not of the type"),
+    "version 5 in half precision": (raw(metadata={"version": "5"}), "nothing of its version"),
     "version 4 without outputs": (raw(metadata={"version": "4"}), "lacks 'outputs'"),
     "outputs of nothing": (
         raw(metadata={"version": "4", "outputs": '{"text_encoder_9":[]}'}),

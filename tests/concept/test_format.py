@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.dense import arrangement
 from helpers.loras import XL
 from helpers.tiny_families import TINY
 from helpers.tiny_pipelines import load, make_concept, make_xl_pipeline, run
@@ -84,17 +85,25 @@ def read(path, folder):
         halves = np.stack([tensors["deltas"] % 16, tensors["deltas"] // 16], 1).reshape(-1)
         scales = np.repeat(tensors["scales"].astype(np.float64), ranks)
         deltas = (halves[: sum(ranks)].astype(np.float64) - 8) * scales
+    common = tensors.get("common", np.zeros(0)).astype(np.float64)
+    if "common_scales" in tensors:
+        halves = np.stack([tensors["common"] % 16, tensors["common"] // 16], 1).reshape(-1)
+        common = (halves - 8.0) * np.repeat(tensors["common_scales"].astype(np.float64), 64)
     edits, check, start = {}, np.zeros(8), 0
     for name, rank in zip(names, ranks, strict=True):
         delta = deltas[start : start + rank]
         start += rank
         u, _, vt = np.linalg.svd(found[name], full_matrices=False)
-        edits[name] = (u[:, :rank] * delta) @ vt[:rank]
+        reads = vt[:rank].T * delta
+        if len(common) and not name.startswith("text_encoder"):
+            reads += arrangement(name.partition(".")[2], u[:, :rank], len(reads), common)
+        edits[name] = u[:, :rank] @ reads.T
         out, in_ = edits[name].shape
         left, right = signs(f"{name}|U", out), signs(f"{name}|V", in_)
         check += ((left @ edits[name]) * right).sum(1)
     stated = np.frombuffer(base64.b64decode(text["check"]), "<f4")
-    assert np.sqrt(np.mean((check - stated) ** 2)) <= 1e-4 * np.linalg.norm(deltas)
+    norm = np.sqrt(sum((edit**2).sum() for edit in edits.values()))
+    assert np.sqrt(np.mean((check - stated) ** 2)) <= 1e-4 * norm
     return edits
 
 
@@ -134,12 +143,14 @@ def ours(pipe, concept, name="made"):
 
 @pytest.mark.parametrize("targets", [None, {"unet": "cross"}, {"unet": "self"}])
 @pytest.mark.parametrize(
-    ("rank", "packed"), [(4, False), (5, True), ("full", False), ("full", True)]
-)
+    ("rank", "packed", "common"),
+    [(4, False, 0), (5, True, 0), ("full", False, 0), ("full", True, 0), (4, False, 256),
+     (5, True, 64)],
+)  # fmt: skip
 def test_an_independent_reader_finds_the_same_edits(
-    pipe, base_folder, tmp_path, targets, rank, packed
+    pipe, base_folder, tmp_path, targets, rank, packed, common
 ):
-    concept = make_concept(pipe, rank=rank, targets=targets, packed=packed)
+    concept = make_concept(pipe, rank=rank, targets=targets, packed=packed, common=common)
     edits = read(write_concept(concept, tmp_path / "a.safetensors"), base_folder)
     held = dict(ours(pipe, concept))
     assert held.keys() == edits.keys()
@@ -167,7 +178,7 @@ def test_it_finds_the_words_in_outputs(pipe, tmp_path, packed, words):
         row = [round_vector(row) for row in rows[:64].astype(np.float32).reshape(2, 32)]
         rows = np.concatenate([*row, rows[64:]])
     concept = replace(
-        make_concept(pipe, packed=packed),
+        make_concept(pipe, packed=packed, common=0),
         packed_words=words,
         trigger_rows=rows,
         trigger_shape={"text_encoder": (2, 32), "text_encoder_3": (2, 75)},

@@ -123,7 +123,7 @@ def concepts(good):
         array[: len(values)] = values
         return pack(header, array.tobytes())
 
-    count = header["deltas"]["shape"][0]
+    count, span = header["deltas"]["shape"][0], header["common"]["data_offsets"]
     big = {"deltas": entry("F32", [4_500_000], 0, 18_000_000)}
     return {
         "above the cap": pack(header | big, b"\0" * 18_000_000),
@@ -139,6 +139,12 @@ def concepts(good):
         "outputs of text": text(version="4", outputs='{"text_encoder":"9"}'),
         "outputs many": text(version="4", outputs='{"text_encoder":%s}' % [1] * 1_000),
         "version of nothing": text(version=""),
+        "a common vector in version 2": text(version="2"),
+        "a common vector of 1": pack(header | {"common": entry("U8", [1], *span)}, body),
+        "a common vector of text": text(
+            targets='{"text_encoder":"self"}', fingerprints='{"text_encoder":"%s"}' % ("0" * 32)
+        ),
+        "no common vector": pack({k: v for k, v in header.items() if k != "common"}, body),
         "version 2.0": text(version="2.0"),
         "another format": text(format="pt"),
         "unknown field": text(hook="os.system"),
@@ -172,7 +178,7 @@ def largest(good):
     header, body = unpack(good)
     count = 7_990_000
     ranks = f"1048576x{count >> 20} {count & (1 << 20) - 1}"
-    held = header["__metadata__"] | {"ranks": ranks}
+    held = header["__metadata__"] | {"ranks": ranks, "version": "2"}
     held = {k: v for k, v in held.items() if k != "trigger_shape"}
     header = {"__metadata__": held, "deltas": entry("F16", [count], 0, 2 * count)}
     return pack(header, b"\0" * (2 * count))

@@ -165,12 +165,14 @@ def picture(pipe, prompt="a photo of sks dog", seed=0, steps=2, **options):
 
 
 def make_concept(pipe, rank=4, seed=0, size=0.5, targets=None, token="sks", trigger=True,
-                 packed=False):  # fmt: skip
-    """A concept of random deltas (in units of the mean singular value) and a random trigger."""
+                 packed=False, common=64):  # fmt: skip
+    """A concept of random deltas (in units of the mean singular value), a random common vector of
+    that size, and a random trigger.
+    """
     from svfit_diffusion.adapter.attention import layout, patch_attention, unpatch_attention
     from svfit_diffusion.adapter.tuner import SVFitConfig
     from svfit_diffusion.concept.file import Concept
-    from svfit_diffusion.concept.packing import round_to_four_bits
+    from svfit_diffusion.concept.packing import round_to_four_bits, round_vector
     from svfit_diffusion.families import recognise
     from svfit_diffusion.pipeline.matching import concept_fields, with_self_check
 
@@ -178,21 +180,29 @@ def make_concept(pipe, rank=4, seed=0, size=0.5, targets=None, token="sks", trig
     targets = targets or {"unet": "both", "text_encoder": "self"}
     models = {part: getattr(pipe, part) for part in targets}
     for part, attention in targets.items():
-        patch_attention(models[part], SVFitConfig(r=rank, base_dtype="float16"), "made", attention)
+        config = SVFitConfig(r=rank, base_dtype="float16", common=0 if "text" in part else common)
+        patch_attention(models[part], config, "made", attention)
     fields = concept_fields(models, targets, family, "made")
     for model in models.values():
         unpatch_attention(model, "made")
     assert layout(models, targets)
     fields["deltas"] = (size * random.standard_normal(fields["deltas"].size)).astype(np.float16)
+    if common:
+        fields["common"] = (3 * size * random.standard_normal(common)).astype(np.float16)
     if packed:
+        if common:
+            fields["common"] = round_vector(fields["common"].astype(np.float32))
         parts = np.split(fields["deltas"].astype(np.float32), np.cumsum(fields["ranks"])[:-1])
         fields |= {
             "deltas": np.concatenate([round_to_four_bits(part) for part in parts]),
             "packed": True,
+            "packed_words": bool(common),
         }
     if trigger:
         width = pipe.text_encoder.config.hidden_size
-        fields["trigger_rows"] = (0.05 * random.standard_normal(width)).astype(np.float16)
+        row = (0.05 * random.standard_normal(width)).astype(np.float16)
+        exact = fields.get("packed_words")
+        fields["trigger_rows"] = round_vector(row.astype(np.float32)) if exact else row
         fields["trigger_shape"] = {"text_encoder": (1, width)}
     made = Concept(rank=str(rank), base="tiny", token=token, class_word="dog", **fields)
     return with_self_check(made, models, family)
@@ -209,7 +219,7 @@ def same(a, b):
     """Whether two concepts hold the same values."""
     rows = (a.trigger_rows is None) == (b.trigger_rows is None)
     rows = rows and (a.trigger_rows is None or np.array_equal(a.trigger_rows, b.trigger_rows))
-    return rows and np.array_equal(a.deltas, b.deltas)
+    return rows and np.array_equal(a.edit_values, b.edit_values)
 
 
 def first_gradients(config, **changes):

@@ -1,6 +1,6 @@
 """Concepts of any ranks, at any strengths, in any order of calls: always the dense edit.
 
-    W' = W + sum of strength * U_r diag(delta) V_r^T        over the concepts that are in use
+    W' = W + sum of strength * U_r (V_r diag(delta) + M)^T        over the concepts that are in use
 
 by numpy's SVD in float64. hypothesis chooses the calls.
 """
@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from helpers.dense import arrangement
 from helpers.tiny_pipelines import make_concept, make_pipeline
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -31,7 +32,11 @@ from svfit_diffusion.pipeline.loading import (
 WORDS = {"rex": "sks", "mug": "zwx", "toy": "beach"}
 TARGETS = {"unet": "cross", "text_encoder": "self"}
 STRENGTHS = st.floats(-2, 2).map(lambda x: round(x, 3))
-KINDS = st.tuples(st.sampled_from([1, 3, "full", "energy=0.5"]), st.sampled_from([0, 1]))
+KINDS = st.tuples(
+    st.sampled_from([1, 3, "full", "energy=0.5"]),
+    st.sampled_from([0, 1]),
+    st.sampled_from([0, 64, 256]),
+)
 
 
 @functools.cache
@@ -42,9 +47,11 @@ def base():
 
 @functools.cache
 def concept_of(name, kind):
-    """A concept of a rank and a seed; those of seed 1 have no learned word."""
-    rank, seed = kind
-    made = make_concept(copy.deepcopy(base()), rank, 2 * len(name) + seed, targets=TARGETS)
+    """A concept of a rank, a seed and the size of a common vector; seed 1 has no learned word."""
+    rank, seed, size = kind
+    made = make_concept(
+        copy.deepcopy(base()), rank, 2 * len(name) + seed, targets=TARGETS, common=size
+    )
     made = replace(made, token=WORDS[name])
     return replace(made, trigger_rows=None, trigger_shape={}) if seed else made
 
@@ -116,15 +123,19 @@ class Calls(RuleBasedStateMachine):
     @invariant()
     def every_projection_is_the_dense_edit(self):
         acting = {name: given for name, given in self.held.items() if given[1] is not None}
-        deltas = {}
+        deltas, commons = {}, {}
         for name, (kind, _) in acting.items():
             concept = concept_of(name, kind)
+            commons[name] = concept.common
             deltas[name] = np.split(concept.deltas.astype(float), np.cumsum(concept.ranks)[:-1])
         for number, (place, weight, u, vt) in enumerate(projections()):
             wanted = weight.copy()
             for name, (_, strength) in acting.items():
-                delta = strength * deltas[name][number]
-                wanted += (u[:, : len(delta)] * delta) @ vt[: len(delta)]
+                delta, common = deltas[name][number], commons[name]
+                reads = vt[: len(delta)].T * delta
+                if common is not None and place.part == "unet":
+                    reads = reads + arrangement(place.local, u[:, : len(delta)], len(reads), common)
+                wanted += strength * u[:, : len(delta)] @ reads.T
             found = weight_of(getattr(self.pipe, place.part).get_submodule(place.local))
             assert np.linalg.norm(found - wanted) < 1e-5 * np.linalg.norm(wanted), place.name
 
@@ -138,7 +149,7 @@ class Calls(RuleBasedStateMachine):
             with torch.no_grad():
                 places = encoder.embeddings(inputs_embeds=torch.zeros(*ids.shape, 32))
                 found = (encoder.embeddings(input_ids=ids) - places)[0]
-            kind, strength = self.held.get(name, ((1, 1), None))
+            kind, strength = self.held.get(name, ((1, 1, 0), None))
             if strength is None or kind[1]:
                 wanted = table[plain.tokenizer(word, add_special_tokens=False).input_ids]
             else:
@@ -188,7 +199,9 @@ TestCalls = Calls.TestCase
 )
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_a_layer_of_any_shape_is_its_dense_edit(shape, rows, strength, data):
-    """And so is its merged weight; the gradient of each delta is u^T (dL/dW') v * strength."""
+    """And so is its merged weight; the gradient of each delta is u^T (dL/dW') v * strength; that of
+    the common vector is what its matrix collects of U^T (dL/dW').
+    """
     out, into = shape
     rank = data.draw(st.integers(1, min(shape)))
     random = torch.Generator().manual_seed(data.draw(st.integers(0, 999)))
@@ -196,13 +209,23 @@ def test_a_layer_of_any_shape_is_its_dense_edit(shape, rows, strength, data):
     u, s, vt = torch.linalg.svd(linear.weight.detach(), full_matrices=False)
     layer = SVFitLinear(linear)
     basis = Basis(u[:, :rank], s[:rank], vt[:rank].T, torch.arange(1, rank + 1, dtype=torch.int32))
-    layer.update_layer("a", basis)
+    size = data.draw(st.sampled_from([0, 64]))
+    layer.update_layer("a", basis, common=size, name="attn.to_q")
     layer.set_adapter("a")
     delta, x = torch.randn(rank, generator=random), torch.randn(rows, into, generator=random)
     layer.svfit_delta["a"].data.copy_(delta)
+    reads = vt[:rank].T.double() * delta.double()
+    if size:
+        common = torch.randn(size, generator=random)
+        layer.svfit_common["a"].data.copy_(common)
+        made = [
+            torch.from_numpy(arrangement("attn.to_q", u[:, :rank].double().numpy(), into, each))
+            for each in (common.double().numpy(), *np.eye(size))
+        ]
+        reads = reads + made[0]
     layer.set_scale("a", strength)
     dense = linear.weight.detach().double()
-    dense = dense + strength * (u[:, :rank].double() * delta.double()) @ vt[:rank].double()
+    dense = dense + strength * u[:, :rank].double() @ reads.T
     dense.requires_grad_()
     wanted = x.double() @ dense.T + linear.bias.double()
     found = layer(x)
@@ -214,6 +237,11 @@ def test_a_layer_of_any_shape_is_its_dense_edit(shape, rows, strength, data):
                                           vt.double()[:rank])  # fmt: skip
         grad = layer.svfit_delta["a"].grad.double()
         assert torch.allclose(grad, by_hand, rtol=1e-3, atol=1e-3 * (1 + by_hand.abs().max()))
+        if size:
+            below = strength * dense.grad.T @ u.double()[:, :rank]
+            by_hand = torch.stack([(below * one).sum() for one in made[1:]])
+            grad = layer.svfit_common["a"].grad.double()
+            assert torch.allclose(grad, by_hand, rtol=1e-3, atol=1e-3 * (1 + by_hand.abs().max()))
     layer.merge()
     assert torch.allclose(layer.get_base_layer().weight.double(), dense.detach(), atol=1e-5)
     assert torch.allclose(layer(x).double(), wanted.detach(), atol=1e-4)

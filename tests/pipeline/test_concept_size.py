@@ -37,13 +37,14 @@ def test_it_counts_what_a_concept_has(name, tmp_path):
     """The same projections and values as a concept made on the base itself, and its bytes."""
     save_tiny(name, tmp_path)
     found, pipe = (
-        estimate_size(str(tmp_path / "base"), TrainConfig(rank="4")),
+        estimate_size(str(tmp_path / "base"), TrainConfig(rank="4", common_size=64)),
         load(tmp_path / "base"),
     )
     family, targets = recognise(pipe), all_targets(pipe)
     concept = make_concept(pipe, targets=targets, trigger=False, packed=True)
     assert found.family == family.name and set(found.projections) == set(targets)
-    assert (sum(found.projections.values()), found.values) == (len(concept.ranks), concept.values)
+    assert sum(found.projections.values()) == len(concept.ranks)
+    assert (found.values, found.common) == (concept.deltas.size, concept.common_size) != (0, 0)
     rows = sum(
         getattr(pipe, part).get_input_embeddings().weight.shape[1] for _, part in family.encoders
     )
@@ -51,9 +52,9 @@ def test_it_counts_what_a_concept_has(name, tmp_path):
         trigger.output_width(getattr(pipe, part), output)
         for part, output in family.outputs(pipe).items()
     )
-    assert found.trigger == rows + vectors
-    data = len(to_bytes(concept)) + 2 * rows + vectors // 2
-    assert data < found.bytes < data + 500  # the word's tensor and a training's settings
+    assert found.trigger == 4 * rows + vectors
+    data = len(to_bytes(concept)) + (4 * rows + vectors) // 2
+    assert data < found.bytes < data + 500  # the word's scales and a training's settings
     for part, weights in found.weights.items():
         assert weights == sum(w.numel() for w in getattr(pipe, part).parameters())
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers.dense import edit
 from helpers.tiny_pipelines import load, make_concept, make_pipeline, picture
 
 from svfit_diffusion.adapter.attention import layout
@@ -27,16 +28,16 @@ def distance(a, b):
 
 
 def dense_edit(pipe, concept, strength=1.0, source=None):
-    """Write W + U diag(strength * delta) V^T into the pipeline's own weights, densely."""
+    """Write W + strength * U (V diag(delta) + M)^T into the pipeline's own weights, densely."""
     models = {part: getattr(pipe, part) for part in concept.targets}
     plan = layout(models, concept.targets)
     for part, deltas in split(concept, plan).items():
         for local, delta in deltas.items():
             weight = models[part].get_submodule(local).weight
             basis = weight if source is None else getattr(source, part).get_submodule(local).weight
-            u, _, vt = torch.linalg.svd(basis.data.double(), full_matrices=False)
-            edit = strength * (u[:, : len(delta)] * delta.double()) @ vt[: len(delta)]
-            weight.data = (weight.data.double() + edit).float()
+            common = concept.common if part == "unet" else None
+            added = strength * edit(local, basis.detach().numpy(), delta.numpy(), common)
+            weight.data = (weight.data.double() + torch.from_numpy(added)).float()
 
 
 def test_a_file_gives_the_densely_edited_model(pipe, base_folder, tmp_path):

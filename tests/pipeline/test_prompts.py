@@ -116,7 +116,7 @@ def test_a_training_that_learns_nothing_says_what_to_try(config, caplog):
         small = run(config, learning_rate=1e-12, token_lr=1e-12)
     (told,) = small.advice
     assert not small.concept.deltas.any() and told in caplog.text
-    assert "every delta of the file is zero. --learning_rate is 1e-12: try a higher" in told
+    assert "every value of the file is zero. --learning_rate is 1e-12: try a higher" in told
     wild = run(  # of a base that predicts well, as random weights do not
         config, learning_rate=50.0, token_lr=2500.0, delta_bits=16,
         pretrained_model_name_or_path="toybox", caption_backgrounds=False,

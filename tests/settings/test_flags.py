@@ -95,12 +95,13 @@ def test_presets_yield_to_flags():
     assert parse("--preset", "paper").rank == "energy=0.99"
     assert not parse("--preset", "paper").train_token
     assert parse("--preset", "paper", "--rank", "4", "--train_token") == TrainConfig(
-        rank="4", delta_bits=16, caption_backgrounds=False, learning_rate=0.02
+        rank="4", common_size=0, delta_bits=16, caption_backgrounds=False, learning_rate=0.02
     )
+    assert parse("--preset", "tiniest") == TrainConfig(rank="4", common_size=0, num_vectors=1)
 
 
 def test_the_text_encoders_rank_follows_the_rank():
-    assert parse().text_rank == "320"  # beside the default
+    assert parse().text_rank == "16"
     assert parse("--rank", "4").text_rank == "4"
     assert parse("--rank", "4", "--text_encoder_rank", "8").text_rank == "8"
     assert parse("--preset", "paper").text_rank == "energy=0.99"

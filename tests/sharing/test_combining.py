@@ -33,6 +33,8 @@ def test_deltas_add_exactly_without_the_base(pipe):
     want = 0.5 * one.deltas.astype(float) + 0.25 * two.deltas.astype(float)
     assert np.array_equal(made.deltas, want.astype(np.float32))
     assert np.array_equal(want, made.deltas.astype(float)), "float32 holds these sums to the bit"
+    want = 0.5 * one.common.astype(float) + 0.25 * two.common.astype(float)
+    assert np.array_equal(made.common, want.astype(np.float32))
     assert (made.layout, made.fingerprints) == (one.layout, one.fingerprints)
     assert made.trigger == "sks dog, zwx dog" and made.check
 
@@ -64,8 +66,11 @@ def test_strength_and_a_further_combination_multiply(pipe, base_folder):
 
 
 def test_other_ranks_and_projections_are_combined_on_the_base(pipe, base_folder):
-    one = make_concept(pipe, rank=4, seed=1, targets={"unet": "self", "text_encoder": "self"})
-    two = make_concept(pipe, rank=2, seed=2, targets={"unet": "cross"}, trigger=False, token="zwx")
+    targets = {"unet": "self", "text_encoder": "self"}
+    one = make_concept(pipe, rank=4, seed=1, targets=targets, common=0)
+    two = make_concept(
+        pipe, rank=2, seed=2, targets={"unet": "cross"}, trigger=False, token="zwx", common=0
+    )
     with pytest.raises(ValueError, match="different projections or ranks, so the base is needed"):
         combine([(one, 0.5), (two, 0.5)])
     made = through_a_file(combine([(one, 0.5), (two, 0.5)], pipe=pipe))
@@ -75,6 +80,24 @@ def test_other_ranks_and_projections_are_combined_on_the_base(pipe, base_folder)
     load_concept(other, one, 0.5, name="rex")
     load_concept(other, two, 0.5, name="mug")
     assert gap(picture(pipe, PROMPT), picture(other, PROMPT)) < 1e-5
+
+
+def test_a_common_vector_beside_other_ranks(pipe, base_folder):
+    """It acts in all directions of a file, so these must be its own; others' may be fewer."""
+    one = make_concept(pipe, rank=4, seed=1)
+    two = make_concept(pipe, rank=2, seed=2, targets={"text_encoder": "self"}, common=0, token="b")
+    made = through_a_file(combine([(one, 0.5), (two, 0.5)], pipe=pipe))
+    assert np.allclose(made.common, 0.5 * one.common.astype(float))
+    load_concept(pipe, made)
+    other = load(base_folder)
+    load_concept(other, one, 0.5, name="rex")
+    load_concept(other, two, 0.5, name="mug")
+    assert gap(picture(pipe, PROMPT), picture(other, PROMPT)) < 1e-5
+    wider = make_concept(pipe, rank=5, seed=3, common=0, token="b")
+    with pytest.raises(ValueError, match="has a common vector, which acts in all directions"):
+        combine([(one, 0.5), (wider, 0.5)], pipe=pipe)
+    with pytest.raises(ValueError, match="common vectors of 64 and 128 numbers"):
+        combine([(one, 0.5), (make_concept(pipe, seed=3, common=128, token="b"), 0.5)])
 
 
 def test_two_of_one_word_need_another(pipe):

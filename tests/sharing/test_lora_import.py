@@ -55,7 +55,7 @@ def test_a_foreign_lora_is_met_by_least_squares(pipe, tmp_path):
 
 def test_sdxl_in_the_trainers_own_numbering(tmp_path):
     pipe = make_xl_pipeline().to(torch.float16).to(torch.float32)
-    concept = make_concept(pipe, targets=XL, trigger=False)
+    concept = make_concept(pipe, targets=XL, trigger=False, common=0)
     export_lora(concept, pipe, tmp_path / "a.safetensors", "kohya", "float32")
     tensors = load_file(tmp_path / "a.safetensors")
     # two blocks of one layer: input 1 (0.resnet), 2 (down), 3 (1.resnet+attention); output 0, 1

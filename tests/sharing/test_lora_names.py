@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
+from helpers.dense import arrangement
 from helpers.tiny_families import TINY, all_targets
 from helpers.tiny_pipelines import load, make_concept, picture
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from svfit_diffusion.adapter.attention import layout
@@ -56,13 +58,16 @@ def base(request, tmp_path_factory):
 
 
 def dense_edits(pipe, concept):
-    """Canonical name -> U diag(delta) V^T, one projection at a time."""
+    """Canonical name -> U (V diag(delta) + M)^T, one projection at a time."""
     plan, bases = checked_bases(pipe, recognise(pipe), concept)
     deltas = np.split(concept.deltas.astype(np.float64), np.cumsum(concept.ranks)[:-1])
-    return {
-        p.name: b.U.double() @ torch.diag(torch.from_numpy(d)) @ b.V.double().T
-        for p, b, d in zip(plan, bases, deltas, strict=True)
-    }
+    edits = {}
+    for p, b, d in zip(plan, bases, deltas, strict=True):
+        U, reads = b.U.double().numpy(), b.V.double().numpy() * d
+        if p.part == concept.denoiser and concept.common is not None:
+            reads += arrangement(p.local, U, len(reads), concept.common.astype(np.float64))
+        edits[p.name] = torch.from_numpy(U @ reads.T)
+    return edits
 
 
 @pytest.mark.parametrize("base", PUBLISHED, indirect=True)
@@ -130,7 +135,7 @@ HABITS = {  # (module's name in diffusers' form, end of A, end of B) of other pr
 
 @pytest.mark.parametrize("habit", HABITS)
 def test_names_of_other_programs_are_read(pipe, base_folder, tmp_path, habit):
-    concept = make_concept(pipe, targets={"unet": "both"}, trigger=False)
+    concept = make_concept(pipe, targets={"unet": "both"}, trigger=False, common=0)
     export_lora(concept, pipe, tmp_path / "a.safetensors", "diffusers", "float32")
     renamed, alpha = {}, {"lora_alpha": 4}  # of rank 4; of PEFT beside the file
     (tmp_path / "adapter_config.json").write_text(json.dumps(alpha))
@@ -154,13 +159,14 @@ def test_names_of_the_published_checkpoint_with_dots(base, tmp_path):
             key = key.replace(f"lora_unet_{block}", f"diffusion_model.{dots}")
         dotted[key] = tensor
     assert any(key.startswith("diffusion_model.double_blocks.0.img_attn.qkv.") for key in dotted)
-    save_file(dotted, tmp_path / "b.safetensors")
+    with safe_open(tmp_path / "a.safetensors", "np") as file:
+        save_file(dotted, tmp_path / "b.safetensors", file.metadata())
     made = import_lora(tmp_path / "b.safetensors", load(folder), rank=4)
     assert np.array_equal(made.concept.deltas, concept.deltas) and made.others == 0
 
 
 def test_whole_number_alphas_convolutions_and_bundled_words_do_not_reject_a_file(pipe, tmp_path):
-    concept = make_concept(pipe, targets={"unet": "both"}, trigger=False)
+    concept = make_concept(pipe, targets={"unet": "both"}, trigger=False, common=0)
     export_lora(concept, pipe, tmp_path / "a.safetensors", dtype="float32")
     tensors = load_file(tmp_path / "a.safetensors")
     tensors |= {key: t.long() for key, t in tensors.items() if key.endswith("alpha")}
@@ -184,7 +190,7 @@ def test_whole_number_alphas_convolutions_and_bundled_words_do_not_reject_a_file
 
 def test_zero_levels_take_no_room_and_ranks_are_not_padded(pipe, base_folder, tmp_path):
     """One value at the end of one projection: its rank is 1, and all others' too."""
-    concept = make_concept(pipe, targets={"unet": "both"}, trigger=False)
+    concept = make_concept(pipe, targets={"unet": "both"}, trigger=False, common=0)
     ends = np.cumsum(concept.ranks)
     concept.deltas[: ends[-1]] *= 0
     concept.deltas[ends[0] - 1] = 0.5

@@ -11,7 +11,7 @@ from helpers.trainings import elsewhere, last, stop_at
 from PIL import Image
 
 from svfit_diffusion.concept.file import read_concept
-from svfit_diffusion.concept.packing import round_to_four_bits
+from svfit_diffusion.concept.packing import round_to_four_bits, round_vector
 from svfit_diffusion.training import length
 from svfit_diffusion.training.checkpoints import read_checkpoint
 from svfit_diffusion.training.length import PATIENCE, settled
@@ -69,9 +69,11 @@ def test_it_ends_early_and_the_file_holds_the_best_and_not_the_last(auto):
     assert read_concept(result.path).training["photos"] == 4
     held = np.concatenate([value.flatten() for value in kept.best.values()])
     assert not np.array_equal(held, state["last"])
-    values = [v.numpy() for n, v in kept.best.items() if ".token." not in n]
+    values = [v.numpy() for n, v in kept.best.items() if "token" not in n and "common" not in n]
     wanted = sorted(x for v in values for x in round_to_four_bits(v))
     assert np.array_equal(np.sort(result.concept.deltas), np.array(wanted, np.float32))
+    (common,) = (v.numpy() for n, v in kept.best.items() if n.endswith("common"))
+    assert np.array_equal(result.concept.common, round_vector(common))
     said = f"lowest at step {best:,} of {state['step']:,} ({curve[0][1]:.4f} -> {low:.4f})"
     assert said in result.length and "a held-out photo" in result.length
     assert not result.stopped and result.exit_status == 0

@@ -328,7 +328,9 @@ def test_values_and_outputs_of_the_text_encoder_have_a_rank_of_their_own(config,
 
 
 def test_rates_are_relative_to_what_the_base_has(config, base_folder):
-    """And the word's to the table of embeddings."""
+    """And the word's to the table of embeddings; the common vector's matrices are together as large
+    as the vector would be, of such singular values.
+    """
     config = replace(config, learning_rate=0.1, text_encoder_lr=0.2, token_lr=0.3)
     training = Training(config, make_accelerator(config), progress=False)
     pipe, expected = load(base_folder), []
@@ -338,6 +340,10 @@ def test_rates_are_relative_to_what_the_base_has(config, base_folder):
         weights = [getattr(pipe, part).get_submodule(name).weight for name in names]
         values = torch.cat([torch.linalg.svdvals(weight.detach()) for weight in weights])
         expected.append(rate * values.square().mean().sqrt().item())
+    held = [pipe.unet.get_submodule(name.removeprefix("unet.")).weight
+            for name in training.base.parameter_groups()["denoiser"]]  # fmt: skip
+    entries = sum(weight.shape[1] * min(4, *weight.shape) for weight in held)
+    expected.append(expected[0] * np.sqrt(4096 / entries) * 32)
     rates = [group["lr"] for group in training.optimizer.param_groups]
     table = pipe.text_encoder.get_input_embeddings().weight.detach()
     expected.append(0.3 * np.sqrt(np.mean(table.numpy().astype(float) ** 2)))

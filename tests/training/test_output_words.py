@@ -27,7 +27,7 @@ def config(request, tmp_path_factory):
         pytest.skip("its text encoders are trained through")
     prompt = f"a photo of {WORD} dog"
     return replace(tiny_config(root), placeholder_token=WORD, instance_prompt=prompt,
-                   learning_rate=6e-3, train_text_encoder=False,
+                   learning_rate=6e-3, train_text_encoder=False, common_size=0,
                    resolution=PX.get(request.param, 32))  # fmt: skip
 
 

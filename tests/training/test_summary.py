@@ -32,7 +32,10 @@ def test_it_says_all_that_was_decided(mixed):
     assert found["captions"] == "1 read, 2 as 'a photo of sks stuffed animal'"
     assert found["class word"].startswith("stuffed animal (understood from the prompt")
     assert found["trigger"] == "sks (learned)"
-    assert "singular values (unet: both, text_encoder: self) and 32 values" in found["trained"]
+    assert (
+        "(unet: both, text_encoder: self), 4,096 of a common vector and 128 values"
+        in found["trained"]
+    )
     assert found["steps"] == "12, of 2 pictures (2)"
     assert (found["precision"], found["device"]) == ("bf16", "cpu")
     given = dry_run(replace(mixed, initializer_token="dog", caption_backgrounds=True))
