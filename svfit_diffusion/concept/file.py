@@ -203,7 +203,7 @@ def to_bytes(concept: Concept) -> bytes:
     text = {
         "format": "svfit",
         "version": _version(concept),
-        "ranks": _pack_ranks(concept.ranks),
+        "ranks": pack_ranks(concept.ranks),
         "check": base64.b64encode(np.array(concept.check, "<f4").tobytes()).decode(),
         **{key: getattr(concept, key) for key in TEXT_FIELDS},
         **{
@@ -316,7 +316,7 @@ def from_bytes(data: bytes, name: str) -> Concept:
     )
 
 
-def _pack_ranks(ranks: tuple[int, ...]) -> str:
+def pack_ranks(ranks: tuple[int, ...]) -> str:
     """Ranks as runs of equal ones, such as "16x128 4 8x3"."""
     runs: list[list[int]] = []
     for rank in ranks:

@@ -236,7 +236,7 @@ def _check_text(text: object) -> dict:
             raise Refused(f"its metadata {key!r} is longer than {MAX_TEXT:,} characters")
     fields = {key: text.get(key, "") for key in TEXT_FIELDS}
     fields.update({key: read_json(text.get(key, "{}"), key) for key in JSON_FIELDS})
-    fields["ranks"] = _unpack_ranks(text["ranks"])
+    fields["ranks"] = unpack_ranks(text["ranks"])
     fields["check"] = _unpack_check(text["check"]) if "check" in text else ()
     _check_objects(fields)
     _check_triggers(fields["triggers"], fields["trigger_shape"])
@@ -306,7 +306,8 @@ def _check_sizes(fields: dict, tensors: dict[str, np.ndarray]) -> None:
         raise Refused("it holds a learned trigger, but not the word that it belongs to")
 
 
-def _unpack_ranks(text: str) -> tuple[int, ...]:
+def unpack_ranks(text: str) -> tuple[int, ...]:
+    """The ranks that `pack_ranks` wrote. Raises Refused for what it never writes."""
     ranks: list[int] = []
     for run in text.split(" "):
         rank, _, count = run.partition("x")

@@ -16,10 +16,10 @@ from typing import Any
 
 from PIL import Image
 
-from ..concept import Concept, printable
+from ..concept import Concept, pack_ranks, printable
 from ..families import Family
 
-COMMON_SIZE = "svfit_common_size"  # by which an import finds the common vector again
+COMMON_SIZE, RANKS = "svfit_common_size", "svfit_ranks"  # by which an import finds all of it again
 COVER = 256  # px, side of the preview inside the file
 VERSIONS = {  # ss_base_model_version, modelspec.architecture, AUTOMATIC1111's "sd version"
     "sd1": ("sd_v1", "stable-diffusion-v1", "SD1"),
@@ -148,7 +148,7 @@ def metadata(
         "modelspec.date": concept.created,
     }
     if concept.common_size:
-        found[COMMON_SIZE] = str(concept.common_size)
+        found |= {COMMON_SIZE: str(concept.common_size), RANKS: pack_ranks(concept.ranks)}
     if preview is not None:
         small = preview.copy()
         small.thumbnail((COVER, COVER))

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from ..adapter import find_source, layout, parse_rank, resolve_rank
-from ..concept import Concept, printable
+from ..concept import Concept, Refused, printable, unpack_ranks
 from ..families import base_name, recognise
 from ..pipeline import base_fields, basis_of, with_self_check
 from ..settings import check_common_size
 from .edits import CommonFit, SpectralShift, project
-from .lora_card import COMMON_SIZE
+from .lora_card import COMMON_SIZE, RANKS
 from .lora_file import read_edits
 from .lora_names import known_names
 
@@ -45,8 +45,9 @@ def import_lora(
 ) -> Imported:
     """Project a LoRA file of the base `pipe`, or SVDiff's shifts, onto its basis.
 
-    rank: as for a training. trigger: words such as "sks dog"; default: those in the file. Raises
-    ValueError that names the file and what is wrong with it, such as another base.
+    rank: as for a training; of an exported concept with a common vector, its own. trigger: words
+    such as "sks dog"; default: those in the file. Raises ValueError that names the file and what is
+    wrong with it, such as another base.
     """
     edits, metadata = read_edits(Path(path))
     path = printable(str(path))
@@ -59,10 +60,10 @@ def import_lora(
     targets = {part: kind for part, kind in targets.items() if part in parts}
     _check_shapes(path, edits, known)
     plan = [projection for projection in plan if projection.part in parts]
-    ranks = _ranks(plan, models, rank, family.dtype)
+    size, ranks = _exported(metadata, len(plan))
+    ranks = ranks or _ranks(plan, models, rank, family.dtype)
     models = {part: models[part] for part in targets}
     bases = basis_of(plan, ranks, models, family, folders={})
-    size = _common_size(metadata)
     common = CommonFit(family.denoiser, size) if size and family.denoiser in targets else None
     deltas, kept, total = project(edits, known, plan, bases, common)
     if not 0 < total < math.inf:
@@ -78,7 +79,7 @@ def import_lora(
     concept = Concept(
         deltas=found,
         common=vector,
-        rank=str(parse_rank(rank)),
+        rank=str(ranks[0] if size else parse_rank(rank)),
         base=base_name(str(getattr(pipe.config, "_name_or_path", ""))),
         token=token,
         class_word=noun,
@@ -90,15 +91,18 @@ def import_lora(
     return Imported(concept, kept / total, len(known), len(edits) - len(known))
 
 
-def _common_size(metadata: dict[str, str]) -> int:
-    """The size of the common vector of an exported concept, 0 where there is none to be found."""
+def _exported(metadata: dict[str, str], count: int) -> tuple[int, tuple[int, ...]]:
+    """The size of the common vector of an exported concept, and its ranks; 0 and () where there is
+    none to be found in this many projections.
+    """
     text = metadata.get(COMMON_SIZE, "0")
     size = int(text) if text.isascii() and text.isdecimal() and len(text) < 8 else 0
     try:
         check_common_size(size)
-    except ValueError:
-        return 0
-    return size
+        ranks = unpack_ranks(metadata.get(RANKS, ""))
+    except (ValueError, Refused):
+        return 0, ()
+    return (size, ranks) if size and len(ranks) == count else (0, ())
 
 
 def _check_shapes(path: str, edits: dict, known: dict) -> None:
