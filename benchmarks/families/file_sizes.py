@@ -1,6 +1,7 @@
 """Bytes of a concept file for each base, by rank: true configurations, no weights needed.
 
-Toybox, and the bases of table.py, with one learned token if the family can learn words.
+Toybox, and the bases of table.py, with a learned word if the family can learn one. The ranks are
+without a common vector, and with a word of one row.
 
     python -m benchmarks.families.file_sizes
 """
@@ -15,7 +16,7 @@ from svfit_diffusion.pipeline.concept_size import estimate_size
 from svfit_diffusion.settings import TrainConfig
 
 COLUMNS = {"default": TrainConfig()} | {
-    f"rank {rank}": TrainConfig(rank=rank, text_encoder_rank=rank)
+    f"rank {rank}": TrainConfig(rank=rank, common_size=0, num_vectors=1)
     for rank in ("4", "16", "64", "full")
 }
 

@@ -28,7 +28,6 @@ from benchmarks.families.true_size import photos
 from benchmarks.speed.load import one_after_another, weights
 from benchmarks.speed.setup import SD15, Row, base, concept, empty_cache, lora, paired
 from svfit_diffusion import fuse_concepts, load_base, load_concept, remove_concept, swap_concept
-from svfit_diffusion.settings import TEXT_RANK
 
 ROOT = Path(__file__).parents[2]
 OURS = str(ROOT / "train_dreambooth_svfit.py")
@@ -166,9 +165,9 @@ def finished(action: Callable[[], Any]) -> Callable[[], None]:
 
 
 def loading(rounds: int) -> list[Row]:
-    """First load, cached load and swap of a concept of the default's ranks."""
+    """First load, cached load and swap of a concept."""
     pipe, other = on_gpu(), on_gpu()
-    files = [concept(pipe, seed=seed, text=int(TEXT_RANK)) for seed in (0, 1)]
+    files = [concept(pipe, seed=seed) for seed in (0, 1)]
     adapters = [lora(other, 4, seed) for seed in (0, 1)]
     found = weights(pipe)
 
@@ -215,7 +214,7 @@ def draw(pipe: Any) -> None:
 def generation(rounds: int) -> list[Row]:
     """The base with a concept attached, and fused, against the base and against a LoRA on it."""
     alone, attached, fused, other = (on_gpu() for _ in range(4))
-    file = concept(attached, text=int(TEXT_RANK))
+    file = concept(attached)
     for pipe in (attached, fused):
         load_concept(pipe, file, name="rex")
     fuse_concepts(fused)

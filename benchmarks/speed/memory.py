@@ -10,12 +10,6 @@ from typing import Any
 
 from benchmarks.speed.setup import SD15, TARGETS, Row, concept, empty_cache, lora, pipeline
 from svfit_diffusion import load_concept
-from svfit_diffusion.settings import TEXT_RANK
-
-DEFAULT = (
-    "the text encoder's values and outputs have rank 320, where most of a likeness is learned; "
-    "with `--text_encoder_rank 16` it is the row above"
-)
 
 
 def held(pipe: Any) -> float:
@@ -54,22 +48,14 @@ def run(quick: bool) -> tuple[list[Row], dict]:
     ours, disk = concepts(pipe, concept(pipe))
     other = pipeline(SD15)
     theirs = sizes(lambda i: other.load_lora_weights(adapter, adapter_name=f"c{i}"), other, 10)
-    pipe = pipeline(SD15)
-    default, default_disk = concepts(pipe, concept(pipe, text=int(TEXT_RANK)))
     more, lora_more = ours[-1] - ours[-2], theirs[-1] - theirs[-2]
 
     def row(claim: str, against: str, a: float, b: float, goal: float) -> Row:
-        reason = DEFAULT if "default ranks" in claim else ""
         share = a / b
-        return Row(claim, against, a, b, share, share, share, goal, "MB", "torch.float32", reason)
+        return Row(claim, against, a, b, share, share, share, goal, "MB", "torch.float32")
 
     return [
         row("ten concepts, basis included", "ten LoRAs of rank 4", ours[-1], theirs[-1], 0.45),
-        row("ten concepts of default ranks, basis included", "ten LoRAs of rank 4", default[-1],
-            theirs[-1], 0.45),
         row("one further concept", "one further LoRA", more, lora_more, 1 / 300),
-        row("one further concept of default ranks", "one further LoRA", default[-1] - default[-2],
-            lora_more, 1 / 300),
         row("basis on disk", "20 MB", disk, 20.0, 1.0),
-        row("basis on disk, default ranks", "20 MB", default_disk, 20.0, 1.0),
-    ], {}  # fmt: skip
+    ], {}

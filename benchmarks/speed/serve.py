@@ -34,14 +34,15 @@ from benchmarks.speed.setup import (
     one_thread,
     paired,
     pipeline,
+    random_values,
     seconds,
 )
 from svfit_diffusion import ConceptPool, read_concept, write_concept
 from svfit_diffusion.adapter import check_table, measure
+from svfit_diffusion.concept import blocks
 from svfit_diffusion.families import recognise
 from svfit_diffusion.pipeline.matching import check_layout
 from svfit_diffusion.pipeline.verification import basis_of
-from svfit_diffusion.settings import TEXT_RANK
 
 COUNT, FEW, SWITCHES = 1_000, 10, 10_000
 LORA_SECONDS = 120  # of loading LoRAs
@@ -51,21 +52,21 @@ BATCH = 8
 
 
 def files(pipe: Any, folder: Path, count: int, rank: int | str = 16) -> list[Path]:
-    """Concept files, by default of the default's ranks, in four bits; each of values of its own."""
-    first = read_concept(concept(pipe, rank, text=int(TEXT_RANK) if rank == 16 else None))
+    """Concept files as by default, or of another rank, in four bits; each of values of its own."""
+    first = read_concept(concept(pipe, rank, packed=True))
     models, family = {part: getattr(pipe, part) for part in TARGETS}, recognise(pipe)
     plan = check_layout(first, models)
     table = check_table(first, plan, basis_of(plan, first.ranks, models, family, {}))
-    starts, found = np.cumsum([0, *first.ranks[:-1]]), []
+    found, (rows, width) = [], first.trigger_shape["text_encoder"]
     for seed in range(count):
         random = np.random.default_rng(seed)
-        levels = random.integers(-6, 7, len(first.deltas))
-        levels[starts] = 7
-        scales = random.uniform(0.005, 0.02, len(first.ranks)).astype(np.float16)
-        deltas = (levels * np.repeat(scales.astype(np.float32), first.ranks)).astype(np.float32)
-        rows = (0.05 * random.standard_normal(len(first.trigger_rows))).astype(np.float16)
-        made = replace(first, deltas=deltas, packed=True, trigger_rows=rows, check=())
-        made = replace(made, check=measure(deltas, table))
+        made = replace(
+            first,
+            deltas=random_values(random, first.ranks, True),
+            common=random_values(random, blocks(1, first.common_size), True),
+            trigger_rows=random_values(random, blocks(rows, width), True),
+        )
+        made = replace(made, check=measure(made.edit_values, table))
         found.append(write_concept(made, folder / f"c{seed}.safetensors"))
     return found
 

@@ -13,7 +13,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,15 @@ from platformdirs import user_cache_path
 
 from benchmarks.families.true_bases import build
 from svfit_diffusion import load_base, toybox, write_concept
-from svfit_diffusion.adapter.attention import patch_attention, unpatch_attention, values_and_outputs
+from svfit_diffusion.adapter.attention import patch_attention, unpatch_attention
 from svfit_diffusion.adapter.config import PROJECTIONS
 from svfit_diffusion.adapter.tuner import SVFitConfig
 from svfit_diffusion.concept.file import Concept
+from svfit_diffusion.concept.packing import blocks, round_to_four_bits
 from svfit_diffusion.families import recognise
 from svfit_diffusion.generation.sampling import pick_device
 from svfit_diffusion.pipeline.matching import concept_fields, with_self_check
+from svfit_diffusion.settings.options import COMMON_SIZE, RANK, ROWS
 
 SD15, TOYBOX = "Stable Diffusion 1.5", "Toybox"
 TARGETS = {"unet": "both", "text_encoder": "self"}
@@ -87,35 +89,55 @@ def pipeline(name: str) -> StableDiffusionPipeline:
     return pipe
 
 
-def concept(pipe: Any, rank: int | str = 16, seed: int = 0, text: int | None = None) -> Path:
-    """The file of a concept with random deltas and a random trigger.
+def concept(
+    pipe: Any,
+    rank: int | str = RANK,
+    seed: int = 0,
+    common: int = COMMON_SIZE,
+    packed: bool = False,
+) -> Path:
+    """The file of a concept with random values, by default with as many as the default trains.
 
-    text: the rank of the text encoder's value and output projections, if different.
+    common: size of its common vector. packed: in four bits.
     """
-    name = f"{type(pipe.unet).__name__}-{pipe.unet.config.sample_size}-{rank}-{text or rank}-{seed}"
+    bits = 4 if packed else 16
+    name = (
+        f"{type(pipe.unet).__name__}-{pipe.unet.config.sample_size}-{rank}-{common}-{bits}-{seed}"
+    )
     path = folder() / f"{name}.safetensors"
     family, random = recognise(pipe), np.random.default_rng(seed)
     models = {part: getattr(pipe, part) for part in TARGETS}
     for part, attention in TARGETS.items():
-        pattern = values_and_outputs(models[part], text) if text and part != "unet" else {}
-        config = SVFitConfig(r=rank, rank_pattern=pattern, base_dtype=family.dtype)
+        size = common if part == "unet" else 0
+        config = SVFitConfig(r=rank, common=size, base_dtype=family.dtype)
         patch_attention(models[part], config, "m", attention)
     fields = concept_fields(models, TARGETS, family, "m")
     for model in models.values():
         unpatch_attention(model, "m")
-    fields["deltas"] = (0.05 * random.standard_normal(fields["deltas"].size)).astype(np.float16)
     width = pipe.text_encoder.config.hidden_size
+    fields |= {
+        "deltas": random_values(random, fields["ranks"], packed),
+        "common": random_values(random, blocks(1, common), packed) if common else None,
+        "packed": packed,
+        "packed_words": packed,
+    }
     made = Concept(
         rank=str(rank),
         base=pipe.config._name_or_path,
         token="sks",
         class_word="dog",
-        trigger_rows=(0.05 * random.standard_normal(width)).astype(np.float16),
-        trigger_shape={"text_encoder": (1, width)},
+        trigger_rows=random_values(random, blocks(ROWS, width), packed),
+        trigger_shape={"text_encoder": (ROWS, width)},
         **fields,
     )
     write_concept(with_self_check(made, models, family), path)
     return path
+
+
+def random_values(random: Any, sizes: Iterable[int], packed: bool) -> np.ndarray:
+    """Random numbers, in four bits with a scale for each of these sizes."""
+    parts = [(0.05 * random.standard_normal(size)).astype(np.float16) for size in sizes]
+    return np.concatenate([round_to_four_bits(p) for p in parts] if packed else parts)
 
 
 def lora_config(rank: int = 4) -> LoraConfig:
