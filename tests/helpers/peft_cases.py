@@ -21,6 +21,7 @@ CASES = {
     "energy": ("MLP", {"target_modules": ["lin0", "lin1"], "r": "energy=0.9"}),
     "patterns": ("MLP", {"target_modules": ["lin0", "lin1"], "rank_pattern": {"lin1": 1}}),
     "equal shapes": ("MLP2", {"target_modules": ["lin0", "lin1"], "r": 3}),
+    "a common vector": ("MLP", {"target_modules": ["lin0", "lin1"], "r": 2, "common": 64}),
     "beside a norm": ("MLP_LayerNorm", {"target_modules": ["lin0", "lin1"], "r": 2}),
     "beside a convolution": ("Conv2d", {"target_modules": ["lin0"], "r": 2}),
     "beside an embedding": ("EmbConv1D", {"target_modules": ["lin0"], "r": 2}),
