@@ -8,7 +8,7 @@ real concept file with zeros in it, with the trigger `sks dog` of one row.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -115,7 +115,8 @@ def _empty(
     """A concept of that layout, all zeros, with the header that a training writes."""
     packed, size = config.delta_bits == 4, config.common_size
     numbers = sum(count * width for count, width in shapes.values())
-    chosen = {"batch": config.train_batch_size, "lr": config.learning_rate, "seed": config.seed}
+    rate = replace(config, pretrained_model_name_or_path=base).in_steps(1, 1).learning_rate
+    chosen = {"batch": config.train_batch_size, "lr": rate, "seed": config.seed}
     return Concept(
         deltas=np.zeros(sum(ranks), np.float32 if packed else np.float16),
         common=np.zeros(size, np.float32 if packed else np.float16) if size else None,

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from .inputs import BaseSettings, LearnedSettings, PhotoSettings, WordSettings
-from .options import AUTO, check_common_size
+from .options import AUTO, TOYBOX_RATES, USUAL_RATES, check_common_size
 from .process import (
     FileSettings,
     LossSettings,
@@ -23,7 +23,7 @@ PRESETS = {
     "tiniest": {"rank": "4", "common_size": 0, "num_vectors": 1},
     "paper": {
         "rank": "energy=0.99", "common_size": 0, "train_token": False, "delta_bits": 16,
-        "caption_backgrounds": False, "learning_rate": 2e-2,
+        "caption_backgrounds": False,
     },
 }  # fmt: skip
 
@@ -123,15 +123,20 @@ class TrainConfig(
 
         How clear an answer must be (training/backgrounds.py) was chosen there.
         """
-        on_toybox = self.pretrained_model_name_or_path == TrainConfig.pretrained_model_name_or_path
-        return on_toybox if self.caption_backgrounds is None else self.caption_backgrounds
+        return self.on_toybox if self.caption_backgrounds is None else self.caption_backgrounds
+
+    @property
+    def on_toybox(self) -> bool:
+        """Whether the base is the default's, on which defaults were measured."""
+        return self.pretrained_model_name_or_path == TrainConfig.pretrained_model_name_or_path
 
     def words(self) -> tuple[str, str, str]:
         """(token, class word, instance prompt), completed from one another."""
         return complete_words(self.placeholder_token, self.initializer_token, self.instance_prompt)
 
     def in_steps(self, photos: int, processes: int) -> TrainConfig:
-        """These settings with epochs as steps, and with the learning rate that scale_lr asks for.
+        """These settings with epochs as steps, and with the learning rates that they mean; of
+        prodigy, only those that were asked for.
 
         photos: how many there are. processes: how many train together.
         """
@@ -143,9 +148,13 @@ class TrainConfig(
         if self.validation_epochs:
             changes |= {"validation_steps": self.validation_epochs * epoch}
             changes |= {"validation_epochs": None}
+        if self.optimizer != "prodigy":
+            rate, token_rate = TOYBOX_RATES if self.on_toybox else USUAL_RATES
+            changes |= {"learning_rate": self.learning_rate or rate}
+            changes |= {"token_lr": self.token_lr or token_rate}
         if self.scale_lr:
-            scale = accumulated * self.train_batch_size * processes
-            changes |= {"learning_rate": self.learning_rate * scale, "scale_lr": False}
+            changes["learning_rate"] *= accumulated * self.train_batch_size * processes
+            changes["scale_lr"] = False
         return replace(self, **changes)
 
 

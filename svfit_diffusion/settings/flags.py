@@ -28,8 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="tiny",
         help=f"tiny: rank {RANK}, a common vector of {COMMON_SIZE:,} and a token of {ROWS} rows; "
         "tiniest: rank 4, no common vector and a token of one row; paper: rank by 99 %% of the "
-        "energy alone, one caption for all, and a learning rate of "
-        f"{PRESETS['paper']['learning_rate']}",
+        "energy alone, and one caption for all",
     )
     for settings in GROUPS:
         group = parser.add_argument_group(settings.title)
@@ -82,10 +81,7 @@ def from_arguments(arguments: argparse.Namespace) -> TrainConfig:
         given.pop("num_train_epochs", None)  # as in diffusers' scripts; flag_remarks says so
     held = read_run(os.path.expanduser(arguments.config)) if arguments.config else {}
     asked = held | renamed(arguments) | given
-    preset = dict(PRESETS[arguments.preset])
-    if asked.get("optimizer") == "prodigy":
-        preset.pop("learning_rate", None)  # which is AdamW's; prodigy finds its own
-    return TrainConfig(**(preset | asked))
+    return TrainConfig(**(PRESETS[arguments.preset] | asked))
 
 
 def flag_remarks(arguments: argparse.Namespace) -> list[str]:

@@ -18,7 +18,9 @@ from .options import (
     QUANTIZE,
     SCHEDULERS,
     SCHEMES,
+    TOYBOX_RATES,
     TRACKERS,
+    USUAL_RATES,
     number_of_steps,
     optimizer_name,
     option,
@@ -45,17 +47,22 @@ class ScheduleSettings:
         None, "batches added up for one optimizer step; default: the launcher's, or 1", above=0
     )
     seed: int = option(0, "decides noise, order and generated pictures", least=0)
-    learning_rate: float = option(
-        6e-3, "of the UNet's deltas, times the root mean square of its singular values", above=0
+    learning_rate: float | None = option(
+        None,
+        "of the UNet's deltas and common vector, times the root mean square of its singular "
+        f"values; default: {TOYBOX_RATES[0]:g} on Toybox, where it was measured, and "
+        f"{USUAL_RATES[0]:g} on other bases, as singular values are trained there",
+        above=0,
     )
     text_encoder_lr: float | None = option(
         None, "of the text encoder's deltas; default: the same", above=0
     )
     scale_lr: bool = option(False, "learning_rate times batch, accumulation and processes")
-    token_lr: float = option(
-        0.24,
+    token_lr: float | None = option(
+        None,
         "of the placeholder token's embedding, times the root mean square of the encoder's table; "
-        "of its vector in an output, times the size of the states there",
+        "of its vector in an output, times the size of the states there; default: "
+        f"{TOYBOX_RATES[1]:g} on Toybox, {USUAL_RATES[1]:g} on other bases",
         above=0,
     )
     lr_scheduler: str = option("constant", "how rates change", choices=SCHEDULERS)

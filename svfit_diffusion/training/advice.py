@@ -59,7 +59,8 @@ def advice(
     values: deltas and common vector as the file holds them. before, after: the loss at fixed noise,
     of the base and with the concept.
     """
-    rates = f"--learning_rate is {config.learning_rate:g}"
+    rate = config.learning_rate
+    rates = f"--learning_rate is {'found by prodigy' if rate is None else format(rate, 'g')}"
     if steps and not np.any(values):
         if config.lr_warmup_steps >= steps:
             hint = (

@@ -109,7 +109,7 @@ def make_optimizer(
 
 def prodigy_rate(config: TrainConfig) -> float:
     """What multiplies the rate that prodigy finds: 1, unless a learning rate was asked for."""
-    return 1.0 if config.learning_rate == TrainConfig.learning_rate else config.learning_rate
+    return 1.0 if config.learning_rate is None else config.learning_rate
 
 
 def _prodigy(groups: list[dict], config: TrainConfig, common: dict) -> torch.optim.Optimizer:

@@ -95,7 +95,7 @@ def test_presets_yield_to_flags():
     assert parse("--preset", "paper").rank == "energy=0.99"
     assert not parse("--preset", "paper").train_token
     assert parse("--preset", "paper", "--rank", "4", "--train_token") == TrainConfig(
-        rank="4", common_size=0, delta_bits=16, caption_backgrounds=False, learning_rate=0.02
+        rank="4", common_size=0, delta_bits=16, caption_backgrounds=False
     )
     assert parse("--preset", "tiniest") == TrainConfig(rank="4", common_size=0, num_vectors=1)
 

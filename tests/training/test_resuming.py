@@ -142,10 +142,10 @@ def test_other_changes_are_reported(config, photos, tmp_path, caplog):
     fewer = tmp_path / "fewer"
     fewer.mkdir()
     shutil.copy(photos / "0.png", fewer)
-    changes = {"learning_rate": 0.001, "instance_data_dir": str(fewer), "max_train_steps": 1}
+    changes = {"learning_rate": 0.002, "instance_data_dir": str(fewer), "max_train_steps": 1}
     with caplog.at_level(logging.WARNING):
         run(config, **LATEST, **changes)
-    assert "with learning_rate 0.001 instead of 0.006, other photos or captions." in caplog.text
+    assert "with learning_rate 0.002 instead of 0.001, other photos or captions." in caplog.text
 
 
 def test_a_fresh_start_says_what_it_replaces(config, caplog):

@@ -152,7 +152,7 @@ def _advanced(center: gr.Checkbox) -> tuple[gr.Textbox, list[Any]]:
             rate = gr.Number(
                 0,
                 label="Learning rate",
-                info=f"0: the preset's (tiny: {TrainConfig.learning_rate})",
+                info="0: the default",
                 minimum=0,
                 maximum=1,
             )
