@@ -5,11 +5,11 @@
 published.py finds a base's published weights (loaded_weights.py: in memory); basis.py computes
 the canonical U_r, s_r and V_r of one (by truncated_svd.py), factoring.py those of many within
 bounds of memory, and cache.py keeps them on disk, also those of weights that another program holds
-(held.py). layer.py is the Linear with deltas (common.py: what it makes of a vector that layers have
-in common; products.py: what it computes; strength.py: how strongly each adapter acts; merging.py:
-into the weight and out again; placement.py: where its tensors lie), config.py and tuner.py make it
-a method of peft, and attention.py puts it around the attention projections of a model.
-basis_check.py tells whether a basis is the one that a concept was made in.
+(held.py). layer.py is the Linear with deltas (edits.py: what its edits are made of; common.py: a
+vector that layers have in common; products.py: what it computes; strength.py: how strongly each
+adapter acts; merging.py: into the weight and out again; placement.py: where its tensors lie),
+config.py and tuner.py make it a method of peft, and attention.py puts it around the attention
+projections of a model. basis_check.py tells whether a basis is the one that a concept was made in.
 """
 
 from .._lazy import lazy_names
@@ -29,9 +29,10 @@ __getattr__, __dir__, __all__ = lazy_names(
         "basis_check": ["basis_deviation", "check_table", "measure"],
         "common": ["place_index", "reading"],
         "cache": ["bases_of", "cache_folder", "fingerprint", "load_bases"],
+        "edits": ["Batch"],
         "factoring": ["Memory", "basis_bytes", "factoring_memory"],
         "held": ["held_weights"],
-        "layer": ["Batch", "SVFitLinear"],
+        "layer": ["SVFitLinear"],
         "loaded_weights": ["loaded_weight"],
         "published": ["find_source", "remembering"],
         "strength": ["Strengths"],

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..concept import COMMON_SCALE, common_columns, common_rows
+from ..concept import COMMON_SCALE, place_numbers, places_of
 from .basis import Basis
 
 Ties = Iterable[tuple[int, int, bool]]
@@ -25,24 +25,28 @@ class Places(NamedTuple):
     columns: Tensor
 
 
-def find_places(name: str, U: Tensor, in_features: int, size: int) -> Places:
-    """The places of a projection of this name in its model, with U [out, R]; on the CPU.
+def numbers_of(name: str, basis: Basis) -> Places:
+    """From which the places of a projection of this name are taken, for vectors of any size.
 
-    size: of the common vector.
+    Of a basis in float32: what half precision makes of it has other signs now and then.
     """
-    if U.is_meta:  # only sizes are asked for
-        sizes = in_features, U.shape[1]
-        return Places(*(torch.empty(n, dtype=torch.int32, device=U.device) for n in sizes))
-    columns = common_columns(name, U.cpu().float().numpy(), size)
-    rows = common_rows(name, in_features, size)
-    return Places(torch.from_numpy(rows), torch.from_numpy(columns))
+    if basis.U.is_meta:  # only sizes are asked for
+        sizes = len(basis.V), basis.U.shape[1]
+        return Places(*(torch.zeros(n, dtype=torch.int32, device="meta") for n in sizes))
+    found = place_numbers(name, len(basis.V), basis.U.numpy())
+    return Places(*map(torch.from_numpy, found))
+
+
+def places_for(numbers: Places, size: int) -> Places:
+    """The places for a common vector of this size."""
+    return Places(*places_of(*numbers, size))
 
 
 def place_index(name: str, basis: Basis, size: int) -> np.ndarray:
     """Which number of a common vector each entry of M [in, r] takes: from 0 to 2 size - 1, of which
     those from `size` on are the same numbers again, negative.
     """
-    rows, columns = find_places(name, basis.U, len(basis.V), size)
+    rows, columns = places_for(numbers_of(name, basis), size)
     return (rows[:, None] ^ columns).numpy()
 
 
@@ -65,5 +69,5 @@ def reading(name: str, basis: Basis, delta: Tensor, common: Tensor | None) -> Te
     found = basis.V * delta
     if common is None:
         return found
-    places = find_places(name, basis.U, len(basis.V), len(common))
+    places = places_for(numbers_of(name, basis), len(common))
     return found + arrange(common.float(), places, len(delta), basis.ties())

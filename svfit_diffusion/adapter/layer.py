@@ -11,7 +11,7 @@ delta) + M stands in the place of V diag(delta) (common.py).
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,34 +19,17 @@ from peft.utils import resolve_quantization_backend
 from torch import Tensor, nn
 
 from .basis import Basis
-from .common import Places, arrange, find_places
+from .common import Places
+from .edits import Batch, Edits
 from .merging import Mergeable
-from .placement import Bases, Deltas, compute_dtype, fetch, hooked
+from .placement import Bases, Deltas, compute_dtype, hooked
 from .products import each, edited
 from .strength import Strengths
 
 BASE = "__base__"  # peft's name for "no adapter" in a mixed batch
 
 
-class Batch(NamedTuple):
-    """What each of n pictures has of its own.
-
-    delta: [n, k]. commons: vectors [n, d], each with the rank up to which it acts.
-    """
-
-    delta: Tensor
-    commons: tuple[tuple[Tensor, int], ...] = ()
-
-    def on(self, device: torch.device) -> tuple[Tensor, list[tuple[Tensor, int]]]:
-        """They on a device; without a dimension for pictures where there is one alone."""
-        delta, *commons = (
-            (values if len(values) > 1 else values[0]).to(device)
-            for values in (self.delta, *(common for common, _ in self.commons))
-        )
-        return delta, [*zip(commons, (rank for _, rank in self.commons), strict=True)]
-
-
-class SVFitLinear(nn.Module, Mergeable, Strengths):
+class SVFitLinear(nn.Module, Edits, Mergeable, Strengths):
     """A Linear, quantised or not, with any number of SVFit adapters.
 
     `svfit_delta[adapter]`: [r], float32, the only trained values. `svfit_U[key]` [out, R] and
@@ -75,7 +58,7 @@ class SVFitLinear(nn.Module, Mergeable, Strengths):
         self.svfit_ties: dict[str, tuple[tuple[int, int, bool], ...]] = {}
         self.svfit_batch: dict[str, Batch] = {}
         self.svfit_owner: dict[str, SVFitLinear] = {}
-        self.place_name = ""
+        self._numbers: dict[str, Places] = {}
         self.start_strengths()
         self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
         self.quantization_backend = resolve_quantization_backend(base_layer, **quantization)
@@ -106,17 +89,20 @@ class SVFitLinear(nn.Module, Mergeable, Strengths):
         exact = self.quantization_backend is None
         dtype = compute_dtype(base) if exact else weight.dtype
         dtype = dtype if dtype.is_floating_point else torch.float32
+        renewed = False
         if key not in self.svfit_U or self.svfit_U[key].shape[1] < rank:
             self.svfit_U[key] = basis.U.to(weight.device, dtype)
             self.svfit_V[key] = basis.V.to(weight.device, dtype)
-            self._forget_places(key)
+            renewed = key in self._numbers
+        known = len(self._numbers[key].columns) if key in self._numbers else 0
+        if renewed or (common and known < rank):
+            self.know_places(key, name, basis)
         self.svfit_rank[adapter_name] = rank
         self.svfit_scaling[adapter_name] = 1.0
         self.svfit_key[adapter_name] = key
         self.svfit_ties[adapter_name] = basis.ties()
         size = 0.0 if init_weights else 0.1 * float(basis.s.mean())
         self.svfit_delta[adapter_name] = _start(rank, size, weight.device)
-        self.place_name = name or self.place_name
         if common:
             self.svfit_owner[adapter_name] = owner or self
             if owner is None:
@@ -125,28 +111,13 @@ class SVFitLinear(nn.Module, Mergeable, Strengths):
             self.places(self.svfit_key[adapter], held.svfit_common[adapter].numel())
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
 
-    @torch.inference_mode(False)
-    def places(self, key: str, size: int) -> Places:
-        """Which numbers of a common vector of this size the projection takes, in a basis."""
-        name = f"{key}|{size}"
-        if name not in self.svfit_places:
-            U, V = (fetch(self._modules[held], key) for held in ("svfit_U", "svfit_V"))
-            found = find_places(self.place_name, U, len(V), size)
-            self.svfit_places[name] = torch.cat([*found]).to(U.device)
-        found = fetch(self.svfit_places, name)
-        return Places(found[: self.in_features], found[self.in_features :])
-
-    def _forget_places(self, key: str) -> None:
-        for name in [name for name in self.svfit_places if name.startswith(f"{key}|")]:
-            del self.svfit_places[name]
-
     def delete_adapter(self, adapter_name: str) -> None:
         """Delete an adapter, and the basis that no other adapter uses; what is merged stays so."""
         self._settle(adapter_name)
         super().delete_adapter(adapter_name)
         for key in set(self.svfit_U) - set(self.svfit_key.values()):
             del self.svfit_U[key], self.svfit_V[key]
-            self._forget_places(key)
+            self.forget_places(key)
 
     def move_adapter(self, adapter: str, device: object) -> None:
         """Move an adapter's deltas, and its basis where no other adapter uses it, to a device."""
@@ -267,43 +238,6 @@ class SVFitLinear(nn.Module, Mergeable, Strengths):
             # else the weight may lie elsewhere, or be rounded
             and not (hooked(base) or torch.is_autocast_enabled(x.device.type))
         )
-
-    def _basis(self, adapter: str, rank: int | None = None) -> tuple[Tensor, Tensor]:
-        """U [out, r] and V [in, r] of an adapter; r: its rank, or a lower one."""
-        key, rank = self.svfit_key[adapter], rank or self.svfit_rank[adapter]
-        U, V = (fetch(self._modules[name], key) for name in ("svfit_U", "svfit_V"))
-        return (U[:, :rank], V[:, :rank]) if U.shape[1] > rank else (U, V)
-
-    def _parts(self, adapter: str) -> tuple[Tensor, Tensor, Tensor | None]:
-        """U [out, r], V [in, r] and the scaled delta of an adapter, [r], or [n, r] of a batch.
-
-        Where there are common vectors, V diag(delta) + M, scaled, and None: [in, r] or [n, in, r].
-        """
-        scale, batch = self.svfit_scaling[adapter], self.svfit_batch.get(adapter)
-        if batch is None:
-            U, V = self._basis(adapter)
-            delta = fetch(self._modules["svfit_delta"], adapter)
-            commons = [(common.to(U.device), rank) for common, rank in self._own_common(adapter)]
-        else:
-            U, V = self._basis(adapter, batch.delta.shape[1])
-            delta, commons = batch.on(U.device)
-        # a kernel less, where each costs time
-        delta = delta if scale == 1 else delta * scale
-        if not commons:
-            return U, V, delta
-        reads = V * delta.unsqueeze(-2)
-        for common, rank in commons:
-            places = self.places(self.svfit_key[adapter], common.shape[-1])
-            M = arrange(common * scale, places, rank, self.svfit_ties[adapter])
-            reads = reads + F.pad(M, (0, V.shape[1] - rank))
-        return U, reads.to(V.dtype), None
-
-    def _own_common(self, adapter: str) -> list[tuple[Tensor, int]]:
-        """The common vector of an adapter, if it has one, and its rank here."""
-        owner = self.svfit_owner.get(adapter)
-        if owner is None:
-            return []
-        return [(fetch(owner._modules["svfit_common"], adapter), self.svfit_rank[adapter])]
 
     def __repr__(self) -> str:
         return "svfit." + super().__repr__()

@@ -13,7 +13,7 @@ __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
         "atomic": ["atomic_write", "free_path", "fsync_path", "remove_leftovers", "replace_file"],
-        "common": ["COMMON_SCALE", "common_columns", "common_rows"],
+        "common": ["COMMON_SCALE", "TURNED", "place_numbers", "places_of"],
         "file": [
             "Concept",
             "Trigger",

@@ -13,25 +13,33 @@ determined, those that no delta moves on its own (basis.py of the adapter), have
 from __future__ import annotations
 
 import hashlib
+from typing import TypeVar
 
 import numpy as np
 
 COMMON_SCALE = 1 / 32  # by which an entry of M is smaller, so that c is as large as deltas are
+TURNED = 1 << 16
+Numbers = TypeVar("Numbers")
 
 
-def common_rows(name: str, in_features: int, size: int) -> np.ndarray:
-    """The a_i of a projection: [in], int32, from 0 to 2 size - 1."""
-    return _numbers(name, "rows", in_features).astype(np.int32) & (2 * size - 1)
+def place_numbers(name: str, in_features: int, U: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """From which the a_i and b_j of a projection are taken for any d: rows [in] and columns [r].
 
-
-def common_columns(name: str, U: np.ndarray, size: int) -> np.ndarray:
-    """The b_j of a projection's left singular vectors U [out, r]: [r], int32, 0 to 2 size - 1.
-
-    The bit of value `size` is flipped where a fixed pseudo-random vector and u_j disagree in sign.
+    They are from 0 to 65,535. U [out, r]: the left singular vectors; a column has TURNED added
+    where a fixed pseudo-random vector and u_j disagree in sign.
     """
-    columns = _numbers(name, "columns", U.shape[1]).astype(np.int32) & (2 * size - 1)
+    rows, columns = (
+        _numbers(name, what, count).astype(np.int32)
+        for what, count in (("rows", in_features), ("columns", U.shape[1]))
+    )
     fixed = _numbers(name, "signs", len(U)).astype(np.float64) - 32_767.5
-    return np.where(fixed @ U.astype(np.float64) < 0, columns ^ size, columns).astype(np.int32)
+    return rows, columns + TURNED * (fixed @ U.astype(np.float64) < 0).astype(np.int32)
+
+
+def places_of(rows: Numbers, columns: Numbers, size: int) -> tuple[Numbers, Numbers]:
+    """The a_i and b_j for a common vector of this size, of numpy's numbers or torch's."""
+    below = 2 * size - 1
+    return rows & below, (columns & below) ^ (size * (columns >> 16))
 
 
 def _numbers(name: str, what: str, count: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from .common import COMMON_SCALE, common_columns, common_rows
+from .common import COMMON_SCALE, place_numbers, places_of
 
 PROBES = 8
 # Relative to the edit. Other LAPACK drivers and float32 stay below 1e-6.
@@ -55,8 +55,8 @@ def self_check_common(
     left = signs(name, "U", len(U)) @ U.astype(np.float64)
     for start, stop, _ in ties:
         left[:, start:stop] = 0
-    columns = common_columns(place_name, U, size)
-    places = (common_rows(place_name, in_features, size)[:, None] ^ columns).ravel()
+    rows, columns = places_of(*place_numbers(place_name, in_features, U), size)
+    places = (rows[:, None] ^ columns).ravel()
     right = signs(name, "V", in_features)
     found = np.stack(
         [

@@ -46,7 +46,8 @@ class BatchLayers:
     def __init__(self, pipe: Any, family: Family, name: str, folders: Mapping[str, str]) -> None:
         self.pipe, self.family, self.name, self.folders = pipe, family, name, folders
         self._wanted: dict[Projection, int] = {}
-        self._commons: set[int] = set()  # sizes of common vectors
+        self._commons: set[int] = set()  # sizes of common vectors that are wanted
+        self._with_commons = False  # whether the layers that are there can have some
         self._attention: dict[str, str] = {}  # component -> "both", "self" or "cross"
         self._ranks: dict[Projection, int] = {}  # as they are now on the models
         self._layers: list[SVFitLinear] = []  # in the order of the ranks
@@ -56,16 +57,16 @@ class BatchLayers:
         """Let the next call of `fit` make room for concepts of a plan."""
         for projection, rank in zip(plan.projections, plan.ranks, strict=True):
             self._wanted[projection] = max(rank, self._wanted.get(projection, 0))
-        if plan.common and plan.common not in self._commons:
+        if plan.common:
             self._commons.add(plan.common)
-            self._find_places()
         for part, attention in targets.items():
             known = self._attention.setdefault(part, attention)
             self._attention[part] = attention if attention == known else "both"
 
     def fit(self) -> None:
         """Put the layers in, where they are not there or too narrow."""
-        if self._ranks == self._wanted and self._in_place():
+        fits = self._ranks == self._wanted and self._with_commons == bool(self._commons)
+        if fits and self._in_place():
             return
         with at_rest(self.pipe):
             unfuse_concepts(self.pipe)
@@ -80,24 +81,18 @@ class BatchLayers:
             before = active_names(tuner_layers(models[part]).values())
             ranks = {p.local: rank for p, rank in ours.items()}
             folder = self.folders.get(part)
-            patch_ranks(models[part], ranks, self.name, attention, self.family, folder)
+            common = max(self._commons, default=0) if part == self.family.denoiser else 0
+            patch_ranks(models[part], ranks, self.name, attention, self.family, folder, common)
             held = layers(models[part])
             found |= {p: held[p.local] for p in ours}
             set_active(tuner_layers(models[part]).values(), [*before, self.name])
             for p in ours:
-                held[p.local].svfit_delta[self.name].requires_grad_(False)
+                held[p.local].set_requires_grad(self.name, False)
             models[part].__dict__.setdefault(POOLS, {})[self.name] = {}
             install_methods(models[part])
         self._ranks = dict(sorted(self._wanted.items()))
         self._layers = [found[p] for p in self._ranks]
-        self._find_places()
-
-    def _find_places(self) -> None:
-        """Find which numbers of common vectors the layers take, before a picture waits for it."""
-        for layer, projection in zip(self._layers, self._ranks, strict=True):
-            if projection.part == self.family.denoiser:
-                for size in self._commons:
-                    layer.places(layer.svfit_key[self.name], size)
+        self._with_commons = bool(self._commons)
 
     def columns(self, plan: Plan) -> np.ndarray:
         """Where the values of a plan's concepts lie in a row of the matrix: [values]."""

@@ -12,9 +12,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from svfit_diffusion import SVFitConfig
-from svfit_diffusion.adapter.basis import factorize
-from svfit_diffusion.adapter.common import reading
+from svfit_diffusion.adapter.basis import Basis, factorize
+from svfit_diffusion.adapter.common import numbers_of, places_for, reading
+from svfit_diffusion.adapter.layer import SVFitLinear
 from svfit_diffusion.adapter.tuner import common_parameter, get_common, layers, set_common
+from svfit_diffusion.concept import place_numbers
 
 NAMES = ("first", "second", "third")
 
@@ -150,6 +152,29 @@ def test_a_singular_vectors_sign_changes_nothing_and_tied_directions_are_left_ou
     tied = replace(basis, groups=torch.tensor([1, 2, 2, 0], dtype=torch.int32))
     reads = reading("to_q", tied, delta, common) - tied.V * delta
     assert reads[:, 0].any() and not reads[:, 1:].any()
+
+
+def test_half_precision_follows_the_signs_of_float32():
+    """Rounded, some singular vectors stand on the other side of what their signs are told by."""
+    random, found = torch.Generator().manual_seed(0), None
+    for _ in range(100_000):
+        U = torch.nn.functional.normalize(torch.randn(64, 1, generator=random), dim=0)
+        if told(U) != told(U.bfloat16().float()):
+            found = U
+            break
+    basis = Basis(found, torch.ones(1), torch.eye(8)[:, :1], torch.ones(1, dtype=torch.int32))
+    layer = SVFitLinear(nn.Linear(8, 64).to(torch.bfloat16))
+    layer.update_layer("a", basis, common=64, name="to_q")
+    columns = layer.places("published", 64).columns
+    assert torch.equal(columns, places_for(numbers_of("to_q", basis), 64).columns)
+    # another factorisation, with another sign, of which the layer does not take the vectors
+    other = replace(basis, U=-basis.U, V=-basis.V)
+    layer.update_layer("b", other, common=128, name="to_q")
+    assert torch.equal(layer.places("published", 64).columns, columns)
+
+
+def told(U):
+    return place_numbers("to_q", 2, U.numpy())[1].tolist()
 
 
 def test_it_moves_with_its_adapter_and_half_precision_reads_it():
