@@ -35,7 +35,7 @@ path.write_text(json.dumps(result))
 HEADER, FLOAT = 8, 4  # bytes: of the length before a header, and of a value
 
 
-@pytest.mark.parametrize(("name", "rank"), [("default", 32), ("rank560", 560)])
+@pytest.mark.parametrize(("name", "rank"), [("default", 32), ("rank560", 560), ("common", 16)])
 def test_the_page_states_what_an_experiment_trains_and_stores(name, rank):
     """On FLUX.2 klein 4B in its true size: rank x projections, and the bytes that PEFT's code will
     count, of one float32 vector for each.
@@ -48,30 +48,40 @@ def test_the_page_states_what_an_experiment_trains_and_stores(name, rank):
     found = {n: m for n, m in modules if isinstance(m, torch.nn.Linear) and n.endswith(endings)}
     assert len(found) == PROJECTIONS
     assert all(min(module.weight.shape) >= rank for module in found.values())
-    values, text = PROJECTIONS * rank, (ROOT / "docs" / "compare.md").read_text(encoding="utf-8")
-    assert f"| {values:,} | {stored(found, rank):,} |" in text
+    values = PROJECTIONS * rank + config.common
+    text = (ROOT / "docs" / "compare.md").read_text(encoding="utf-8")
+    assert f"| {values:,} | {stored(found, rank, config.common):,} |" in text
 
 
-def stored(names, rank):
-    """Bytes of an adapter's safetensors file, by the format: a JSON header, padded to 8 bytes."""
+def stored(names, rank, common):
+    """Bytes of an adapter's safetensors file, by the format: a JSON header, padded to 8 bytes.
+
+    names: of the layers, in the model's order; the first of them holds the common vector.
+    """
+    sizes = {f"base_model.model.{name}.svfit_delta": rank for name in names}
+    if common:
+        sizes[f"base_model.model.{next(iter(names))}.svfit_common"] = common
     header, start = {"__metadata__": {"format": "pt"}}, 0
-    for name in sorted(names):
-        stop = start + FLOAT * rank
-        entry = {"dtype": "F32", "shape": [rank], "data_offsets": [start, stop]}
-        header[f"base_model.model.{name}.svfit_delta"] = entry
+    for key, size in sorted(sizes.items()):
+        stop = start + FLOAT * size
+        header[key] = {"dtype": "F32", "shape": [size], "data_offsets": [start, stop]}
         start = stop
     length = len(json.dumps(header, separators=(",", ":")))
     return HEADER + -(-length // 8) * 8 + start
 
 
-def test_an_adapters_file_has_the_bytes_that_are_computed(tmp_path):
+@pytest.mark.parametrize("common", [0, 64])
+def test_an_adapters_file_has_the_bytes_that_are_computed(tmp_path, common):
     """PEFT's own file, of a tiny base; the page states those of the true one."""
-    config = SVFitConfig(r=4, target_modules=["to_q", "add_k_proj", "to_qkv_mlp_proj"])
+    targets = ["to_q", "add_k_proj", "to_qkv_mlp_proj"]
+    config = SVFitConfig(r=4, target_modules=targets, common=common)
     model = get_peft_model(make_flux2_klein().transformer, config)
     model.save_pretrained(tmp_path)
-    names = [name.removeprefix("base_model.model.") for name in layers(model)]
+    ours = layers(model)
+    found = [name for name, _ in model.named_modules() if name in ours]
+    names = [name.removeprefix("base_model.model.") for name in found]
     found = (tmp_path / "adapter_model.safetensors").stat().st_size
-    assert len(names) == 3 and found == stored(names, 4)
+    assert len(names) == 3 and found == stored(names, 4, common)
 
 
 def test_a_concept_as_a_peft_model_predicts_the_same_and_can_be_turned_off():
