@@ -92,7 +92,7 @@ UNSIZED = (  # what all projections share grows with none of them
 )
 DELTAS, LORAS = (3e-3, 6e-3, 1.2e-2, 2.4e-2, 4.8e-2), (1.5e-3, 3e-3, 5e-3, 1e-2, 2e-2)
 SHARES = (1.5e-2, 5e-2, 1e-1, 1.5e-1)  # of deltas, in their own unit
-COMMON = (1.4e-2, 2.8e-2, 4e-2, 5.7e-2, 1.1e-1)
+COMMON = (1.4e-2, 2.8e-2, 5.7e-2, 1.1e-1)
 BARE = {"common_size": 0, "num_vectors": 1}
 WORDS = (5e-3, 1e-2, 2e-2, 4e-2)
 RANK_EQUAL = 3  # 16 of Stable Diffusion's 320 to 1280, as a share of Toybox's 128 to 192
