@@ -35,6 +35,8 @@ from svfit_diffusion.adapter.attention import find_projections
 
 RANK = 16
 
+CACHED = "the table of the common vector's self-check takes a fifth of it, from which swaps profit"
+
 
 def weights(pipe) -> list[torch.Tensor]:
     """The weights that a concept edits, in float32."""
@@ -114,6 +116,7 @@ def cached_load(pipe, file: Path, adapter: Path, rounds: int) -> Row:
         1.0,
         rounds,
         (lambda: remove_concept(pipe, "rex"), pipe.unload_lora_weights),
+        reason=CACHED,
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..adapter import remembering, set_common, tuner_layers, unpatch_attention
+from ..adapter import remembering, tuner_layers, unpatch_attention
 from ..concept import Concept, locate, read_concept
 from ..families import Family, recognise
 from . import trigger
@@ -149,8 +149,9 @@ def swap_concept(pipe: Any, name: str, concept: Concept | str | Path, **options:
         with torch.no_grad():
             torch._foreach_copy_([layer.svfit_delta[name] for layer in old.layers], deltas)
             if new.common is not None:
-                denoiser, common = old.models[family.denoiser], new.common.astype("float32")
-                set_common(denoiser, name, torch.from_numpy(common))
+                owner = next(layer for layer in old.layers if name in layer.svfit_common)
+                common = torch.from_numpy(new.common.astype("float32"))
+                owner.svfit_common[name].copy_(common)
         if new.learned:
             trigger.teach_concept(pipe, family, name, triggers)
         for entry in old.parts.values():
