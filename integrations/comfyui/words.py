@@ -62,7 +62,8 @@ class LearnedWords:
 
 def check_words(clip: Any, concept: Concept, parts: Mapping[str, Part]) -> None:
     """Refuse rows that the text encoders cannot take, and a word that another concept has."""
-    fit = len({tokens for tokens, _ in concept.trigger_shape.values()}) <= 1
+    shapes = concept.trigger_shape.items()
+    fit = len({tokens for part, (tokens, _) in shapes if part not in concept.outputs}) <= 1
     for name, (_, width) in concept.trigger_shape.items():
         if name in concept.outputs:
             continue

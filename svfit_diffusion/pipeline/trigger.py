@@ -211,7 +211,8 @@ def check_rows(pipe: Any, family: Family, concept: Concept) -> None:
             "without; load the whole pipeline."
         )
     nouns = [call.class_word for call in concept.all_triggers() if call.rows]
-    fit = len({tokens for tokens, _ in shapes.values()}) <= 1
+    embedded = {tokens for part, (tokens, _) in shapes.items() if part not in concept.outputs}
+    fit = len(embedded) <= 1
     for part, (tokens, width) in shapes.items():
         fit = fit and part in tokenizers and tokens <= MAX_TOKENS
         if not fit:

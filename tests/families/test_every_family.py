@@ -130,7 +130,9 @@ def test_save_load_generate_and_remove(family):
         last = fresh.image_processor.postprocess(pixels)[0]
     assert len(seen) == 2 and np.array_equal(np.array(last), np.array(image))
     embedded = family.result.concept.without_outputs().learned
-    limit = PROMPT.replace("sks", "dog") if embedded else PROMPT
+    rows = max((len(r) for call in family.result.concept.all_triggers()
+                for r in call.rows.values()), default=0)  # fmt: skip
+    limit = PROMPT.replace("sks", " ".join(["dog"] * rows)) if embedded else PROMPT
     set_concepts(fresh, {name: 0.0})
     typed = T5_READS.get(family.training.base.family.name, ())
     assert torch.equal(

@@ -236,7 +236,7 @@ def tiny_config(root: Path, **more) -> TrainConfig:
         output_dir=str(root / "rex"),
         resolution=32,
         rank="4",
-        learning_rate=0.02,
+        learning_rate=0.01,
         train_batch_size=2,
         **more,
     )

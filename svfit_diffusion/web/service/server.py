@@ -70,8 +70,8 @@ def run_public_app(base: str, host: str, port: int | None, concepts: Sequence[st
 
 @contextlib.contextmanager
 def _temporary_folder() -> Iterator[Path]:
-    """The app's own, which goes with it; Gradio stores files there."""
-    with tempfile.TemporaryDirectory(prefix="svfit-") as folder:  # mode 0700
+    """The app's own, which goes with it, by SIGTERM too; Gradio stores files there."""
+    with ended_by_sigterm(), tempfile.TemporaryDirectory(prefix="svfit-") as folder:  # mode 0700
         os.environ["GRADIO_TEMP_DIR"] = folder
         yield Path(folder)
 
@@ -100,8 +100,7 @@ def _open(page: gr.Blocks, host: str, port: int | None, **options: Any) -> None:
 def _serve(page: gr.Blocks) -> None:
     """Wait until Ctrl-C or SIGTERM, then close the page."""
     try:
-        with ended_by_sigterm():
-            page.block_thread()
+        page.block_thread()
     finally:
         page.close(verbose=False)
 
