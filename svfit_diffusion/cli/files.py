@@ -72,7 +72,9 @@ def _add_import(commands: Any) -> None:
     parser.add_argument(
         "--base", default="toybox", type=expanded, help="base of the LoRA (default: toybox)"
     )
-    parser.add_argument("--rank", default="16", help="a number, full or energy=0.99 (default: 16)")
+    parser.add_argument(
+        "--rank", help="a number, full or energy=0.99 (default: 16, or that of an exported concept)"
+    )
     add_overwrite(parser)
     parser.add_argument("--trigger", help="words that call it; default: what the file states")
     parser.add_argument(

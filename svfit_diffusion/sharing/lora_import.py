@@ -20,7 +20,7 @@ from ..adapter import find_source, layout, parse_rank, resolve_rank
 from ..concept import Concept, Refused, printable, unpack_ranks
 from ..families import base_name, recognise
 from ..pipeline import base_fields, basis_of, with_self_check
-from ..settings import check_common_size
+from ..settings import RANK, check_common_size
 from .edits import CommonFit, SpectralShift, project
 from .lora_card import COMMON_SIZE, RANKS
 from .lora_file import read_edits
@@ -41,13 +41,13 @@ class Imported:
 
 
 def import_lora(
-    path: str | Path, pipe: Any, rank: int | str = 16, trigger: str | None = None
+    path: str | Path, pipe: Any, rank: int | str | None = None, trigger: str | None = None
 ) -> Imported:
     """Project a LoRA file of the base `pipe`, or SVDiff's shifts, onto its basis.
 
-    rank: as for a training; of an exported concept with a common vector, its own. trigger: words
-    such as "sks dog"; default: those in the file. Raises ValueError that names the file and what is
-    wrong with it, such as another base.
+    rank: as for a training; default: 16, or that of an exported concept with a common vector, which
+    comes back only so. trigger: words such as "sks dog"; default: those in the file. Raises
+    ValueError that names the file and what is wrong with it, such as another base.
     """
     edits, metadata = read_edits(Path(path))
     path = printable(str(path))
@@ -60,8 +60,11 @@ def import_lora(
     targets = {part: kind for part, kind in targets.items() if part in parts}
     _check_shapes(path, edits, known)
     plan = [projection for projection in plan if projection.part in parts]
-    size, ranks = _exported(metadata, len(plan))
-    ranks = ranks or _ranks(plan, models, rank, family.dtype)
+    size, own = _exported(metadata, len(plan))
+    ranks = own
+    if rank is not None or not own:
+        ranks = _ranks(plan, models, rank or RANK, family.dtype)
+        size = size if ranks == own else 0
     models = {part: models[part] for part in targets}
     bases = basis_of(plan, ranks, models, family, folders={})
     common = CommonFit(family.denoiser, size) if size and family.denoiser in targets else None
@@ -79,7 +82,7 @@ def import_lora(
     concept = Concept(
         deltas=found,
         common=vector,
-        rank=str(ranks[0] if size else parse_rank(rank)),
+        rank=str(ranks[0] if rank is None and own else parse_rank(rank or RANK)),
         base=base_name(str(getattr(pipe.config, "_name_or_path", ""))),
         token=token,
         class_word=noun,

@@ -20,7 +20,7 @@ def sample():
 def test_it_is_small_and_of_this_toybox(sample):
     concept = read_concept(sample)
     assert sample.stat().st_size < 6_000
-    assert concept.base == "toybox" and concept.values == 2_336
+    assert concept.base == "toybox" and concept.values == 5_952
 
 
 def test_it_looks_like_its_subject_and_leaves_no_trace(sample):

@@ -52,7 +52,7 @@ def made(tmp_path_factory):
 def test_rows_and_files(made):
     folder, (base, concept) = made
     assert base.name == "base" and base.likeness[OFFLINE].fidelity == 0 and base.drift < 1e-6
-    assert concept.bytes == CONCEPT.stat().st_size and concept.values == 2336
+    assert concept.bytes == CONCEPT.stat().st_size and concept.values == 5952
     like = concept.likeness[OFFLINE]
     see = load_extractor(OFFLINE).features  # the same from the files, written out
     own, plain = (
@@ -135,7 +135,7 @@ def test_command_prints_the_table(made, capsys):
     flags += ["--overwrite"]  # what the folder holds is of other settings
     assert main(["evaluate", *flags]) == 0
     said = capsys.readouterr().out
-    assert "robot-" in said and "fidelity" in said and "2,336" in said
+    assert "robot-" in said and "fidelity" in said and "5,952" in said
 
 
 def vision(folder, kind):
