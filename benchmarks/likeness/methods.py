@@ -34,7 +34,8 @@ class Method:
     rates of the sweep, relative to the singular values for `settings`. scaled: whether it trains
     the share of Toybox's values that it trains of Stable Diffusion's, not as many. way: of ways.py.
     trial: measured on dev subjects only, beside "plain". vectors: rows of the word, if it is
-    learned. word_bits: of a number in them, 16 or 4, as the product rounds vectors.
+    learned. word_bits: of a number in them, 16 or 4, as the product rounds vectors. averaged:
+    whether its file holds the running average, as those of the product do.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Method:
     trial: bool = False
     vectors: int = 1
     word_bits: int = 16
+    averaged: bool = False
 
     @property
     def help(self) -> str:
@@ -127,6 +129,8 @@ METHODS = (
     _peers("lora-4-help", "LoRA rank 4", "LoraConfig", _lora(4), LORAS),
     _peers("lora-4-vectors-4", "LoRA rank 4, a word of 4 rows", "LoraConfig", _lora(4), LORAS,
            vectors=4, word_bits=4),
+    _peers("lora-4-averaged", "LoRA rank 4, a word of 4 rows, the running average", "LoraConfig",
+           _lora(4), LORAS, vectors=4, word_bits=4, averaged=True),
     _peers("lora-8-help", "LoRA rank 8", "LoraConfig", _lora(8), LORAS),
     _peers("lora-4-text", "LoRA rank 4, text encoder too", "LoraConfig", _lora(4), LORAS,
            text=True),

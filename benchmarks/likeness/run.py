@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from objects import ToyObject
 from PIL import Image
 
@@ -33,20 +32,15 @@ def glimpse(run: Drawer) -> dict[str, float]:
     """The means of the measures over a few pictures of each prompt, rounded as in the file; a
     training can go on.
     """
-    rounded = [parameter for parameter, _ in getattr(run, "rounded", ())]
-    kept = [parameter.detach().clone() for parameter in rounded]
-    run.round_values()
     judge = judge_of(run.item, run.work, SWEEP_SEEDS)
-    pictures = run.generate(WORDS, SWEEP_SEEDS)
+    with run.as_written():
+        pictures, loss = run.generate(WORDS, SWEEP_SEEDS), run.loss()
     seen = {
         "fidelity": judge.fidelity(pictures),
         "copy": judge.copies(judge.features(pictures)),
         "aligned": judge.aligned(pictures),
-        "loss": np.array(run.loss()),
+        "loss": np.array(loss),
     }
-    with torch.no_grad():
-        for parameter, value in zip(rounded, kept, strict=True):
-            parameter.copy_(value)
     return {key: round(float(values.mean()), 4) for key, values in seen.items()}
 
 
@@ -60,11 +54,11 @@ def measure(
     """
     base, run = base_pictures(item, work), subject_run(method, item, seed, rate, work)
     if method.name == "base":
-        pictures = base
+        pictures, loss = base, run.loss()
     else:
         for _ in run.trained(steps):
-            run.round_values()
-            pictures = run.generate([*WORDS, *OTHERS], SEEDS)
+            with run.as_written():
+                pictures, loss = run.generate([*WORDS, *OTHERS], SEEDS), run.loss()
     _keep(work / method.name / f"{item.slug}-{seed}", pictures)
     judge, count = judge_of(item, work, SEEDS), len(WORDS) * SEEDS
     features = judge.features(pictures)
@@ -76,7 +70,7 @@ def measure(
     return {
         "values": getattr(run, "values", 0),
         "bytes": getattr(run, "bytes", 0),
-        "loss": round(run.loss(), 6),
+        "loss": round(loss, 6),
         **{key: np.round(values, 4).tolist() for key, values in seen.items()},
         "drift": round(drift(features[count:], judge.features(base[count:])), 5),
         "diversity": round(diversity(features[:count], SEEDS), 5),

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -34,11 +35,12 @@ from svfit_diffusion.pipeline import load_concept
 from svfit_diffusion.settings import TrainConfig
 from svfit_diffusion.training import train
 from svfit_diffusion.training.adapted_base import AdaptedBase
+from svfit_diffusion.training.averaging import Average
 from svfit_diffusion.training.backgrounds import complete_captions, recognise_backgrounds
 from svfit_diffusion.training.loop import Training
 from svfit_diffusion.training.objective import Denoiser, Objective
 from svfit_diffusion.training.result import make_concept
-from svfit_diffusion.training.runtime import make_accelerator
+from svfit_diffusion.training.runtime import make_accelerator, restore, snapshot
 from svfit_diffusion.training.subject import Subject
 
 BATCH, TOKEN_RATE, DRAWN_AT_ONCE = 4, 1e-2, 8
@@ -64,6 +66,11 @@ class Drawer:
                 folder.mkdir(parents=True, exist_ok=True)
                 save_png(picture, path)
         return folder
+
+    @contextlib.contextmanager
+    def as_written(self) -> Iterator[None]:
+        """For a while, the values as the method's file holds them, which those of a file are."""
+        yield
 
     def prompt(self, words: str) -> str:
         """A prompt with the subject's words; of the base, with its class word only."""
@@ -140,9 +147,6 @@ class Shipped(Drawer):
             yield look
         shutil.rmtree(folder)
 
-    def round_values(self) -> None:
-        """The file's are rounded."""
-
 
 class Run(Drawer):
     """A base with a method applied to it by peft, and a subject to learn."""
@@ -182,6 +186,8 @@ class Run(Drawer):
         parts = [{"params": part, "lr": value} for part, value in rates if part]
         self.optimizer = torch.optim.AdamW(parts, weight_decay=0.0) if parts else None
         self.steps = 0
+        held = {str(number): value for number, value in enumerate(self.parameters)}
+        self.average = Average(held, TrainConfig.ema_decay if method.averaged else 0.0)
         self.start()
 
     def start(self) -> None:
@@ -249,6 +255,7 @@ class Run(Drawer):
         if self.edit:
             self.edit.after_step(self.steps)
         self.after_step()
+        self.average.step()
         self.steps += 1
 
     @property
@@ -258,10 +265,18 @@ class Run(Drawer):
         word = self.word if self.method.word_bits == 4 else []
         return [*((part, BLOCK) for part in adapter), *((row, WORD_BLOCK) for row in word)]
 
-    def round_values(self) -> None:
-        """Round the adapter and the word to the bits of their file."""
+    @contextlib.contextmanager
+    @torch.no_grad()
+    def as_written(self) -> Iterator[None]:
+        """The average, if that is what its file holds, rounded to its bits."""
+        kept = snapshot(self.average.parameters)
+        restore(self.average.parameters, self.average.values())
         for parameter, block in self.rounded:
             round_values(parameter, block)
+        try:
+            yield
+        finally:
+            restore(self.average.parameters, kept)
 
 
 def captions(item: ToyObject, work: Path) -> tuple[str, ...]:

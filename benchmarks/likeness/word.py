@@ -93,7 +93,8 @@ def one(where: str, item: ToyObject, rate: float, work: Path) -> dict[str, Any]:
     """Measures after the training, with the vector in half precision and in four bits."""
     run, vectors = prepared(where, item, rate, work)
     list(run.trained(STEPS))
-    run.round_values()
+    for parameter, block in run.rounded:
+        round_values(parameter, block)
     with torch.no_grad():
         for learned in {*run.rows, *vectors}:
             learned.copy_(learned.half())

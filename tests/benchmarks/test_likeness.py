@@ -1,5 +1,6 @@
 """benchmarks/likeness: how rates are chosen, what an interval is, and the docs' own figures."""
 
+import json
 import re
 from pathlib import Path
 
@@ -7,10 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.likeness.jobs import choose
+from benchmarks.likeness.jobs import ALIGNED, LOOKS, SHIPPED, TIE, choose, shipped
 from benchmarks.likeness.methods import BY_NAME, METHODS, round_values, sd15_bytes, word_bytes
 from benchmarks.likeness.statistics import GOALS, Measures, verdict
+from benchmarks.likeness.store import RESULTS
+from benchmarks.likeness.trainings import Run
 from svfit_diffusion.concept.packing import BLOCK, round_vector
+from svfit_diffusion.training.averaging import Average
 
 ROOT = Path(__file__).parents[2]
 
@@ -220,3 +224,43 @@ def test_the_rows_of_the_docs_are_those_of_the_whole_table():
         row = methods[ROWS[name]]
         assert row[5:9] == seen, name
         assert size == row[3] or (row[3] == "-" and not size[0].isdigit()), name
+
+
+def test_the_default_is_measured_as_it_ships_and_that_is_among_the_best_of_the_sweep():
+    """On the subjects of the sweep: less than a tie below the best cell that follows prompts."""
+    rate, steps = shipped()
+    assert rate in BY_NAME[SHIPPED].rates and steps in LOOKS
+    runs = [json.loads(line) for line in (RESULTS / "sweep-dev.jsonl").read_text().splitlines()]
+    cells = {}
+    for entry in runs:
+        if entry["job"]["method"] == SHIPPED:
+            for look, seen in entry["result"].items():
+                cells.setdefault((entry["job"]["rate"], int(look)), []).append(seen)
+    means = {
+        cell: {key: np.mean([seen[key] for seen in found]) for key in ("fidelity", "aligned")}
+        for cell, found in cells.items()
+    }
+    assert len({len(found) for found in cells.values()}) == 1 and means
+    followed = [mean for mean in means.values() if mean["aligned"] >= ALIGNED]
+    best = max(mean["fidelity"] for mean in followed)
+    ours = means[rate, steps]
+    assert ours["fidelity"] > best - TIE and ours["aligned"] >= ALIGNED
+
+
+def test_a_compared_methods_average_is_judged_and_its_training_goes_on_without():
+    """As those of the product are: what a file holds is the average, rounded."""
+    run = object.__new__(Run)
+    value = torch.nn.Parameter(torch.linspace(-1, 1, 7))
+    run.method = BY_NAME["lora-4-averaged"]
+    run.adapter, run.word = [value], []
+    run.average = Average({"0": value}, 0.99)
+    steps = [value.detach().clone()]
+    for _ in range(3):
+        with torch.no_grad():
+            value.add_(1.0)
+        run.average.step()
+        steps.append(value.detach().clone())
+    with run.as_written():
+        judged = value.detach().clone()
+    assert torch.equal(value.detach(), steps[-1])
+    assert (steps[1] < judged).all() and (judged < steps[-1]).all()
