@@ -129,8 +129,7 @@ def best(names: list[str]) -> dict[str, dict]:
 
 def shipped() -> tuple[float, int]:
     """The rate and the number of steps of `svfit train` on Toybox."""
-    config = TrainConfig().in_steps(1, 1)
-    return config.learning_rate, config.max_train_steps
+    return TrainConfig().rates[0], TrainConfig().max_train_steps
 
 
 def choose(means: dict[tuple[float, int], dict[str, float]]) -> tuple[float, int]:

@@ -213,17 +213,11 @@ def to_bytes(concept: Concept) -> bytes:
         },
     }
     header: dict = {"__metadata__": {key: value for key, value in text.items() if value}}
-    body, tensors = (
-        b"",
-        {
-            "deltas": concept.deltas,
-            "common": concept.common,
-            "trigger": concept.trigger_rows,
-        },
-    )
+    body, rows = b"", concept.trigger_rows
+    tensors = {"deltas": concept.deltas, "common": concept.common, "trigger": rows}
     if concept.packed:
         levels, scales = pack(concept.deltas, concept.ranks)
-        rows, more = concept.trigger_rows, {}
+        more: dict[str, np.ndarray] = {}
         if packed := _in_four_bits(concept):
             rows, more = _packed_vectors(concept, packed)
         if concept.common is not None:

@@ -115,7 +115,7 @@ def _empty(
     """A concept of that layout, all zeros, with the header that a training writes."""
     packed, size = config.delta_bits == 4, config.common_size
     numbers = sum(count * width for count, width in shapes.values())
-    rate = replace(config, pretrained_model_name_or_path=base).in_steps(1, 1).learning_rate
+    rate = replace(config, pretrained_model_name_or_path=base).rates[0]
     chosen = {"batch": config.train_batch_size, "lr": rate, "seed": config.seed}
     return Concept(
         deltas=np.zeros(sum(ranks), np.float32 if packed else np.float16),

@@ -130,6 +130,12 @@ class TrainConfig(
         """Whether the base is the default's, on which defaults were measured."""
         return self.pretrained_model_name_or_path == TrainConfig.pretrained_model_name_or_path
 
+    @property
+    def rates(self) -> tuple[float, float]:
+        """learning_rate and token_lr, where they were left out those of the base."""
+        rate, token_rate = TOYBOX_RATES if self.on_toybox else USUAL_RATES
+        return self.learning_rate or rate, self.token_lr or token_rate
+
     def words(self) -> tuple[str, str, str]:
         """(token, class word, instance prompt), completed from one another."""
         return complete_words(self.placeholder_token, self.initializer_token, self.instance_prompt)
@@ -149,9 +155,7 @@ class TrainConfig(
             changes |= {"validation_steps": self.validation_epochs * epoch}
             changes |= {"validation_epochs": None}
         if self.optimizer != "prodigy":
-            rate, token_rate = TOYBOX_RATES if self.on_toybox else USUAL_RATES
-            changes |= {"learning_rate": self.learning_rate or rate}
-            changes |= {"token_lr": self.token_lr or token_rate}
+            changes |= dict(zip(("learning_rate", "token_lr"), self.rates, strict=True))
         if self.scale_lr:
             changes["learning_rate"] *= accumulated * self.train_batch_size * processes
             changes["scale_lr"] = False

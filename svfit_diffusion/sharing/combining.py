@@ -109,10 +109,12 @@ def _on_base(
     models = family.components(pipe)
     deltas: dict[str, np.ndarray] = {}
     targets: dict[str, str] = {}
+    plans: list[list[Projection]] = []
     for concept, weight in concepts:
         if missing := sorted(set(concept.targets) - set(models)):
             raise ValueError(f"the base has no {missing[0]!r}, but a concept edits it.")
         plan = check_layout(concept, models)
+        plans.append(plan)
         parts = np.split(concept.deltas.astype(np.float64), np.cumsum(concept.ranks)[:-1])
         for projection, delta in zip(plan, parts, strict=True):
             old = deltas.get(projection.name, np.zeros(0))
@@ -127,8 +129,8 @@ def _on_base(
     found = [deltas.get(p.name, np.zeros(1)) for p in plan]
     ranks = tuple(len(delta) for delta in found)
     denoiser = {p.name: r for p, r in zip(plan, ranks, strict=True) if p.part == family.denoiser}
-    for concept, _ in concepts:
-        _check_reach(concept, check_layout(concept, models), denoiser)
+    for (concept, _), held in zip(concepts, plans, strict=True):
+        _check_reach(concept, held, denoiser)
     own = base_fields({part: models[part] for part in targets}, targets, family, plan, ranks)
     stated = {part: c.fingerprints[part] for c, _ in concepts for part in c.targets}
     if own["fingerprints"] != stated:
