@@ -30,7 +30,7 @@ from svfit_diffusion import load_base, toybox, write_concept
 from svfit_diffusion.adapter.attention import patch_attention, unpatch_attention
 from svfit_diffusion.adapter.config import PROJECTIONS
 from svfit_diffusion.adapter.tuner import SVFitConfig
-from svfit_diffusion.concept.file import Concept
+from svfit_diffusion.concept import Concept
 from svfit_diffusion.concept.packing import blocks, round_to_four_bits
 from svfit_diffusion.families import recognise
 from svfit_diffusion.generation.sampling import pick_device

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
-import math
 
 import numpy as np
 
 from ..settings import ATTENTION, check_common_size
 from .packing import MAX_PACKED, blocks, unpack, unpack_vectors
 from .self_check import PROBES
+from .untrusted import Refused, check_tensors, read_header, read_json, whole_numbers
 
 # 1: no self-check, one trigger only; 3: deltas in four bits; 4: words in outputs, in any bits;
 # 5: embeddings of words in four bits too, a common vector
@@ -30,15 +29,10 @@ MAX_LAYERS = 1_000  # of a text encoder
 TENSORS = ("deltas", "scales", "trigger", "vectors", "vector_scales")
 COMMON = ("common", "common_scales")  # tensors of the latest version alone
 BYTES = ("deltas", "vectors", "common")  # in four bits
-MAX_NUMBER = 1 << 40  # of a size or an offset
 DTYPES = {"F16": 2, "F32": 4, "U8": 1}  # bytes of a number, little-endian
 TEXT_FIELDS = (*("rank", "layout", "base", "family", "token", "class_word", "license", "created"),)
 JSON_FIELDS = ("targets", "fingerprints", "trigger_shape", "triggers", "outputs", "training")
 _REQUIRED = ("rank", "layout", "base", "family", "ranks", "targets", "fingerprints")
-
-
-class Refused(Exception):
-    """The reason why a file is refused, as the end of a sentence."""
 
 
 def parse(data: bytes) -> tuple[dict, dict[str, np.ndarray]]:
@@ -130,88 +124,6 @@ def _unpack_common(fields: dict, tensors: dict[str, np.ndarray]) -> None:
         raise Refused("it holds a common vector, but edits no denoiser")
 
 
-def _unique(pairs: list[tuple[str, object]]) -> dict:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise Refused("its header names a key twice")
-    return found
-
-
-def read_json(text: str, what: str) -> dict:
-    """An untrusted JSON object. Raises Refused for repeated keys, NaN, infinity and lone
-    surrogates.
-    """
-    hooks = {"object_pairs_hook": _unique, "parse_constant": _constant, "parse_float": _float}
-    try:
-        value = json.loads(text, **hooks)
-        json.dumps(value, ensure_ascii=False).encode()  # fails for a lone surrogate
-    except (ValueError, RecursionError):
-        raise Refused(f"its {what} is not valid JSON") from None
-    if not isinstance(value, dict):
-        raise Refused(f"its {what} is not a JSON object")
-    return value
-
-
-def _constant(text: str) -> float:
-    raise Refused(f"its header holds {text}, which is not a finite number")
-
-
-def _float(text: str) -> float:
-    if not math.isfinite(value := float(text)):
-        raise Refused("its header holds a number out of range")
-    return value
-
-
-def read_header(data: bytes, size: int, most: int) -> tuple[dict, int]:
-    """The header of a safetensors file, and the offset of its tensors. Raises Refused.
-
-    data: the beginning of the file, at least the header if that has at most `most` bytes. size: of
-    the whole file, in bytes.
-    """
-    length = int.from_bytes(data[:8], "little")
-    if len(data) < 8 or length > size - 8:
-        raise Refused("it is not a safetensors file, or it is cut off")
-    if length > most:
-        raise Refused(f"its header has {length:,} bytes, more than {most:,}")
-    try:
-        text = data[8 : 8 + length].decode()
-    except UnicodeDecodeError:
-        raise Refused("its header is not UTF-8") from None
-    return read_json(text, "header"), 8 + length
-
-
-def check_tensors(header: dict, size: int, dtypes: dict[str, int], dimensions: range) -> None:
-    """Raise Refused for tensors that do not use each of the `size` bytes after the header once.
-
-    dtypes: allowed type -> bytes of a number. dimensions: allowed numbers of dimensions.
-    """
-    spans = []
-    for name, info in header.items():
-        if not isinstance(info, dict) or set(info) != {"dtype", "shape", "data_offsets"}:
-            raise Refused(f"its tensor {name[:60]!r} is described wrongly")
-        dtype, shape, span = info["dtype"], info["shape"], info["data_offsets"]
-        if not isinstance(dtype, str) or dtype not in dtypes:
-            raise Refused(f"its tensor {name[:60]!r} is not of type {' or '.join(dtypes)}")
-        if not (_whole(shape, dimensions, 1) and _whole(span, range(2, 3))):
-            raise Refused(f"its tensor {name[:60]!r} has an impossible shape or offset")
-        if span[1] - span[0] != math.prod(shape) * dtypes[dtype]:
-            raise Refused(f"its tensor {name[:60]!r} does not have the bytes of its shape")
-        spans.append(span)
-    spans.sort()
-    ends = [0, *(end for _, end in spans)]
-    if [start for start, _ in spans] != ends[:-1] or ends[-1] != size:
-        raise Refused("its tensors do not fill the file")
-
-
-def _whole(values: object, lengths: range, least: int = 0) -> bool:
-    """Whether it is a list of integers >= `least`, of one of these lengths."""
-    return (
-        isinstance(values, list)
-        and len(values) in lengths
-        and all(type(v) is int and least <= v <= MAX_NUMBER for v in values)
-    )
-
-
 def _check_text(text: object) -> dict:
     if not isinstance(text, dict) or not all(isinstance(v, str) for v in text.values()):
         raise Refused("its metadata is not text")
@@ -252,7 +164,7 @@ def _check_objects(fields: dict) -> None:
         for v in prints.values()
     ):
         raise Refused("its fingerprints are not one hash for each target")
-    if not all(_whole(v, range(2, 3), 1) for v in fields["trigger_shape"].values()):
+    if not all(whole_numbers(v, range(2, 3), 1) for v in fields["trigger_shape"].values()):
         raise Refused("its trigger's shape is not rows and width for each text encoder")
     if not set(fields["outputs"]) <= set(fields["trigger_shape"]) or not all(
         isinstance(v, list) and len(v) < MAX_LAYERS and all(_is_layer(layer) for layer in v)
@@ -273,7 +185,7 @@ def _check_triggers(triggers: dict, shapes: dict) -> None:
         if not word or len(word) > MAX_WORD or not isinstance(entry, list) or len(entry) != 3:
             raise Refused("its triggers are not words with class word, rows and strength")
         noun, rows, strength = entry
-        if not isinstance(noun, str) or not _whole([rows], range(1, 2)):
+        if not isinstance(noun, str) or not whole_numbers([rows], range(1, 2)):
             raise Refused("its triggers are not words with class word, rows and strength")
         if type(strength) not in (int, float) or not abs(strength) <= MAX_STRENGTH:
             raise Refused("a trigger's strength is not a number in range")

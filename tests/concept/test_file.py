@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from svfit_diffusion.concept import Concept
 from svfit_diffusion.concept.file import (
-    Concept,
     from_bytes,
     layout_hash,
     read_concept,

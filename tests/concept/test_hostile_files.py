@@ -17,7 +17,8 @@ from helpers.loras import random_lora
 from helpers.tiny_pipelines import load, make_concept
 from safetensors.torch import save
 
-from svfit_diffusion.concept.file import from_bytes, printable, read_concept, to_bytes
+from svfit_diffusion.concept import printable
+from svfit_diffusion.concept.file import from_bytes, read_concept, to_bytes
 from svfit_diffusion.pipeline.loading import (
     load_concept,
     loaded_concepts,

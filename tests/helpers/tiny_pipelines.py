@@ -171,7 +171,7 @@ def make_concept(pipe, rank=4, seed=0, size=0.5, targets=None, token="sks", trig
     """
     from svfit_diffusion.adapter.attention import layout, patch_attention, unpatch_attention
     from svfit_diffusion.adapter.tuner import SVFitConfig
-    from svfit_diffusion.concept.file import Concept
+    from svfit_diffusion.concept import Concept
     from svfit_diffusion.concept.packing import round_to_four_bits, round_vector
     from svfit_diffusion.families import recognise
     from svfit_diffusion.pipeline.matching import concept_fields, with_self_check
