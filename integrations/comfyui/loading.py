@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from comfy.weight_adapter import LoRAAdapter
 
-from svfit_diffusion.adapter import Basis, reading
+from svfit_diffusion.adapter import Basis, reading, used_directions
 from svfit_diffusion.concept import Concept
 from svfit_diffusion.pipeline import check_strength
 
@@ -93,14 +93,16 @@ def _patches(
 ) -> dict[bool, dict[Address, LoRAAdapter]]:
     """Whether it is the CLIP's -> address of a weight -> its edit."""
     patches: dict[bool, dict[Address, LoRAAdapter]] = {False: {}, True: {}}
-    deltas = np.split(concept.deltas.astype(np.float32), np.cumsum(concept.ranks)[:-1])
+    deltas = torch.from_numpy(concept.deltas.astype(np.float32)).split(list(concept.ranks))
     common = None if concept.common is None else torch.from_numpy(concept.common.astype(np.float32))
     for edited, delta in zip(plan, deltas, strict=True):
         shared = common if edited.part == concept.denoiser else None
         if delta.any() or shared is not None:
             part, basis = parts[edited.part], found[edited.part][edited.local]
-            down = reading(edited.local, basis, torch.from_numpy(delta), shared).T.contiguous()
-            adapter = LoRAAdapter(set(), (basis.U, down, None, None, None, None))
+            columns = used_directions(delta, shared)
+            down = reading(edited.local, basis, delta, shared)[:, columns].T.contiguous()
+            up = basis.U[:, columns].contiguous()
+            adapter = LoRAAdapter(set(), (up, down, None, None, None, None))
             patches[bool(part.encoder)][part.addresses[edited.local]] = adapter
     return patches
 

@@ -71,3 +71,10 @@ def reading(name: str, basis: Basis, delta: Tensor, common: Tensor | None) -> Te
         return found
     places = places_for(numbers_of(name, basis), len(common))
     return found + arrange(common.float(), places, len(delta), basis.ties())
+
+
+def used_directions(delta: Tensor, common: Tensor | None) -> Tensor:
+    """Which of an edit's directions change anything: all, with a common vector; at least one."""
+    if common is not None and common.any():
+        return torch.arange(len(delta))
+    return delta.nonzero().flatten() if delta.any() else torch.tensor([0])

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..adapter import Basis, Projection, reading
+from ..adapter import Basis, Projection, reading, used_directions
 from ..concept import Concept
 from .lora_names import Place, diffusers_places, kohya_places
 
@@ -47,7 +47,7 @@ def lora_tensors(
     parts = torch.from_numpy(concept.deltas.astype(np.float32)).split(list(concept.ranks))
     common = None if concept.common is None else torch.from_numpy(concept.common.astype(np.float32))
     commons = [common if p.part == concept.denoiser else None for p in plan]
-    used = list(map(_used, parts, commons))
+    used = list(map(used_directions, parts, commons))
     ranks: dict[str, int] = {}
     for place, columns in zip(places, used, strict=True):
         ranks[place.module] = ranks.get(place.module, 0) + len(columns)
@@ -61,13 +61,6 @@ def lora_tensors(
         if len(held) == missing[place.module]:
             tensors |= write(place.module, *_side_by_side(waiting.pop(place.module)))
     return tensors
-
-
-def _used(delta: Tensor, common: Tensor | None) -> Tensor:
-    """The directions that an edit uses: all, with a common vector; at least one."""
-    if common is not None and common.any():
-        return torch.arange(len(delta))
-    return delta.nonzero().flatten() if delta.any() else torch.tensor([0])
 
 
 def _factors(reads: Tensor, U: Tensor) -> tuple[Tensor, Tensor]:
