@@ -39,11 +39,13 @@ class Average:
 
     def remember(self) -> None:
         """Keep the average as it is: the parameters in it gave a finite loss."""
-        self._last_finite = [value.clone() for value in self._model.shadow_params]
+        if self.decay:
+            self._last_finite = [value.clone() for value in self._model.shadow_params]
 
     def go_back(self) -> None:
         """Restore the average that was kept."""
-        self._model.shadow_params = self._last_finite
+        if self.decay:
+            self._model.shadow_params = self._last_finite
 
     def values(self) -> dict[str, Tensor]:
         """Name -> average."""
