@@ -92,9 +92,9 @@ BOTH = "word captions"
 UNSIZED = (  # what all projections share grows with none of them
     *("UniLoraConfig", "VBLoRAConfig", "whole", "chosen", "weighted", "shared", "falling"),
 )
-DELTAS, LORAS = (3e-3, 6e-3, 1.2e-2, 2.4e-2, 4.8e-2), (1.5e-3, 3e-3, 5e-3, 1e-2, 2e-2)
+DELTAS, LORAS = (6e-3, 1.2e-2, 2.4e-2, 4.8e-2), (1.5e-3, 3e-3, 5e-3, 1e-2)
 SHARES = (1.5e-2, 5e-2, 1e-1, 1.5e-1)  # of deltas, in their own unit
-COMMON = (1.4e-2, 2.8e-2, 5.7e-2, 1.1e-1)
+COMMON = (4e-2, 8e-2, 1.6e-1, 3.2e-1)
 BARE = {"common_size": 0, "num_vectors": 1}
 WORDS = (5e-3, 1e-2, 2e-2, 4e-2)
 RANK_EQUAL = 3  # 16 of Stable Diffusion's 320 to 1280, as a share of Toybox's 128 to 192
@@ -126,7 +126,7 @@ METHODS = (
            word_bits=4),
     Method("ti-plain", "Textual Inversion", word=True, rates=WORDS),
     _peers("lora-1-help", "LoRA rank 1", "LoraConfig", _lora(1), LORAS),
-    _peers("lora-4-help", "LoRA rank 4", "LoraConfig", _lora(4), LORAS),
+    _peers("lora-4-help", "LoRA rank 4", "LoraConfig", _lora(4), (*LORAS, 2e-2)),
     _peers("lora-4-vectors-4", "LoRA rank 4, a word of 4 rows", "LoraConfig", _lora(4), LORAS,
            vectors=4, word_bits=4),
     _peers("lora-4-averaged", "LoRA rank 4, a word of 4 rows, the running average", "LoraConfig",

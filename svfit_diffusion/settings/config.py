@@ -188,7 +188,9 @@ def _check(
     **_: object,
 ) -> None:
     """ValueError where a setting's value is not what its option allows."""
-    if above is not None and value is not None and not value > above:
+    if value is None and default is None:
+        return
+    if above is not None and not value > above:
         raise ValueError(f"{name} is {value}, but must be above {above}.")
     if least is not None and not value >= least:
         raise ValueError(f"{name} is {value}, but must not be below {least}.")

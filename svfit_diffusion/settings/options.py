@@ -13,7 +13,7 @@ ROWS, VECTORS = 4, 1  # of a learned word: embedding rows, vectors in an output
 COMMON_SIZES = (64, 32_768)  # least and most numbers of a common vector
 # learning_rate and token_lr: as measured on Toybox; elsewhere SVDiff's for singular values, and
 # that of diffusers' textual inversion, 5e-4, relative to 0.0137 in CLIP's table
-TOYBOX_RATES, USUAL_RATES = (5.7e-2, 0.24), (1e-3, 0.04)
+TOYBOX_RATES, USUAL_RATES = (0.16, 0.24), (1e-3, 0.04)
 AUTO, MOST_AUTO_STEPS = "auto", 2_000
 SCHEDULERS = (
     *("linear", "cosine", "cosine_with_restarts", "polynomial"),

@@ -77,9 +77,14 @@ class ScheduleSettings:
     )
     adam_beta1: float = option(0.9, "of the optimizer")
     adam_beta2: float = option(0.999, "of the optimizer")
-    adam_weight_decay: float = option(0.0, "of the optimizer")
+    adam_weight_decay: float = option(
+        0.2,
+        "of deltas and common vector, not of a learned word: each step takes back its rate times "
+        "this of them",
+        least=0,
+    )
     adam_weight_decay_text_encoder: float | None = option(
-        None, "for the text encoder; default: the same"
+        None, "for the text encoder; default: the same", least=0
     )
     adam_epsilon: float = option(1e-8, "of the optimizer")
     prodigy_beta3: float | None = option(None, "of prodigy; default: the square root of beta2")

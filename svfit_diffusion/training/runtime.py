@@ -74,7 +74,9 @@ def make_optimizer(
 ) -> tuple[torch.optim.Optimizer, Any]:
     """The optimizer, a rate for each group of parameters times the group's scale, its schedule.
 
-    groups: "denoiser", "text", "common", and the rows of the trigger in each text encoder.
+    groups: "denoiser", "text", "common", and the rows of the trigger in each text encoder. What
+    edits weights decays by its rate, without the scale, times the weight decay at each step; rows
+    have no 0 to return to.
     """
     prodigy = config.optimizer == "prodigy"
     rates = {
@@ -83,13 +85,14 @@ def make_optimizer(
         "common": config.learning_rate,
     }
     decay, text_decay = config.adam_weight_decay, config.adam_weight_decay_text_encoder
+    decays = dict.fromkeys(rates, decay) | ({} if text_decay is None else {"text": text_decay})
     held = [
         {
             "params": list(group.values()),
             "lr": prodigy_rate(config)
             if prodigy
             else rates.get(kind, config.token_lr) * scales[kind],
-            "weight_decay": text_decay if kind == "text" and text_decay is not None else decay,
+            "weight_decay": decays.get(kind, 0.0) / (scales[kind] or 1.0),
         }
         for kind, group in groups.items()
         if group

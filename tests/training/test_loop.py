@@ -350,6 +350,24 @@ def test_rates_are_relative_to_what_the_base_has(config, base_folder):
     assert rates == pytest.approx(expected, rel=1e-5)
 
 
+def test_what_edits_weights_decays_by_its_own_rate_and_a_word_does_not(config):
+    """Whatever the sizes of the base's weights are."""
+    rates = {"learning_rate": 0.1, "text_encoder_lr": 0.2, "token_lr": 0.3}
+    config = replace(config, **rates, adam_weight_decay=0.5, adam_weight_decay_text_encoder=0.25)
+    training = Training(config, make_accelerator(config), progress=False)
+    groups = training.base.parameter_groups()
+    for group in groups.values():
+        for parameter in group.values():
+            torch.nn.init.ones_(parameter)
+            parameter.grad = torch.zeros_like(parameter)
+    training.optimizer.step()
+    left = {"denoiser": 1 - 0.1 * 0.5, "text": 1 - 0.2 * 0.25, "common": 1 - 0.1 * 0.5}
+    for kind, group in groups.items():
+        for parameter in group.values():
+            assert parameter.detach().numpy() == pytest.approx(left.get(kind, 1.0), rel=1e-6)
+    assert {*left} < {*groups}
+
+
 def test_gradient_checkpointing_computes_again_and_changes_nothing(config):
     def counted(checkpointing):
         """The first gradients, and how often a block and a layer of each model ran for them."""
