@@ -38,7 +38,8 @@ ROWS = (
     Row("five photos, as by default"),
     Row("20 steps: too short", settings={"max_train_steps": 20}),
     Row(
-        "16 times the rate: too strong", settings={"learning_rate": 16 * TrainConfig.learning_rate}
+        "8 times the rate, no decay: too strong",
+        settings={"learning_rate": 8 * TrainConfig().rates[0], "adam_weight_decay": 0.0},
     ),
     Row("backgrounds not named", settings={"caption_backgrounds": False}),
     Row("one photo, background not named", (2,), {"caption_backgrounds": False}),

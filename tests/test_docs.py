@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -9,11 +10,13 @@ import pytest
 from helpers.documents import blocks
 
 from svfit_diffusion.cli.main import command_parser, main
+from svfit_diffusion.settings import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
 NAMED = re.compile(r"`svfit ([a-z]+)(?=[ `])([^`]*)`")
 LINK = re.compile(r"\]\(([^)\s#]+)(?:#([^)\s]*))?\)")
+LIKENESS = ROOT / "benchmarks" / "likeness" / "results"
 SPEED = ROOT / "benchmarks" / "speed" / "results"
 
 
@@ -77,21 +80,10 @@ def test_the_readme_is_short_and_its_comparison_is_measured():
     text = (ROOT / "README.md").read_text("utf-8")
     assert len(text.splitlines()) <= 180
     table = {row[0]: row[1:] for row in cells(ROOT / "README.md", 4)}
-    rows = cells(ROOT / "docs" / "likeness.md", 6)
-    methods = {row[0]: row for row in rows if " to " in row[2]}
-
-    def likeness(*names: str) -> list[str]:
-        return [methods[name][2].split(" ")[0] for name in names]
-
-    ours = "SVFit, as by default"
-    assert table["likeness, as it is usually trained"] == likeness(
-        "Textual Inversion", "LoRA rank 4 on the UNet, as diffusers' script trains it", ours
-    )
-    assert table["likeness, with the same word and captions"] == likeness(
-        "Textual Inversion: the learned word alone, with named backgrounds",
-        "LoRA rank 4, with a learned word and named backgrounds",
-        ours,
-    )
+    rows = json.loads((LIKENESS / "sealed.json").read_text("utf-8"))["rows"]
+    found = {row["method"]: row["fidelity"][0] for row in rows}
+    ours = [f"{found[name]:.3f}" for name in ("ti", "lora-4-help", "default")]
+    assert table["likeness, with the same word and captions"] == ours
     rows = json.loads((SPEED / "load.json").read_text("utf-8"))["rows"]
     load = next(row for row in rows if row["claim"] == "load, basis cached")
     swap = next(row for row in rows if row["claim"] == "swap")
@@ -121,3 +113,10 @@ def test_the_readmes_bases_are_those_of_the_whole_table():
         kilobytes = {f"{int(sizes[name][2]) / 1000:.1f}" for name in ours}
         assert ours and shown(values) <= numbers and shown(file) <= kilobytes, family
     assert not left
+
+
+def test_the_rows_of_good_and_bad_results_are_trainings():
+    """docs/draw_results.py, which takes minutes, asks for settings that there are."""
+    module = runpy.run_path(str(ROOT / "docs" / "draw_results.py"))
+    for row in module["ROWS"]:
+        TrainConfig(instance_data_dir="photos", **row.settings)

@@ -152,6 +152,22 @@ def markdown(
     return "\n".join(lines) + "\n"
 
 
+def short_table(rows: list[dict]) -> str:
+    """The table of docs/likeness.md, of a report's rows: those with the same help together."""
+    lines = ["| help | method | on SD 1.5, bytes | fidelity | of all weights | minus LoRA rank 4 "
+             "| aligned | copy |", "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    for row in sorted(rows, key=lambda row: len(row["help"])):
+        size = "" if row["sd15_bytes"] is None else f"{row['sd15_bytes']:,}"
+        of = "" if row["of_whole"] is None else f"{row['of_whole']:.2f}"
+        against = "" if row["method"] == AGAINST else _range(row["against"], True)
+        label = f"**{row['label']}**" if row["method"] == "default" else row["label"]
+        lines.append(
+            f"| {row['help']} | {label} | {size} | {_range(row['fidelity'])} | {of} | {against} "
+            f"| {row['aligned']:.3f} | {row['copy']:.3f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
 def plot(rows: list[dict], decoded: Triple, path: Path) -> None:
     """A line for each method, by help: a dot per subject, the mean and its interval."""
     import matplotlib
