@@ -18,7 +18,7 @@ from torch import nn
 from benchmarks.likeness.adapters import inject
 from svfit_diffusion.concept.packing import blocks, round_to_four_bits
 from svfit_diffusion.pipeline.concept_size import estimate_size
-from svfit_diffusion.settings import TrainConfig
+from svfit_diffusion.settings import PRESETS, TrainConfig
 from svfit_diffusion.settings.options import RANK
 
 SD15_TOKEN = 768  # numbers of one trigger row on Stable Diffusion 1.5
@@ -92,7 +92,7 @@ BOTH = "word captions"
 UNSIZED = (  # what all projections share grows with none of them
     *("UniLoraConfig", "VBLoRAConfig", "whole", "chosen", "weighted", "shared", "falling"),
 )
-DELTAS, LORAS = (6e-3, 1.2e-2, 2.4e-2, 4.8e-2), (1.5e-3, 3e-3, 5e-3, 1e-2)
+DELTAS, LORAS = (1e-2, 4e-2, 8e-2, 1.6e-1), (1.5e-3, 3e-3, 5e-3, 1e-2)
 SHARES = (1.5e-2, 5e-2, 1e-1, 1.5e-1)  # of deltas, in their own unit
 COMMON = (4e-2, 8e-2, 1.6e-1, 3.2e-1)
 BARE = {"common_size": 0, "num_vectors": 1}
@@ -113,7 +113,8 @@ METHODS = (
     _ours("rank-16-4", "SVFit, rank 16", DELTAS, BOTH, common_size=0),
     _ours("rank-16", "SVFit, rank 16, a word of one row", DELTAS, BOTH, **BARE),
     _ours("rank-64", "SVFit, rank 64, a word of one row", DELTAS, BOTH, rank="64", **BARE),
-    _ours("rank-4", "SVFit, rank 4, a word of one row", DELTAS, BOTH, rank="4", **BARE),
+    _ours("tiniest", "SVFit, preset tiniest: rank 4, a word of one row", DELTAS, BOTH,
+          **PRESETS["tiniest"]),
     _ours("text-320", "SVFit, rank 16, 320 for values and outputs of the text encoder, a word of "
           "one row", DELTAS, BOTH, text_encoder_rank="320", **BARE),
     _ours("paper-help", "SVFit, 99 % of the energy", DELTAS, BOTH, **PAPER),

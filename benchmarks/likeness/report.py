@@ -21,7 +21,7 @@ from svfit_diffusion.families import skeleton
 from svfit_diffusion.generation.pictures import grid, size_text
 
 AGAINST, WHOLE = "lora-4-help", "whole"
-SHOWN = ("base", "default", "rank-4", "ti", "lora-4", "lora-4-help", "whole")
+SHOWN = ("base", "default", "tiniest", "ti", "lora-4", "lora-4-help", "whole")
 COLOURS = {"ours": "#d1495b", "LoraConfig": "#00798c", "other": "#8d96a3"}
 REFERENCES = {"decoded": "true pictures, through the VAE alone"}
 

@@ -36,7 +36,7 @@ GOALS = (
     Goal("default", "default-1"),
     Goal("default", "rank-16-4"),
     Goal("default", "lora-4-averaged"),
-    Goal("rank-4", "lora-4", unlike=True),
+    Goal("tiniest", "lora-4", unlike=True),
     Goal("paper-help", "lora-8-help"),
     Goal("paper", "lora-8"),
 )
