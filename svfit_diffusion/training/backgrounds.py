@@ -52,7 +52,7 @@ SAMPLES = 4  # of each finalist in the noisier half, and where that leaves a dou
 MIN_GAIN = 0.01  # share of the error that a phrase must save, and twice what the next one saves
 AT_EDGES = 0.25  # of that, for the colour at the photo's edges: a base draws white without a word
 FAR = 2.0  # times as much, in the noisier half: clear without the other one
-SHARE, STEP = 0.1, 3  # of a training's predictions, of which a step takes three for each picture
+SHARE, STEP = 0.2, 3  # of a training's predictions, of which a step takes three for each picture
 
 OnPhoto = Callable[[int, int], None]  # with the number of the photo looked at, and of how many
 
