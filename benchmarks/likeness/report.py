@@ -198,7 +198,9 @@ def plot(rows: list[dict], decoded: Triple, path: Path) -> None:
         where = "Toybox" if row["sd15_bytes"] is None else "SD 1.5"
         labels.append(f"{row['label']}, {size_text(size)} on {where}")
     axes.axvline(decoded[0], color="black", linestyle=":", linewidth=1)
-    axes.text(decoded[0], len(ordered) - 0.4, "the VAE's limit", ha="center", fontsize=8)
+    axes.text(decoded[0] - 0.005, len(ordered) - 1, "the VAE's limit", ha="right", va="center",
+              fontsize=8)  # fmt: skip
+    axes.set_ylim(-0.7, len(ordered) - 0.3)
     axes.set_yticks(range(len(ordered)), labels, fontsize=8)
     axes.set(xlabel="fidelity: 0 is the base, 1 another true picture")
     axes.grid(alpha=0.25, axis="x")
