@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 import sysconfig
@@ -59,6 +60,25 @@ def test_every_file_states_the_same_version_and_the_citation_its_date():
     log = (ROOT / "CHANGELOG.md").read_text()
     (date,) = re.findall(rf"^## {re.escape(version)} \((.*)\)$", log, re.MULTILINE)
     assert cited["date-released"] == datetime.strptime(date, "%d %B %Y").date()
+
+
+def test_a_release_shows_the_readme_without_the_repository():
+    """Every link of what is published is an address, and that of a file that there is."""
+    links = runpy.run_path(str(ROOT / "docs" / "release_links.py"))
+    address, text = "https://example.org/us/ours", (ROOT / "README.md").read_text("utf-8")
+    published = links["absolute"](text, address, "v9")
+    targets = re.findall(r"\]\(([^)\s]+)\)", published)
+    assert len(targets) == len(re.findall(r"\]\(([^)\s]+)\)", text)) > 30
+    assert all("://" in target for target in targets)
+    ours = [target.removeprefix(f"{address}/") for target in targets if target.startswith(address)]
+    kinds = {path: kind for kind, _, path in (link.split("/", 2) for link in ours)}
+    assert all((ROOT / path.partition("#")[0]).exists() for path in kinds)
+    assert kinds["samples/robot/sheet.png"] == "raw" and kinds["LICENSE"] == "blob"
+    assert re.sub(rf"{address}/(raw|blob)/v9/", "", published) == text
+    project = links["with_address"]((ROOT / "pyproject.toml").read_text(), address)
+    assert tomllib.loads(project)["project"]["urls"]["Source"] == address
+    with pytest.raises(SystemExit, match="no table"):
+        links["with_address"]("[project]\n", address)
 
 
 @pytest.fixture(scope="module")
