@@ -23,7 +23,6 @@ from svfit_diffusion.generation.pictures import grid, size_text
 AGAINST, WHOLE = "lora-4-help", "whole"
 SHOWN = ("base", "default", "tiniest", "ti", "lora-4", "lora-4-help", "whole")
 COLOURS = {"ours": "#d1495b", "LoraConfig": "#00798c", "other": "#8d96a3"}
-REFERENCES = {"decoded": "true pictures, through the VAE alone"}
 
 
 def sd15_sizes(methods: Sequence[Method]) -> dict[str, int | None]:
