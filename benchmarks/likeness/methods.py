@@ -113,7 +113,7 @@ METHODS = (
     _ours("rank-16-4", "SVFit, rank 16", DELTAS, BOTH, common_size=0),
     _ours("rank-16", "SVFit, rank 16, a word of one row", DELTAS, BOTH, **BARE),
     _ours("rank-64", "SVFit, rank 64, a word of one row", DELTAS, BOTH, rank="64", **BARE),
-    _ours("tiniest", "SVFit, preset tiniest: rank 4, a word of one row", DELTAS, BOTH,
+    _ours("tiniest", "SVFit, preset tiniest: rank 4, a word of one row", (1.6e-1,), BOTH,
           **PRESETS["tiniest"]),
     _ours("text-320", "SVFit, rank 16, 320 for values and outputs of the text encoder, a word of "
           "one row", DELTAS, BOTH, text_encoder_rank="320", **BARE),

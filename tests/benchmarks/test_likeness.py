@@ -126,7 +126,9 @@ def test_every_method_has_as_many_rates_and_none_of_ours_more():
     ours = max(len(m.rates) for m in METHODS if m.settings is not None)
     lora = max(len(m.rates) for m in METHODS if m.adapter == "LoraConfig")
     assert ours <= lora
-    assert all(3 <= len(m.rates) <= 5 for m in METHODS if m.name != "base" and not m.trial)
+    swept = [m for m in METHODS if m.name not in ("base", *SHIPPED) and not m.trial]
+    assert all(3 <= len(m.rates) <= 5 for m in swept)
+    assert all(shipped()[0] in BY_NAME[name].rates for name in SHIPPED)
     assert len({m.rates for m in METHODS if m.trial}) == 1, "trials and the plain way have one rate"
 
 
