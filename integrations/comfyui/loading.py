@@ -8,15 +8,13 @@ means, at strengths that cost no new decomposition.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import torch
 from comfy.weight_adapter import LoRAAdapter
 
-from svfit_diffusion.adapter import Basis, reading, used_directions
+from svfit_diffusion.adapter import Basis, reading, used_directions, values_of
 from svfit_diffusion.concept import Concept
 from svfit_diffusion.pipeline import check_strength
 
@@ -87,20 +85,18 @@ def apply_concept(
 
 def _patches(
     concept: Concept,
-    plan: Iterable[Edited],
+    plan: Sequence[Edited],
     parts: Mapping[str, Part],
     found: Mapping[str, Mapping[str, Basis]],
 ) -> dict[bool, dict[Address, LoRAAdapter]]:
     """Whether it is the CLIP's -> address of a weight -> its edit."""
     patches: dict[bool, dict[Address, LoRAAdapter]] = {False: {}, True: {}}
-    deltas = torch.from_numpy(concept.deltas.astype(np.float32)).split(list(concept.ranks))
-    common = None if concept.common is None else torch.from_numpy(concept.common.astype(np.float32))
-    for edited, delta in zip(plan, deltas, strict=True):
-        shared = common if edited.part == concept.denoiser else None
-        if delta.any() or shared is not None:
+    values = values_of(concept, (edited.part for edited in plan))
+    for edited, (delta, common) in zip(plan, values, strict=True):
+        if delta.any() or common is not None:
             part, basis = parts[edited.part], found[edited.part][edited.local]
-            columns = used_directions(delta, shared)
-            down = reading(edited.local, basis, delta, shared)[:, columns].T.contiguous()
+            columns = used_directions(delta, common)
+            down = reading(edited.local, basis, delta, common)[:, columns].T.contiguous()
             up = basis.U[:, columns].contiguous()
             adapter = LoRAAdapter(set(), (up, down, None, None, None, None))
             patches[bool(part.encoder)][part.addresses[edited.local]] = adapter

@@ -27,7 +27,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         ],
         "basis": ["Basis", "parse_rank", "resolve_rank"],
         "basis_check": ["basis_deviation", "check_table", "measure"],
-        "common": ["place_index", "reading", "used_directions"],
+        "common": ["place_index", "reading", "used_directions", "values_of"],
         "cache": ["bases_of", "cache_folder", "fingerprint", "load_bases"],
         "edits": ["Batch"],
         "factoring": ["Memory", "basis_bytes", "factoring_memory"],

@@ -5,14 +5,14 @@ A layer of rank R holds the numbers of its R columns; a concept of lower rank us
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..concept import COMMON_SCALE, place_numbers, places_of
+from ..concept import COMMON_SCALE, Concept, place_numbers, places_of
 from .basis import Basis
 
 Ties = Iterable[tuple[int, int, bool]]
@@ -58,6 +58,18 @@ def arrange(common: Tensor, places: Places, rank: int, ties: Ties) -> Tensor:
     for start, stop, _ in ties:
         found[..., start:stop] = 0
     return found
+
+
+def values_of(concept: Concept, parts: Iterable[str]) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """What a concept has for each of its projections, in float32: its delta [r], and the common
+    vector [d], None where there is none or the projection is not the denoiser's.
+
+    parts: the component of each, in the concept's order.
+    """
+    deltas = torch.from_numpy(concept.deltas.astype(np.float32)).split(list(concept.ranks))
+    common = None if concept.common is None else torch.from_numpy(concept.common.astype(np.float32))
+    for part, delta in zip(parts, deltas, strict=True):
+        yield delta, common if part == concept.denoiser else None
 
 
 def reading(name: str, basis: Basis, delta: Tensor, common: Tensor | None) -> Tensor:

@@ -12,11 +12,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..adapter import Basis, Projection, reading, used_directions
+from ..adapter import Basis, Projection, reading, used_directions, values_of
 from ..concept import Concept
 from .lora_names import Place, diffusers_places, kohya_places
 
@@ -44,18 +43,16 @@ def lora_tensors(
         raise ValueError(f"the format is {kind!r}, but must be one of {', '.join(KINDS)}.")
     kohya = kind == "kohya"
     places = kohya_places(plan, concept.family, models) if kohya else diffusers_places(plan)
-    parts = torch.from_numpy(concept.deltas.astype(np.float32)).split(list(concept.ranks))
-    common = None if concept.common is None else torch.from_numpy(concept.common.astype(np.float32))
-    commons = [common if p.part == concept.denoiser else None for p in plan]
-    used = list(map(used_directions, parts, commons))
+    values = list(values_of(concept, (p.part for p in plan)))
+    used = [used_directions(delta, common) for delta, common in values]
     ranks: dict[str, int] = {}
     for place, columns in zip(places, used, strict=True):
         ranks[place.module] = ranks.get(place.module, 0) + len(columns)
     write = _kohya(ranks, dtype) if kohya else _diffusers(ranks, dtype)
     missing, waiting, tensors = Counter(place.module for place in places), {}, {}
-    edits = zip(plan, parts, commons, used, places, bases, strict=True)
-    for projection, delta, shared, columns, place, basis in edits:
-        reads = strength * reading(projection.local, basis, delta, shared)
+    edits = zip(plan, values, used, places, bases, strict=True)
+    for projection, (delta, common), columns, place, basis in edits:
+        reads = strength * reading(projection.local, basis, delta, common)
         held = waiting.setdefault(place.module, [])
         held.append((place, *_factors(reads[:, columns], basis.U[:, columns])))
         if len(held) == missing[place.module]:
