@@ -128,7 +128,6 @@ def test_every_method_has_as_many_rates_and_none_of_ours_more():
     assert ours <= lora
     swept = [m for m in METHODS if m.name not in ("base", *SHIPPED) and not m.trial]
     assert all(3 <= len(m.rates) <= 5 for m in swept)
-    assert all(shipped()[0] in BY_NAME[name].rates for name in SHIPPED)
     assert len({m.rates for m in METHODS if m.trial}) == 1, "trials and the plain way have one rate"
 
 
