@@ -3,6 +3,7 @@
     python -m benchmarks.likeness ladder                  validates the measure of fidelity
     python -m benchmarks.likeness sweep                   rates and steps, on dev subjects
     python -m benchmarks.likeness length                  fixed numbers of steps against `auto`
+    python -m benchmarks.likeness guidance                what guides a picture of a concept
     python -m benchmarks.likeness word                    a word's embedding against its output
     python -m benchmarks.likeness measure --split dev     all methods at their best, on dev subjects
     python -m benchmarks.likeness measure --split sealed  the same, once, for the final table
@@ -25,6 +26,7 @@ from collections import Counter
 
 from benchmarks.likeness.jobs import (
     best,
+    guidance_jobs,
     length_jobs,
     measure_jobs,
     run_all,
@@ -40,7 +42,7 @@ def main() -> None:
     from benchmarks.likeness.methods import METHODS
 
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    stages = ("ladder", "sweep", "length", "word", "measure", "report", "eyes")
+    stages = ("ladder", "sweep", "length", "guidance", "word", "measure", "report", "eyes")
     parser.add_argument("stage", choices=stages)
     parser.add_argument("--split", choices=("dev", "sealed"), default="dev")
     parser.add_argument("--methods", nargs="*", default=[method.name for method in METHODS])
@@ -55,11 +57,16 @@ def main() -> None:
         for name, choice in best(args.methods).items():
             shown = (f"{key} {value:.4g}" for key, value in choice.items() if key != "edge")
             print(name.ljust(20), *shown, "(at an edge: try further)" * choice["edge"])
-    elif args.stage in ("length", "word"):
+    elif args.stage in ("length", "guidance", "word"):
+        from benchmarks.likeness import guidance as likeness_guidance
         from benchmarks.likeness import length as likeness_length
         from benchmarks.likeness import word as likeness_word
 
-        trials = {"length": (length_jobs, likeness_length), "word": (word_jobs, likeness_word)}
+        trials = {
+            "length": (length_jobs, likeness_length),
+            "guidance": (guidance_jobs, likeness_guidance),
+            "word": (word_jobs, likeness_word),
+        }
         make_jobs, report = trials[args.stage]
         jobs = make_jobs()
         run_all(jobs, args.workers)

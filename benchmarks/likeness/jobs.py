@@ -45,6 +45,10 @@ def run_job(job: dict) -> dict:
         from benchmarks.likeness import word as likeness_word
 
         return likeness_word.one(job["method"], item, job["rate"], work)
+    if job["stage"] == "guidance":
+        from benchmarks.likeness import guidance as likeness_guidance
+
+        return likeness_guidance.one(item, work)
     if job["stage"] == "scale":
         return likeness_run.scale(item, work)
     if job["stage"] == "length":
@@ -188,6 +192,16 @@ def length_jobs() -> list[dict]:
         {"stage": "length", "split": "dev", "way": way, "subject": item.slug, "rate": rate}
         for way in WAYS
         for item in items
+    ]
+
+
+def guidance_jobs() -> list[dict]:
+    """What the unconditional part of a prediction is, on the dev subjects."""
+    from benchmarks.likeness.subjects import subjects
+
+    return [
+        {"stage": "guidance", "split": "dev", "subject": item.slug}
+        for item in subjects("dev", SUBJECTS["dev"])
     ]
 
 

@@ -167,6 +167,12 @@ def short_table(rows: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def related_cells(row: dict) -> str:
+    """What docs/related.md says of a method: bytes, fidelity, and minus LoRA rank 4."""
+    size = "" if row["sd15_bytes"] is None else f"{row['sd15_bytes']:,}"
+    return f"| {size} | {_range(row['fidelity'])} | {_range(row['against'], True)} |"
+
+
 def plot(rows: list[dict], decoded: Triple, path: Path) -> None:
     """A line for each method, by help: a dot per subject, the mean and its interval."""
     import matplotlib

@@ -32,14 +32,18 @@ def glimpse(run: Drawer) -> dict[str, float]:
     """The means of the measures over a few pictures of each prompt, rounded as in the file; a
     training can go on.
     """
-    judge = judge_of(run.item, run.work, SWEEP_SEEDS)
     with run.as_written():
         pictures, loss = run.generate(WORDS, SWEEP_SEEDS), run.loss()
+    return judged(run, pictures) | {"loss": round(loss, 4)}
+
+
+def judged(run: Drawer, pictures: list[Image.Image]) -> dict[str, float]:
+    """The means of the measures over these pictures, a few of each prompt."""
+    judge = judge_of(run.item, run.work, SWEEP_SEEDS)
     seen = {
         "fidelity": judge.fidelity(pictures),
         "copy": judge.copies(judge.features(pictures)),
         "aligned": judge.aligned(pictures),
-        "loss": np.array(loss),
     }
     return {key: round(float(values.mean()), 4) for key, values in seen.items()}
 

@@ -92,20 +92,22 @@ class Drawer:
             part = jobs[start : start + DRAWN_AT_ONCE]
             generators = [torch.Generator().manual_seed(seed) for _, seed in part]
             with torch.inference_mode():
-                pictures += self.pipe(
-                    [text for text, _ in part],
-                    num_inference_steps=25,
-                    guidance_scale=3.0,
-                    generator=generators,
-                ).images
+                pictures += self.draw([text for text, _ in part], generators)
         self.pipe.scheduler = self.noise
         return pictures
+
+    def draw(self, prompts: list[str], generators: list[torch.Generator]) -> list[Image.Image]:
+        """A batch of pictures; prompts: as the text encoder reads them."""
+        return self.pipe(
+            prompts, num_inference_steps=25, guidance_scale=3.0, generator=generators
+        ).images
 
 
 class Shipped(Drawer):
     """What a person gets: the product's own training, and the file that it wrote."""
 
     values = bytes = steps = 0
+    path = Path()  # of the file that is loaded
 
     def trained(self, *looks: int | str) -> Iterator[int | str]:
         """Train to the last of these steps, or "auto"; yields each of them, with the concept file
@@ -139,7 +141,7 @@ class Shipped(Drawer):
         )
         files[looks[-1]] = trained.path
         for look, path in files.items():
-            self.steps = trained.steps if look == looks[-1] else look
+            self.path, self.steps = path, trained.steps if look == looks[-1] else look
             self.values, self.bytes = trained.concept.values, path.stat().st_size
             self.pipe = load_base(TOYBOX)
             self.pipe.set_progress_bar_config(disable=True)
