@@ -12,7 +12,7 @@ from benchmarks.likeness.run import SWEEP_SEEDS, WORDS, glimpse
 from benchmarks.likeness.trainings import Shipped
 from svfit_diffusion.settings.options import AUTO
 
-METHOD, WAYS = "default", ("100", "200", "400", "800", AUTO)
+METHOD, WAYS = "default", ("100", "200", "400", AUTO)
 SEEN = ("fidelity", "aligned", "copy", "loss")
 
 
