@@ -9,6 +9,7 @@
     python -m benchmarks.likeness measure --split sealed  the same, once, for the final table
     python -m benchmarks.likeness report --split sealed   table, plot and sheets of what was
                                                           measured so far
+    python -m benchmarks.likeness related                 the tables of docs/related.md
     python -m benchmarks.likeness eyes --split sealed     fifty pairs to judge blind, and how often
                                                           the measure agrees
 
@@ -42,7 +43,8 @@ def main() -> None:
     from benchmarks.likeness.methods import METHODS
 
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    stages = ("ladder", "sweep", "length", "guidance", "word", "measure", "report", "eyes")
+    trials = ("length", "guidance", "word")
+    stages = ("ladder", "sweep", *trials, "measure", "report", "related", "eyes")
     parser.add_argument("stage", choices=stages)
     parser.add_argument("--split", choices=("dev", "sealed"), default="dev")
     parser.add_argument("--methods", nargs="*", default=[method.name for method in METHODS])
@@ -57,17 +59,17 @@ def main() -> None:
         for name, choice in best(args.methods).items():
             shown = (f"{key} {value:.4g}" for key, value in choice.items() if key != "edge")
             print(name.ljust(20), *shown, "(at an edge: try further)" * choice["edge"])
-    elif args.stage in ("length", "guidance", "word"):
+    elif args.stage in trials:
         from benchmarks.likeness import guidance as likeness_guidance
         from benchmarks.likeness import length as likeness_length
         from benchmarks.likeness import word as likeness_word
 
-        trials = {
+        modules = {
             "length": (length_jobs, likeness_length),
             "guidance": (guidance_jobs, likeness_guidance),
             "word": (word_jobs, likeness_word),
         }
-        make_jobs, report = trials[args.stage]
+        make_jobs, report = modules[args.stage]
         jobs = make_jobs()
         run_all(jobs, args.workers)
         text = report.markdown(results_of(jobs))
@@ -76,6 +78,10 @@ def main() -> None:
     elif args.stage == "measure":
         run_all(scale_jobs(args.split), args.workers)
         run_all(measure_jobs(args.methods, args.split), args.workers)
+    elif args.stage == "related":
+        from benchmarks.likeness import related
+
+        print(*related.tables().values(), sep="\n")
     elif args.stage == "eyes":
         from benchmarks.likeness import eyes as likeness_eyes
 

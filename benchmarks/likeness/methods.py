@@ -159,6 +159,7 @@ METHODS = (
     _peers("waveft", "WaveFT", "WaveFTConfig", {"n_frequency": 16},
            (3e-3, 1e-2, 5e-2), text=True, bits=4),
     _peers("full", "all attention weights", "full", {}, (5e-5, 2e-4, 8e-4, 2e-3)),
+    _peers("equal", "rank 16 everywhere", "svfit", {"r": 16}, SHARES, text=True, bits=4),
     _peers("chosen", "the default's number of values, where gradients are largest", "chosen",
            {"r": 192, "values": DEFAULT_VALUES, "over": 0}, SHARES, text=True, bits=4),
     _peers("unmasked", "the same, given out over 100 steps (ID3)", "chosen",
@@ -209,8 +210,10 @@ def word_bytes(method: Method, width: int) -> int:
 
 def _values(method: Method, out: int, inner: int) -> int:
     """Trained values of one projection, counted where the method is applied to it."""
-    if method.adapter == "svfit":  # its rank is Toybox's share of Stable Diffusion's
-        return round(16 * method.options["r"] / RANK_EQUAL)
+    if method.adapter == "svfit":
+        return (
+            round(16 * method.options["r"] / RANK_EQUAL) if method.scaled else method.options["r"]
+        )
     model = nn.ModuleDict({"attn": nn.ModuleDict({"to_q": nn.Linear(inner, out, bias=False)})})
     if method.adapter == "core":
         return method.options["r"] ** 2

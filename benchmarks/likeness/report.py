@@ -94,7 +94,8 @@ def _means(results: list[dict], key: str) -> dict[str, float]:
     return {name: float(np.mean(values)) for name, values in runs.items()}
 
 
-def _range(triple: Triple | None, sign: bool = False) -> str:
+def span(triple: Triple | None, sign: bool = False) -> str:
+    """A mean and its interval; of a difference, with its sign."""
     if triple is None:
         return ""
     form = "{:+.3f}" if sign else "{:.3f}"
@@ -112,7 +113,7 @@ def markdown(
         f"`python -m benchmarks.likeness report --split {split}`: {len(scales)} subjects, five "
         f"pictures each, {len(PROMPTS)} prompts x {SEEDS} seeds, batches of 4, each method at its "
         "best rate and number of steps on other subjects. Fidelity is 0 for the base and 1 for "
-        f"another true picture; true pictures through the VAE alone have {_range(decoded)}. "
+        f"another true picture; true pictures through the VAE alone have {span(decoded)}. "
         f"Intervals hold 95 % of drawings of subjects, with the error of the scale. Aligned is the "
         "share of the prompt's other contents that is recognised; copy the cosine with the nearest "
         f"training photo, {copy:.3f} for true pictures of these prompts. Rows of SVFit were "
@@ -133,7 +134,7 @@ def markdown(
             lines.append(
                 f"| {row['label']}{' *' * row['scaled']} | {row['bytes']:,} | {real} "
                 f"| {row['rate']:g}, {row['steps']}; {row['trainings']}, {len(row['subjects'])} "
-                f"| {_range(row['fidelity'])} | {of} | {_range(row['against'], True)} "
+                f"| {span(row['fidelity'])} | {of} | {span(row['against'], True)} "
                 f"| {row['aligned']:.3f} | {row['copy']:.3f} | {row['drift']:.4f} |"
             )
     lines += ["", "## Comparisons", "",
@@ -145,7 +146,7 @@ def markdown(
                       for key in ("one", "other"))  # fmt: skip
         mark = "**" if goal["primary"] else ""
         lines.append(
-            f"| {mark}{one}{mark} | {other} | {_range(goal['fidelity'], True)} | {goal['margin']} "
+            f"| {mark}{one}{mark} | {other} | {span(goal['fidelity'], True)} | {goal['margin']} "
             f"| {goal['verdict']} | {goal['aligned']:+.3f} | {goal['copy']:+.3f} |"
         )
     return "\n".join(lines) + "\n"
@@ -158,19 +159,13 @@ def short_table(rows: list[dict]) -> str:
     for row in sorted(rows, key=lambda row: len(row["help"])):
         size = "" if row["sd15_bytes"] is None else f"{row['sd15_bytes']:,}"
         of = "" if row["of_whole"] is None else f"{row['of_whole']:.2f}"
-        against = "" if row["method"] == AGAINST else _range(row["against"], True)
+        against = "" if row["method"] == AGAINST else span(row["against"], True)
         label = f"**{row['label']}**" if row["method"] == "default" else row["label"]
         lines.append(
-            f"| {row['help']} | {label} | {size} | {_range(row['fidelity'])} | {of} | {against} "
+            f"| {row['help']} | {label} | {size} | {span(row['fidelity'])} | {of} | {against} "
             f"| {row['aligned']:.3f} | {row['copy']:.3f} |"
         )
     return "\n".join(lines) + "\n"
-
-
-def related_cells(row: dict) -> str:
-    """What docs/related.md says of a method: bytes, fidelity, and minus LoRA rank 4."""
-    size = "" if row["sd15_bytes"] is None else f"{row['sd15_bytes']:,}"
-    return f"| {size} | {_range(row['fidelity'])} | {_range(row['against'], True)} |"
 
 
 def plot(rows: list[dict], decoded: Triple, path: Path) -> None:

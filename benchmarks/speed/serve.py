@@ -147,8 +147,8 @@ def resident_rows(quick: bool) -> tuple[list[Row], dict]:
     add = median(times[-10:]), median(times[:10])
     return [
         row("memory of a concept, words included", "50 KB", each_ours, 0.05, 1.0, "MB", note),
-        row("one further concept in a pool", f"one further LoRA, of {last}", each_ours, each, 1 / 300,
-            "MB", note),
+        row("one further concept in a pool", f"one further LoRA, of {last}", each_ours, each,
+            1 / 300, "MB", note),
         row(f"adding number {count}", "adding the first ten", *add, 1.2, note=note),
         row(f"adding number {count}", f"LoRA number {last}", add[0], found[-1][1], None, note=note),
         row(f"set_concepts among {count}", "10 ms", median(many_times), 0.01, 1.0, note=note),

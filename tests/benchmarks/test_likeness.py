@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.likeness import related
 from benchmarks.likeness.jobs import ALIGNED, LOOKS, SHIPPED, TIE, choose, shipped
 from benchmarks.likeness.methods import BY_NAME, METHODS, round_values, sd15_bytes, word_bytes
 from benchmarks.likeness.report import short_table
@@ -173,12 +174,20 @@ def test_a_look_on_the_way_is_at_what_a_training_of_so_many_steps_learns(name, t
     assert both[2] == alone[2] != both[4]
 
 
-OURS = "SVFit top 3, text values and outputs top 80, 4 bits + token"
-
-
 def test_the_table_of_the_docs_is_the_measured_one():
     rows = json.loads((RESULTS / "sealed.json").read_text("utf-8"))["rows"]
     assert short_table(rows) in (ROOT / "docs" / "likeness.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("name", ["edits", "choices", "trials"])
+def test_the_tables_of_related_work_are_the_measured_ones(name):
+    assert related.tables()[name] in (ROOT / "docs" / "related.md").read_text("utf-8")
+
+
+def test_every_method_that_was_tried_is_in_a_table_of_related_work():
+    measured = json.loads((RESULTS / "sealed.json").read_text("utf-8"))["rows"]
+    shown = {*related.EDITS, *related.CHOICES, *related.TRIALS}
+    assert not {row["method"] for row in measured} - shown - {"base", "tiniest", "lora-4"}
 
 
 def test_presets_are_measured_as_they_ship_and_the_rate_is_the_best_of_the_sweep():
