@@ -33,7 +33,6 @@ __getattr__, __dir__, __all__ = lazy_names(
             "frames",
             "generator",
             "group_by_size",
-            "hold_out",
             "reseed",
         ],
         "processes": ["by_main", "together"],

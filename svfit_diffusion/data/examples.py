@@ -20,7 +20,6 @@ from .reading import Photo, cut, to_tensor
 
 LONG = 1.15  # photos longer than this times their width are cropped at three places
 PLACES = (0.0, 0.5, 1.0)
-FEWEST = 4  # photos of which one can be spared
 
 
 @dataclass(frozen=True)
@@ -209,18 +208,6 @@ def sample_batch(
         masks += [] if examples.masks is None else [examples.masks[variant]]
     stacked = (torch.stack(values) for values in (latents, noises, times, cuts))
     return Batch(*stacked, tuple(photos), torch.stack(masks) if masks else None)
-
-
-def hold_out(examples: Examples, seed: int) -> tuple[Examples, Examples]:
-    """What is trained on, and what that is judged by: a photo that is held out, chosen by the seed.
-
-    Of fewer than FEWEST photos none is spared: all are trained on, and all judge.
-    """
-    count = len(examples)
-    if count < FEWEST:
-        return examples, examples
-    one = seed_of(seed, "held out") % count
-    return examples.only([i for i in range(count) if i != one]), examples.only([one])
 
 
 def fixed_noise_batches(examples: Examples, steps: int, times: int = 4) -> list[Batch]:

@@ -36,7 +36,7 @@ class ScheduleSettings:
 
     max_train_steps: int | str = option(
         200,
-        "optimizer steps, or 'auto': until the loss of a held-out photo has settled",
+        "optimizer steps, or 'auto': until the loss at fixed noise has settled",
         parse=number_of_steps,
     )
     num_train_epochs: int | None = option(

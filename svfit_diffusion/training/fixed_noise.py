@@ -1,8 +1,7 @@
 """Losses that can be compared between steps: on noise and timesteps that stay the same.
 
 A step's loss varies with its noise and its timesteps far more than with what was learned. Here both
-are fixed, and no training step samples them. Which photos are measured is the caller's choice:
-those that are trained on, or one that is held out (length.py).
+are fixed, and no training step samples them.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """How long to train, where nobody says: `--max_train_steps auto`.
 
-A photo is held out (with fewer than four photos none is: fixed crops and noise of all of them are
-used then), and the training's own loss on it, at fixed noise and timesteps, is measured as the
-training goes on. The best state is kept. The training ends when the last PATIENCE measurements
-lowered the loss, smoothed over SMOOTHED of them, by no more than SETTLED of what all before them
-did, or at `settings.MOST_AUTO_STEPS`.
+The training's own loss on its photos, at fixed noise and timesteps, is measured as it goes on. The
+best state is kept. The training ends when the last PATIENCE measurements lowered the loss, smoothed
+over SMOOTHED of them, by no more than SETTLED of what all before them did, or at
+`settings.MOST_AUTO_STEPS`. No photo is held out: of five, the fifth is worth more to the likeness
+than to know when memorising begins, and its loss rises while the likeness still grows
+(docs/training-length.md).
 
 The measurements are EVERY steps apart at first and step / GROWTH steps later, so that a long
 training waits longer. All of it follows from the losses measured so far, so that a resumed training
@@ -19,14 +20,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..data import hold_out
 from .fixed_noise import FixedNoise, samples
 from .objective import Objective
 from .runtime import restore, snapshot
 
 SAMPLES = 16
 EVERY, GROWTH = 25, 10
-PATIENCE, SMOOTHED, SETTLED = 5, 3, 0.01
+PATIENCE, SMOOTHED, SETTLED = 5, 3, 0.15
 BEST = "best."  # and a parameter's name: a tensor of a checkpoint
 
 
@@ -42,26 +42,19 @@ def settled(losses: Sequence[float]) -> bool:
 
 
 def auto_length(objective: Objective, parameters: dict[str, Tensor]) -> AutoLength:
-    """Hold a photo out of the subject's examples, and let its loss say when the training ends."""
-    subject = objective.subject
-    subject.examples, judge = hold_out(subject.examples, objective.config.seed)
-    validation = samples(objective, judge, SAMPLES)
-    return AutoLength(validation, parameters, held_out=judge is not subject.examples)
+    """What lets the loss on the subject's photos say when the training ends."""
+    return AutoLength(samples(objective, objective.subject.examples, SAMPLES), parameters)
 
 
 class AutoLength:
     """Measures the loss that decides, keeps the best state, and knows when a training ends.
 
-    validation: what is measured; held_out: whether that is a photo that is not trained on. curve:
-    step and loss of each measurement, the first of them the base's. best: the parameters of the
-    lowest.
+    validation: what is measured. curve: step and loss of each measurement, the first of them the
+    base's. best: the parameters of the lowest.
     """
 
-    def __init__(
-        self, validation: FixedNoise, parameters: dict[str, Tensor], held_out: bool
-    ) -> None:
+    def __init__(self, validation: FixedNoise, parameters: dict[str, Tensor]) -> None:
         self.validation, self.parameters = validation, parameters
-        self.measured_on = "a held-out photo" if held_out else "the photos at fixed noise"
         self.curve: list[tuple[int, float]] = []
         self.best: dict[str, Tensor] = {}
 
@@ -97,8 +90,8 @@ class AutoLength:
         """A sentence on how a training of `last` steps went."""
         (step, loss), (_, base) = self.lowest, self.curve[0]
         text = (
-            f"The loss on {self.measured_on} was lowest at step {step:,} of {last:,} ({base:.4f} "
-            f"-> {loss:.4f}), and the file holds that state."
+            f"The loss at fixed noise was lowest at step {step:,} of {last:,} ({base:.4f} -> "
+            f"{loss:.4f}), and the file holds that state."
         )
         if len(self.curve) > 2 and step == self.curve[1][0]:
             text += " So early, it may not look like the subject yet: try a number of steps then."

@@ -92,9 +92,9 @@ class Identity:
             or "masks" in others
         ):
             raise ValueError(
-                f"{name} was trained on photos of which none, or another, was held out, or with "
-                f"other masks, so --max_train_steps {AUTO} cannot go on from it; pass a number of "
-                "steps, or train into another folder."
+                f"{name} was trained for a number of steps, or on other photos or masks, so that "
+                f"--max_train_steps {AUTO} cannot compare its losses with those to come; pass a "
+                "number of steps, or train into another folder."
             )
         changed = [
             f"{key} {value} instead of {settings.get(key)}"

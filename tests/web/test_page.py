@@ -94,10 +94,10 @@ def test_the_live_view_has_a_tile_for_each_picture(tmp_path):
 
 
 def test_a_loss_curve_lies_within_its_picture():
-    status = {"losses": [[1, 0.5], [2, 0.4], [4, 0.3]], "held_out": [[0, 0.6], [4, 0.2]]}
+    status = {"losses": [[1, 0.5], [2, 0.4], [4, 0.3]], "fixed_noise": [[0, 0.6], [4, 0.2]]}
     html = run_panel.run(status | {"state": "training", "step": 4, "steps": 8})
     assert 'class="steps" points="0.0,33.0 68.6,60.0 205.7,87.0"' in html, "room for eight steps"
-    assert 'class="held_out" points="0.0,6.0 205.7,114.0"' in html and html.count("<circle") == 2
+    assert 'class="fixed_noise" points="0.0,6.0 205.7,114.0"' in html and html.count("<circle") == 2
     assert "(0.600 to 0.200)" in html
     assert "<svg" not in run_panel.run({"state": "training", "losses": [[1, 0.5]]})
 

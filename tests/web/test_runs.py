@@ -111,7 +111,7 @@ def test_stop_keeps_the_best_so_far_and_a_killed_one_says_so(base_folder, home):
     actions.stop()
     status = wait(run, lambda s: s["state"] not in ACTIVE_STATES)
     assert status["state"] == "stopped" and 3 < status["step"] < 9_000
-    best = min(loss for _, loss in status["held_out"])
+    best = min(loss for _, loss in status["fixed_noise"])
     assert status["loss_after"] == pytest.approx(best, rel=2e-3), "to the file's rounding"
     assert Library(home).names() == ["dog"]
 
@@ -152,7 +152,7 @@ def test_a_stopped_training_that_is_resumed_learns_what_an_unbroken_one_does(bas
             actions.resume()
         status = wait(run, lambda s: s["state"] == "done")
         assert [step for step, _ in status["losses"]] == list(range(1, 9))
-        assert status["held_out"] == sorted(status["held_out"], key=lambda point: point[0])
+        assert status["fixed_noise"] == sorted(status["fixed_noise"], key=lambda point: point[0])
         files.append(read_concept(run.folder / name / f"{name}.safetensors"))
         assert not actions.show("")[4]["visible"], "it has all its steps"
     assert Library(home).names() == ["broken", "unbroken"], "what it was when it was stopped went"
@@ -169,8 +169,8 @@ def test_one_that_ends_by_itself_shows_the_loss_that_decides(base_folder, home):
     actions.stop()
     status = wait(run, lambda s: s["state"] not in ACTIVE_STATES)
     assert status["state"] == "stopped" and status["steps"] is None
-    assert [step for step, _ in status["held_out"]][:2] == [0, 25]
-    assert "The loss on a held-out photo was lowest at step" in status["message"]
+    assert [step for step, _ in status["fixed_noise"]][:2] == [0, 25]
+    assert "The loss at fixed noise was lowest at step" in status["message"]
     entry = Library(home).get("dog")
     assert entry.card.concept.training["steps"] == status["step"] > 0
 

@@ -27,7 +27,7 @@ def loss_curve(status: Mapping[str, Any]) -> LossCurve | None:
 
     While it is training, the axis has room for all its steps.
     """
-    lines = {"steps": status.get("losses", []), "held_out": status.get("held_out", [])}
+    lines = {"steps": status.get("losses", []), "fixed_noise": status.get("fixed_noise", [])}
     if len(lines["steps"]) < 2:
         return None
     losses = [loss for points in lines.values() for _, loss in points]

@@ -111,7 +111,7 @@ def how_long(workspace: Workspace) -> str:
         config = make_config(base, Path(), "x", "x", "x", quality)
         steps = config.get("max_train_steps", default)
         if steps == AUTO:
-            said.append("auto: until the loss on a validation photo stops falling")
+            said.append("auto: until the loss hardly falls")
         elif None in (before, per_step):
             said.append(f"{quality}: {steps:,} steps")
         else:

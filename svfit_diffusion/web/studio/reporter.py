@@ -28,7 +28,7 @@ class Reporter:
         self.steps_before: int | None = None  # of the training that this one resumes
         status = run.status()
         self.losses: list[tuple[int, float]] = status.get("losses", [])
-        self.held_out: list[tuple[int, float]] = status.get("held_out", [])
+        self.fixed_noise: list[tuple[int, float]] = status.get("fixed_noise", [])
         self.best: tuple[float, dict[str, Any]] | None = None
         self.smooth, self.next_preview, self.last_write = None, 0.0, 0.0
         self.durations: deque[float] = deque(maxlen=TIMED_STEPS)  # seconds of a step
@@ -45,11 +45,13 @@ class Reporter:
         if self.steps_before is None:
             self.steps_before = training.step - 1
             self.losses = [point for point in self.losses if point[0] <= self.steps_before]
-            self.held_out = [point for point in self.held_out if point[0] <= self.steps_before]
+            self.fixed_noise = [
+                point for point in self.fixed_noise if point[0] <= self.steps_before
+            ]
         self.smooth = loss if self.smooth is None else 0.9 * self.smooth + 0.1 * loss
         self.losses.append((training.step, round(self.smooth, 5)))
         if training.length:
-            self.held_out = [(step, round(value, 5)) for step, value in training.length.curve]
+            self.fixed_noise = [(step, round(value, 5)) for step, value in training.length.curve]
         if time.monotonic() >= self.next_preview:
             self._evaluate(training)
         if self.run.stop_requested():
@@ -82,7 +84,7 @@ class Reporter:
             return
         with training.as_written():
             loss = training.fixed_noise.error(training.model)
-            self.held_out.append((training.step, round(loss, 5)))
+            self.fixed_noise.append((training.step, round(loss, 5)))
             if self.best is None or loss < self.best[0]:
                 self.best = loss, snapshot(training.parameters)
 
@@ -118,7 +120,7 @@ class Reporter:
             step_seconds=per_step,
             prepare_seconds=self.prepare_seconds,
             losses=self.losses[::every],
-            held_out=self.held_out,
+            fixed_noise=self.fixed_noise,
             backgrounds=training.subject.backgrounds,
             remarks=[text[:1].upper() + text[1:] for text in training.remarks],
         )
