@@ -38,7 +38,7 @@ def sealed_table(rows: Sequence[dict], names: Sequence[str]) -> str:
     found = {row["method"]: row for row in rows}
     for row in (found[name] for name in names if name in found):
         size = "" if row["sd15_bytes"] is None else f"{row['sd15_bytes']:,}"
-        against = "" if row["method"] == "lora-4-help" else span(row["against"], True)
+        against = span(row["against"], True)
         lines.append(
             f"| {_name(row['method'])} | {len(row['subjects'])} | {size} "
             f"| {span(row['fidelity'])} | {against} | {row['aligned']:.3f} "

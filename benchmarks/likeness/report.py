@@ -52,7 +52,8 @@ def table(results: list[dict], scales: dict[str, dict]) -> list[dict]:
         entries = by_method[method.name]
         seen = measures.fidelity(method.name)
         shared = [s for s in seen if s in whole]
-        against = method.help == BY_NAME[AGAINST].help and AGAINST in by_method
+        alike = method.help == BY_NAME[AGAINST].help and method.name != AGAINST
+        against = alike and AGAINST in by_method
         rows.append({
             "method": method.name, "label": method.label, "help": method.help,
             "rate": entries[0]["job"]["rate"], "steps": entries[0]["job"]["steps"],
@@ -159,11 +160,10 @@ def short_table(rows: list[dict]) -> str:
     for row in sorted(rows, key=lambda row: len(row["help"])):
         size = "" if row["sd15_bytes"] is None else f"{row['sd15_bytes']:,}"
         of = "" if row["of_whole"] is None else f"{row['of_whole']:.2f}"
-        against = "" if row["method"] == AGAINST else span(row["against"], True)
         label = f"**{row['label']}**" if row["method"] == "default" else row["label"]
         lines.append(
-            f"| {row['help']} | {label} | {size} | {span(row['fidelity'])} | {of} | {against} "
-            f"| {row['aligned']:.3f} | {row['copy']:.3f} |"
+            f"| {row['help']} | {label} | {size} | {span(row['fidelity'])} | {of} "
+            f"| {span(row['against'], True)} | {row['aligned']:.3f} | {row['copy']:.3f} |"
         )
     return "\n".join(lines) + "\n"
 
