@@ -20,8 +20,9 @@ SOURCES = {  # method -> the paper's number on arXiv
     "from-output": "2312.15905", "context": "2408.15914", "photo-words": "2602.19575",
     "values": "2305.01644", "layered": "2305.15391",
 }  # fmt: skip
-EDITS = ("default", "paper-help", "ti", "lora-4-help", "lora-8-help", "adalora", "hra", "oft",
-         "loha", "lokr", "ia3", "shira", "full", "whole")  # fmt: skip
+EDITS = ("default", "paper-help", "ti", "lora-4-help", "lora-8-help", "oft", "loha", "lokr", "ia3",
+         "shira", "full", "whole")  # fmt: skip
+MORE_EDITS = ("lora-4-help", "adalora", "hra")
 CHOICES = ("equal", "chosen", "unmasked", "shared", "weighted", "falling")
 TRIALS = tuple(method.name for method in METHODS if method.trial)
 
@@ -71,6 +72,7 @@ def tables() -> dict[str, str]:
     rows = json.loads((RESULTS / "sealed.json").read_text("utf-8"))["rows"]
     return {
         "edits": sealed_table(rows, EDITS),
+        "more edits": dev_table(MORE_EDITS),
         "choices": dev_table(CHOICES),
         "trials": dev_table(TRIALS),
     }

@@ -179,9 +179,9 @@ def test_the_table_of_the_docs_is_the_measured_one():
     assert short_table(rows) in (ROOT / "docs" / "likeness.md").read_text("utf-8")
 
 
-@pytest.mark.parametrize("name", ["edits", "choices", "trials"])
-def test_the_tables_of_related_work_are_the_measured_ones(name):
-    assert related.tables()[name] in (ROOT / "docs" / "related.md").read_text("utf-8")
+def test_the_tables_of_related_work_are_the_measured_ones():
+    text = (ROOT / "docs" / "related.md").read_text("utf-8")
+    assert not {name for name, table in related.tables().items() if table not in text}
 
 
 def test_every_method_that_was_tried_is_in_a_table_of_related_work():
