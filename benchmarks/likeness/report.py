@@ -176,6 +176,7 @@ def plot(rows: list[dict], decoded: Triple, path: Path) -> None:
     from matplotlib import pyplot
 
     ordered: list[dict | str] = []
+    most = max(len(row["subjects"]) for row in rows)
     for help in sorted({row["help"] for row in rows}, key=len):
         part = [row for row in rows if row["help"] == help and row["method"] != "base"]
         ordered += sorted(part, key=lambda row: row["fidelity"][0])
@@ -196,7 +197,8 @@ def plot(rows: list[dict], decoded: Triple, path: Path) -> None:
                       capsize=3, markersize=5)  # fmt: skip
         size = row["bytes"] if row["sd15_bytes"] is None else row["sd15_bytes"]
         where = "Toybox" if row["sd15_bytes"] is None else "SD 1.5"
-        labels.append(f"{row['label']}, {size_text(size)} on {where}")
+        fewer = f" ({len(dots)} objects)" if len(dots) < most else ""
+        labels.append(f"{row['label']}, {size_text(size)} on {where}{fewer}")
     axes.axvline(decoded[0], color="black", linestyle=":", linewidth=1)
     axes.text(decoded[0] - 0.005, len(ordered) - 1, "the VAE's limit", ha="right", va="center",
               fontsize=8)  # fmt: skip
