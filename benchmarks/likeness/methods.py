@@ -170,7 +170,7 @@ METHODS = (
            {"r": 16, "k": 4}, (1.5e-3, 5e-3, 1.5e-2, 5e-2), text=True),
     _peers("falling", "rank 16 everywhere, weaker with noise (T-LoRA)", "falling",
            {"r": 16, "least": 0.5}, SHARES, text=True, bits=4),
-    _trial("plain", "rank 16 everywhere, for the next ones"),
+    _trial("plain", "rank 16 everywhere, none of these"),
     _trial("decayed", "deltas that decay", "decayed"),
     _trial("direction", "the word's direction alone (DTI)", "direction"),
     _trial("from-output", "the word starts as an output (Cross-Initialization)", "from-output"),
