@@ -4,8 +4,6 @@ a weaker one (steering guidance, arXiv 2508.00319). All ways draw with one and t
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +11,14 @@ import numpy as np
 import torch
 from objects import ToyObject
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.likeness.jobs import shipped
 from benchmarks.likeness.methods import BY_NAME
 from benchmarks.likeness.run import SWEEP_SEEDS, WORDS, judged
-from benchmarks.likeness.trainings import TOKEN, Shipped
-from svfit_diffusion.adapter import layers
+from benchmarks.likeness.trainings import SAMPLED, TOKEN, Shipped
 from svfit_diffusion.adapter.layer import BASE
+from svfit_diffusion.adapter.tuner import adapter_rows
 from svfit_diffusion.pipeline import load_concept
 
 METHOD = "default"
@@ -50,36 +48,16 @@ class Guided(Shipped):
 
     def draw(self, prompts: list[str], generators: list[torch.Generator]) -> list[Image.Image]:
         """A batch of pictures."""
-        empty, read = self._read([""] * len(prompts), self.without), self._read(prompts, self.given)
-        with acting(self.pipe.unet, lambda n: [self.without] * (n // 2) + [self.given] * (n // 2)):
+        count = len(prompts)
+        empty, read = self._read([""] * count, self.without), self._read(prompts, self.given)
+        with adapter_rows(self.pipe.unet, [self.without] * count + [self.given] * count):
             return self.pipe(
-                prompt_embeds=read,
-                negative_prompt_embeds=empty,
-                num_inference_steps=25,
-                guidance_scale=3.0,
-                generator=generators,
+                prompt_embeds=read, negative_prompt_embeds=empty, generator=generators, **SAMPLED
             ).images
 
     def _read(self, prompts: list[str], concept: str) -> Tensor:
-        with acting(self.pipe.text_encoder, lambda n: [concept] * n):
+        with adapter_rows(self.pipe.text_encoder, [concept] * len(prompts)):
             return self.pipe.encode_prompt(prompts, torch.device("cpu"), 1, False)[0]
-
-
-@contextlib.contextmanager
-def acting(model: nn.Module, rows: Callable[[int], list[str]]) -> Iterator[None]:
-    """For a while, which concept acts on each row of a batch of n."""
-
-    def named(_: nn.Module, args: tuple, kwargs: dict) -> tuple:
-        return args, kwargs | {"adapter_names": rows(len(args[0]))}
-
-    hooks = [
-        layer.register_forward_pre_hook(named, with_kwargs=True) for layer in layers(model).values()
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def one(item: ToyObject, work: Path) -> dict[str, Any]:

@@ -45,6 +45,7 @@ from svfit_diffusion.training.subject import Subject
 
 BATCH, TOKEN_RATE, DRAWN_AT_ONCE = 4, 1e-2, 8
 TOKEN = "sks"
+SAMPLED = {"num_inference_steps": 25, "guidance_scale": 3.0}
 
 
 class Drawer:
@@ -98,9 +99,7 @@ class Drawer:
 
     def draw(self, prompts: list[str], generators: list[torch.Generator]) -> list[Image.Image]:
         """A batch of pictures; prompts: as the text encoder reads them."""
-        return self.pipe(
-            prompts, num_inference_steps=25, guidance_scale=3.0, generator=generators
-        ).images
+        return self.pipe(prompts, generator=generators, **SAMPLED).images
 
 
 class Shipped(Drawer):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -120,21 +120,8 @@ class SVFitModel(BaseTuner):
         if names is None:
             yield
             return
-        held = layers(self.model).values()
-        known = {BASE, *(name for layer in held for name in layer.svfit_delta)}
-        if self.training or (unknown := sorted(set(names) - known)):
-            wrong = "the model is in training mode" if self.training else f"{unknown[0]!r} is none"
-            raise ValueError(
-                f"adapter_names picks loaded adapters for inference, but {wrong}; known are "
-                f"{', '.join(sorted(known))}."
-            )
-        with_names = functools.partial(_with_adapter_names, list(names))
-        hooks = [layer.register_forward_pre_hook(with_names, with_kwargs=True) for layer in held]
-        try:
+        with adapter_rows(self, names):
             yield
-        finally:
-            for hook in hooks:
-                hook.remove()
 
     def merge_adapter(
         self, adapter_names: list[str] | None = None, safe_merge: bool = False
@@ -159,6 +146,28 @@ class SVFitModel(BaseTuner):
         """All layers first, so that a model is never merged in part."""
         for layer in layers(self.model).values():
             layer.check_merge(adapter_names)
+
+
+@contextlib.contextmanager
+def adapter_rows(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
+    """For a while, the adapter that acts on each row of a batch, or BASE; ValueError for one that
+    the model does not have, or in training mode.
+    """
+    held = layers(model).values()
+    known = {BASE, *(name for layer in held for name in layer.svfit_delta)}
+    if model.training or (unknown := sorted(set(names) - known)):
+        wrong = "the model is in training mode" if model.training else f"{unknown[0]!r} is none"
+        raise ValueError(
+            f"adapter_names picks loaded adapters for inference, but {wrong}; known are "
+            f"{', '.join(sorted(known))}."
+        )
+    with_names = functools.partial(_with_adapter_names, list(names))
+    hooks = [layer.register_forward_pre_hook(with_names, with_kwargs=True) for layer in held]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _with_adapter_names(names: list[str], _: nn.Module, args: Any, kwargs: dict) -> tuple:
