@@ -3,9 +3,8 @@
 The training's own loss on its photos, at fixed noise and timesteps, is measured as it goes on. The
 best state is kept. The training ends when the last PATIENCE measurements lowered the loss, smoothed
 over SMOOTHED of them, by no more than SETTLED of what all before them did, or at
-`settings.MOST_AUTO_STEPS`. No photo is held out: of five, the fifth is worth more to the likeness
-than to know when memorising begins, and its loss rises while the likeness still grows
-(docs/training-length.md).
+`settings.MOST_AUTO_STEPS`. No photo is held out: the likeness misses it, and the loss on a photo
+that is not trained on rises while the likeness still grows (docs/training-length.md).
 
 The measurements are EVERY steps apart at first and step / GROWTH steps later, so that a long
 training waits longer. All of it follows from the losses measured so far, so that a resumed training
