@@ -20,11 +20,12 @@ from PIL import Image
 from svfit_diffusion.generation import Parameters, generate, generate_batch
 from svfit_diffusion.pipeline.loading import load_concept
 from svfit_diffusion.pool import ConceptPool
+from svfit_diffusion.web.service.clients import FREE_ATTEMPTS
 from svfit_diffusion.web.serving import routes
 from svfit_diffusion.web.serving.batching import Batching, QueueFull
 from svfit_diffusion.web.serving.metrics import Metrics
 from svfit_diffusion.web.serving.routes import Front
-from svfit_diffusion.web.serving.server import gate
+from svfit_diffusion.web.serving.server import gate, uvicorn_config
 
 WISH = {"prompt": "a photo of sks dog", "steps": 2, "width": 32, "height": 32}
 LINE = re.compile(r"(# (HELP|TYPE) svfit_\w+ .+|svfit_\w+ [0-9.e+-]+)")
@@ -50,8 +51,9 @@ class Served:
     def __init__(self, pool, generate, room=4, most=8, login=None):
         self.queue = Batching(generate, room, most, Metrics())
         app = Front(pool, self.queue, "tiny").app(gate(login))
-        settings = uvicorn.Config(app, port=0, log_level="error", lifespan="off")
-        self.server = uvicorn.Server(settings)
+        config = uvicorn_config(app)
+        config.port = 0
+        self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run)
         self.thread.start()
         while not self.server.started:
@@ -259,6 +261,24 @@ def test_a_password_is_asked_for(pool):
         wrong = [ask(served, auth=("ann", "wrong")).status_code for _ in range(6)]
         assert wrong == [401] * 5 + [429]
         assert ask(served, auth=("ann", "secret")).status_code == 429  # until the wait is over
+    finally:
+        served.close()
+
+
+@pytest.mark.parametrize(("proxies", "status"), [("127.0.0.1", 200), ("", 429)])
+def test_behind_a_proxy_clients_are_told_apart_if_it_is_named(pool, monkeypatch, proxies, status):
+    """Else anybody could call himself somebody else, and try passwords without waits."""
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", proxies)
+    served = Served(pool, lambda wanted: generate_batch(pool, wanted), login=("ann", "secret"))
+
+    def status_for(client, password):
+        headers, login = {"X-Forwarded-For": client}, ("ann", password)
+        return httpx.get(f"{served.url}/v1/concepts", headers=headers, auth=login).status_code
+
+    try:
+        guesses = [status_for("10.0.0.1", "guess") for _ in range(FREE_ATTEMPTS + 1)]
+        assert guesses == [*[401] * FREE_ATTEMPTS, 429]
+        assert status_for("10.0.0.2", "secret") == status
     finally:
         served.close()
 

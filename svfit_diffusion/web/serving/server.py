@@ -10,6 +10,7 @@ import socket
 from pathlib import Path
 
 import uvicorn
+from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from ...families import base_name, load_base
@@ -47,14 +48,20 @@ def run_server(
     front = Front(pool, queue, base_name(base))
     address = f"http://{host}:{wire.getsockname()[1]}"
     print(f"Serving {front.base} at {address}; Ctrl-C ends it.", flush=True)
-    proxies = os.environ.get("FORWARDED_ALLOW_IPS", "")  # else a client is its connection's address
-    settings = uvicorn.Config(front.app(gate(login)), log_level="warning", access_log=False,
-                              forwarded_allow_ips=proxies, server_header=False, lifespan="off",
-                              timeout_graceful_shutdown=60)  # fmt: skip
     try:
-        uvicorn.Server(settings).run(sockets=[wire])
+        uvicorn.Server(uvicorn_config(front.app(gate(login)))).run(sockets=[wire])
     finally:
         queue.close()
+
+
+def uvicorn_config(app: Starlette) -> uvicorn.Config:
+    """How the app is served. A client is its connection's address, or what the proxies that
+    $FORWARDED_ALLOW_IPS names say of it.
+    """
+    proxies = os.environ.get("FORWARDED_ALLOW_IPS", "")
+    return uvicorn.Config(app, log_level="warning", access_log=False, forwarded_allow_ips=proxies,
+                          server_header=False, lifespan="off",
+                          timeout_graceful_shutdown=60)  # fmt: skip
 
 
 def gate(login: tuple[str, str] | None) -> list[Middleware]:
