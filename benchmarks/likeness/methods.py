@@ -119,7 +119,7 @@ METHODS = (
           "one row", DELTAS, BOTH, text_encoder_rank="320", **BARE),
     _ours("paper-help", "SVFit, 99 % of the energy", DELTAS, BOTH, **PAPER),
     _ours("default-plain", "SVFit, the default's values", DELTAS),
-    _ours("paper", "SVFit, 99 % of the energy", DELTAS, **PAPER),
+    _ours("paper", "SVFit, 99 % of the energy", (*DELTAS, 3.2e-1), **PAPER),
     _peers("svfit-share", "SVFit, top 3 everywhere", "svfit", {"r": RANK_EQUAL},
            SHARES, text=True, bits=4, scaled=True),
     Method("ti", "the word alone (Textual Inversion)", word=True, captions=True, rates=WORDS),
