@@ -21,8 +21,8 @@ SOURCES = {  # method -> the paper's number on arXiv
     "values": "2305.01644", "layered": "2305.15391",
 }  # fmt: skip
 EDITS = ("default", "paper-help", "ti", "lora-4-help", "lora-8-help", "oft", "loha", "lokr", "ia3",
-         "shira", "whole")  # fmt: skip
-MORE_EDITS = ("lora-4-help", "adalora", "hra", "full")
+         "shira", "full", "whole")  # fmt: skip
+MORE_EDITS = ("lora-4-help", "adalora", "hra")
 CHOICES = ("equal", "chosen", "unmasked", "shared", "weighted", "falling")
 TRIALS = tuple(method.name for method in METHODS if method.trial)
 
