@@ -29,7 +29,10 @@ from .tuner import TRAINABLE, layers, tuner_layers
 NAMES = (
     *PROJECTIONS, "to_qkv_mlp_proj", "to_out", *("to_q_t", "to_k_t", "to_v_t", "to_out_t"),
 )  # fmt: skip
-TEXT_VALUES = ("v_proj", "out_proj", "o_proj", "value")  # transformers' values and outputs
+VALUES = (  # those of NAMES that make values and outputs, in whole or in part
+    *("to_v", "to_out.0", "add_v_proj", "to_add_out", "v_proj", "out_proj", "o_proj", "value"),
+    *("to_qkv_mlp_proj", "to_out", "to_v_t", "to_out_t"),
+)
 
 
 @dataclass(frozen=True)
@@ -71,15 +74,13 @@ def find_projections(model: nn.Module, attention: str = "both") -> dict[str, str
     return dict(sorted(found.items()))
 
 
-def values_and_outputs(text_encoder: nn.Module, rank: Rank) -> dict[str, Rank]:
-    """Name of each value and output projection of a text encoder -> `rank`.
+def values_and_outputs(model: nn.Module, rank: Rank) -> dict[str, Rank]:
+    """Name of each projection that makes values or outputs of a model's attention -> `rank`.
 
-    A `rank_pattern` for SVFitConfig. There most of a subject is learned for each value trained: of
-    the values with the largest gradient, over all of a pipeline, five in six lie there
-    (docs/likeness.md).
+    A `rank_pattern` for SVFitConfig.
     """
-    names = find_projections(text_encoder)
-    return {name: rank for name in names if name.rpartition(".")[2] in TEXT_VALUES}
+    endings = tuple(f".{name}" for name in VALUES)
+    return {name: rank for name in find_projections(model) if name.endswith(endings)}
 
 
 def patch_attention(

@@ -10,8 +10,8 @@ from ..settings import TrainConfig, add_some_arguments
 from .paths import expanded
 
 SIZE = (
-    *("rank", "text_encoder_rank", "attention", "train_text_encoder", "train_token"),
-    *("common_size", "num_vectors", "delta_bits"),
+    *("rank", "value_rank", "text_encoder_rank", "attention", "train_text_encoder"),
+    *("train_token", "common_size", "num_vectors", "delta_bits"),
 )
 MEMORY = (
     *("resolution", "train_batch_size", "mixed_precision", "gradient_checkpointing", "quantize"),

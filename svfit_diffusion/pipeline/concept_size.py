@@ -59,8 +59,9 @@ def estimate_size(base: str, config: TrainConfig | None = None) -> ConceptSize:
     weights' values.
     """
     config = config or TrainConfig()
-    rule, text_rule = parse_rank(config.rank), parse_rank(config.text_rank)
-    for given in (rule, text_rule):
+    rule = parse_rank(config.rank)
+    values = {text: parse_rank(config.rank_of_values(text)) for text in (False, True)}
+    for given in (rule, *values.values()):
         if str(given).startswith("energy"):
             raise ValueError(
                 f"rank {given} depends on the weights' values, and here only their shapes are "
@@ -74,8 +75,7 @@ def estimate_size(base: str, config: TrainConfig | None = None) -> ConceptSize:
     own = {
         (part, name): r
         for part in targets
-        if part != family.denoiser
-        for name, r in values_and_outputs(models[part], text_rule).items()
+        for name, r in values_and_outputs(models[part], values[part != family.denoiser]).items()
     }
     rules = (own.get((p.part, p.local), rule) for p in plan)
     most = (min(p.out_features, p.in_features) for p in plan)

@@ -90,6 +90,9 @@ class LearnedSettings:
     title: ClassVar[str] = "what is trained"
 
     rank: str = option(RANK, "singular values trained: a number, full or energy=0.99")
+    value_rank: str | None = option(
+        None, "of the UNet's value and output projections; default: as the rank"
+    )
     text_encoder_rank: str | None = option(
         None, "of the text encoder's value and output projections; default: as the rank"
     )
@@ -113,10 +116,9 @@ class LearnedSettings:
     )
     delta_bits: int = option(4, "bits of a learned number in the file", choices=(4, 16))
 
-    @property
-    def text_rank(self) -> str:
-        """The rank of the text encoder's value and output projections."""
-        return self.text_encoder_rank or self.rank
+    def rank_of_values(self, text: bool) -> str:
+        """The rank of value and output projections, those of text encoders or of the denoiser."""
+        return (self.text_encoder_rank if text else self.value_rank) or self.rank
 
     @property
     def embedding_rows(self) -> int:

@@ -138,10 +138,9 @@ class AdaptedBase:
             self.targets |= {part: "self" for _, part in family.encoders}
         for part, model in self.adapted.items():
             text = part != family.denoiser
-            ranks = values_and_outputs(model, config.text_rank) if text else {}
             settings = SVFitConfig(
                 r=config.rank,
-                rank_pattern=ranks,
+                rank_pattern=values_and_outputs(model, config.rank_of_values(text)),
                 common=0 if text else config.common_size,
                 base_dtype=family.dtype,
             )

@@ -181,7 +181,7 @@ class _Estimator:
             self.base.targets |= {part: "self" for _, part in family.encoders}
         for part, model in self.base.adapted.items():
             text = part != family.denoiser
-            ranks = values_and_outputs(model, config.text_rank) if text else {}
+            ranks = values_and_outputs(model, config.rank_of_values(text))
             common, owner = 0 if text else config.common_size, None
             for name in find_projections(model, self.base.targets[part]):
                 rank = parse_rank(ranks.get(name, config.rank))

@@ -33,7 +33,7 @@ def prepare(given: TrainConfig, accelerator: Accelerator) -> Plan:
 
     ValueError where one of them cannot be used.
     """
-    for rank in (given.rank, given.text_rank):
+    for rank in (given.rank, *map(given.rank_of_values, (False, True))):
         parse_rank(rank)
     check_class_folder(given)
     source = read_source(given, accelerator)

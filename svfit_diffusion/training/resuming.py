@@ -26,8 +26,8 @@ from .subject import Subject
 log = logging.getLogger(__name__)
 
 MUST_MATCH = (
-    *("rank", "text_encoder_rank", "attention", "train_text_encoder", "train_token"),
-    *("common_size", "num_vectors", "seed"),
+    *("rank", "value_rank", "text_encoder_rank", "attention", "train_text_encoder"),
+    *("train_token", "common_size", "num_vectors", "seed"),
 )
 # Where things lie, and what is shown: none of it changes what is learned.
 MAY_CHANGE = frozenset(

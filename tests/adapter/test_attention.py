@@ -1,5 +1,7 @@
 """attention.py: what the patch finds, and that it leaves no trace."""
 
+import re
+
 import pytest
 import torch
 from diffusers import AutoencoderKL
@@ -7,13 +9,16 @@ from helpers.tiny_pipelines import picture
 from peft import LoraConfig
 from torch import nn
 
+from benchmarks.families import table
 from svfit_diffusion.adapter.attention import (
     find_projections,
     layout,
     patch_attention,
     unpatch_attention,
+    values_and_outputs,
 )
 from svfit_diffusion.adapter.tuner import SVFitConfig
+from svfit_diffusion.families import skeleton
 
 
 def test_all_of_a_unet_is_found_and_nothing_else(pipe):
@@ -88,3 +93,21 @@ def test_layout_has_canonical_names_in_order(pipe):
     for p in plan:
         weight = models[p.part].get_submodule(p.local).weight
         assert weight.shape == (p.out_features, p.in_features)
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        *("Stable Diffusion 1.5", "SD 3.5 medium", "FLUX.1 dev", "FLUX.2 klein 4B"),
+        *("HiDream-I1", "AuraFlow 0.3"),
+    ],
+)
+def test_what_makes_no_values_or_outputs_makes_queries_or_keys(base, tmp_path):
+    """With the true configurations, whose names differ."""
+    _, models = skeleton(table.write(base, tmp_path))
+    for model in models.values():
+        others = set(find_projections(model)) - set(values_and_outputs(model, 4))
+        queries_and_keys = r"(.+\.)(to_|add_)?[qk](_proj|_t)?"
+        assert others and all(re.fullmatch(queries_and_keys, name) for name in others)
+        held = {name for name in find_projections(model) if re.fullmatch(queries_and_keys, name)}
+        assert held == others

@@ -59,13 +59,15 @@ def test_it_counts_what_a_concept_has(name, tmp_path):
         assert weights == sum(w.numel() for w in getattr(pipe, part).parameters())
 
 
-def test_the_text_encoders_own_rank(tmp_path):
+@pytest.mark.parametrize(
+    ("flag", "part"), [("text_encoder_rank", "text_encoder"), ("value_rank", "unet")]
+)
+def test_ranks_of_values_and_outputs(tmp_path, flag, part):
     save_tiny("sd", tmp_path)
     base = str(tmp_path / "base")
     plain = estimate_size(base, TrainConfig(rank="4"))
-    wide = estimate_size(base, TrainConfig(rank="4", text_encoder_rank="6"))
-    layers = load(tmp_path / "base").text_encoder.config.num_hidden_layers
-    assert wide.values - plain.values == 2 * 2 * layers  # two more of each value and output
+    wide = estimate_size(base, TrainConfig(rank="4", **{flag: "6"}))
+    assert wide.values - plain.values == plain.projections[part]  # two more of each second one
     assert wide.projections == plain.projections and wide.bytes > plain.bytes
 
 

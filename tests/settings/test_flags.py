@@ -100,11 +100,17 @@ def test_presets_yield_to_flags():
     assert parse("--preset", "tiniest") == TrainConfig(rank="4", common_size=0, num_vectors=1)
 
 
-def test_the_text_encoders_rank_follows_the_rank():
-    assert parse().text_rank == "16"
-    assert parse("--rank", "4").text_rank == "4"
-    assert parse("--rank", "4", "--text_encoder_rank", "8").text_rank == "8"
-    assert parse("--preset", "paper").text_rank == "energy=0.99"
+def ranks_of_values(*flags):
+    """Those of the denoiser and of text encoders."""
+    return tuple(parse(*flags).rank_of_values(text) for text in (False, True))
+
+
+def test_the_ranks_of_values_and_outputs_follow_the_rank():
+    assert ranks_of_values() == ("16", "16")
+    assert ranks_of_values("--rank", "4") == ("4", "4")
+    assert ranks_of_values("--rank", "4", "--text_encoder_rank", "8") == ("4", "8")
+    assert ranks_of_values("--rank", "4", "--value_rank", "40") == ("40", "4")
+    assert ranks_of_values("--preset", "paper") == ("energy=0.99", "energy=0.99")
 
 
 def test_a_misspelt_flag_fails(capsys):

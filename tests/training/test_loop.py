@@ -198,18 +198,22 @@ def test_options_train(config, changes, seen, base_folder):
     load_concept(load(base_folder), result.path)
 
 
-def test_values_and_outputs_of_the_text_encoder_have_a_rank_of_their_own(config, base_folder):
-    result = run(config, text_encoder_rank="6", max_train_steps=8)
+@pytest.mark.parametrize(
+    ("flag", "part", "endings"),
+    [
+        ("text_encoder_rank", "text_encoder", (".out_proj", ".v_proj")),
+        ("value_rank", "unet", (".to_out.0", ".to_v")),
+    ],
+)
+def test_values_and_outputs_have_a_rank_of_their_own(config, base_folder, flag, part, endings):
+    """Also in the directions that a common vector acts in; a pipeline loads it."""
+    result = run(config, common_size=64, max_train_steps=8, **{flag: "6"})
     pipe = load(base_folder)
     plan = layout({"unet": pipe.unet, "text_encoder": pipe.text_encoder}, result.concept.targets)
-    wide = [p.name for p, rank in zip(plan, result.concept.ranks, strict=True) if rank == 6]
-    layers = pipe.text_encoder.config.num_hidden_layers
-    assert wide == [
-        f"text_encoder.text_model.encoder.layers.{i}.self_attn.{name}"
-        for i in range(layers)
-        for name in ("out_proj", "v_proj")
-    ]
-    assert set(result.concept.ranks) == {4, 6}
+    ranks = dict(zip((p.name for p in plan), result.concept.ranks, strict=True))
+    wide = [name for name in ranks if name.startswith(f"{part}.") and name.endswith(endings)]
+    assert wide and ranks == dict.fromkeys(ranks, 4) | dict.fromkeys(wide, 6)
+    assert result.concept.common.any()
     load_concept(pipe, result.path)
 
 
